@@ -1,0 +1,129 @@
+"""Read this first: what the harness gives a method, and what it asks of one.
+
+A method is a folder: methods/lts/ holds lts.py with a class Model(Method), recipe.toml and README.md. The harness
+reads images and expressions, trains, samples masks to the scored size, scores and tabulates. A method turns a Batch
+into named loss terms (training) or into a Prediction (evaluation), and nothing else.
+
+The whole contract by example, a method that ignores the words:
+
+    class Model(Method):
+        @classmethod
+        def tokenizer(cls, recipe, expressions):
+            return WordTokenizer.build(expressions, recipe.text.max_tokens)
+
+        @classmethod
+        def build(cls, recipe, tokenizer):
+            model = cls()
+            model.net = nn.Conv2d(3, 1, kernel_size=7, stride=4, padding=3)
+            return model
+
+        def loss(self, batch):
+            logits = self.net(batch.image)[batch.image_index, 0]                  # (B, H/4, W/4)
+            truth = area_average(batch.mask, tuple(logits.shape[-2:]))             # (B, H/4, W/4)
+            return {"total": functional.binary_cross_entropy_with_logits(logits, truth)}
+
+        def encode_image(self, batch):
+            return (self.net(batch.image)[:, 0].sigmoid(),)                       # (I, H/4, W/4)
+
+        def predict_from(self, features, words):
+            return Prediction(features[0])                                        # (B, H/4, W/4)
+
+Letters: I images, B expressions, T words, H W the network input, h w any grid over it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from risbench.recipe import Recipe
+
+
+class Words(NamedTuple):
+    """Tokenised expressions."""
+
+    ids: Tensor  # (B, T) int64; positions without a word hold 0
+    mask: Tensor  # (B, T) bool: True where there is a word; at least one in every row
+
+
+class Batch(NamedTuple):
+    """Expressions with their images. Expressions of one image share it: each image is there once."""
+
+    image: Tensor  # (I, 3, H, W) float32, normalised by the recipe's mean and std
+    image_index: Tensor  # (B,) int64: which image each expression speaks of
+    words: Words
+    mask: Tensor | None  # (B, H, W) float32, 0 or 1: ground truth on the network input; None in evaluation
+
+
+class Prediction(NamedTuple):
+    """What a method says of a batch, on a grid of its own over the network input."""
+
+    probability: Tensor  # (B, h, w) in [0, 1]
+    peak: Tensor | None = None  # (B, 2) int64: row and column on that grid where the referent is said to be
+
+
+class Tokenizer(Protocol):
+    """Turns expressions into Words; pickles (loader workers get a copy) and saves to a checkpoint's text/ folder."""
+
+    def __call__(self, expressions: Sequence[str]) -> Words: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class Method(nn.Module, ABC):
+    """Base class of every method's Model."""
+
+    weights: str = "from scratch"  # which pretrained weights `build` loaded; goes into every record
+
+    @classmethod
+    @abstractmethod
+    def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> Tokenizer:
+        """Make the tokenizer, once before training; a vocabulary may be built from the training expressions."""
+
+    @classmethod
+    def load_tokenizer(cls, folder: Path) -> Tokenizer:
+        """Load the tokenizer from a checkpoint's text/ folder."""
+        from risbench.data import text
+
+        return text.load(folder)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, recipe: Recipe, tokenizer: Any) -> Self:
+        """Build the network; `recipe.model` holds the method's own settings."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return scalar terms by the paper's names; `total` is optimised, the others are logged."""
+
+    @abstractmethod
+    def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Compute what does not depend on the words, once per image: tensors whose first dimension is I."""
+
+    @abstractmethod
+    def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
+        """Predict from features that have been repeated for the expressions: first dimension B."""
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Predict every expression of the batch."""
+        return self.predict_from(at(self.encode_image(batch), batch.image_index), batch.words)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser; a group may set its own lr or weight_decay. Default: all that need gradients."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+def at(features: tuple[Tensor, ...], image_index: Tensor) -> tuple[Tensor, ...]:
+    """Repeat per-image features for the expressions: (I, ...) to (B, ...)."""
+    return tuple(feature[image_index] for feature in features)
+
+
+def peak_of(response: Tensor) -> Tensor:
+    """Row and column of the maximum of each map, the first in row order on ties: (B, h, w) to (B, 2)."""
+    place = response.flatten(1).argmax(dim=1)  # (B,)
+    return torch.stack((place // response.shape[-1], place % response.shape[-1]), dim=1)

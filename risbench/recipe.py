@@ -1,0 +1,193 @@
+"""A recipe: all settings of a method, read from methods/<name>/recipe.toml.
+
+A recipe has the sections [model] (the method's own keys), [text], [image], [train] and [predict], and [variant.<name>]
+tables that override keys. `--variant a,b` composes left to right after the data set's default variant (which `full`
+switches off), `section.key=value` comes last. An override must name a key that exists and keep its type.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from risbench.errors import InputError, unknown
+
+FULL = "full"  # the variant that stands for the recipe as it is
+
+Scalar = bool | int | float | str
+Value = Scalar | list[int] | list[float] | list[str]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Text(Section):
+    """How expressions are read."""
+
+    field: Literal["raw", "sent"]
+    max_tokens: int = Field(ge=0, description="0: the data set card's max_words")
+
+
+class Image(Section):
+    """How an image becomes the network input."""
+
+    size: int = Field(gt=0, description="side of the square network input, pixels")
+    geometry: Literal["stretch", "letterbox"]
+    border: int = Field(ge=0, le=255, description="grey level around a letterboxed image")
+    resampling: Literal["bilinear", "bicubic"]
+    mean: list[float] = Field(min_length=3, max_length=3)
+    std: list[float] = Field(min_length=3, max_length=3)
+
+
+class Train(Section):
+    """How the method is trained."""
+
+    datasets: list[str] = Field(description="data sets trained on together; empty: the one that is evaluated")
+    pretraining: list[str] = Field(description="data behind the pretrained weights, for leak badges")
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0, description="expressions per optimiser step, over all processes")
+    accumulate: int = Field(gt=0, description="micro-batches per optimiser step")
+    optimizer: Literal["adam", "adamw"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["step", "poly"]
+    milestones: list[int] = Field(description="epochs after which a step schedule multiplies by decay")
+    decay: float = Field(gt=0, description="factor of a step schedule, power of a poly schedule")
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
+    validate_every: int = Field(gt=0, description="epochs between validations on val")
+    workers: int = Field(ge=0, description="loader processes")
+
+
+class Predict(Section):
+    """How probabilities become masks."""
+
+    threshold: float = Field(gt=0, lt=1, description="foreground is probability > threshold")
+    images_per_batch: int = Field(gt=0)
+
+
+class Recipe(Section):
+    """All settings of one run."""
+
+    model: dict[str, Value]
+    text: Text
+    image: Image
+    train: Train
+    predict: Predict
+
+
+def load(
+    path: Path, variants: Sequence[str] = (), overrides: Sequence[str] = (), default_variant: str = ""
+) -> tuple[Recipe, list[str]]:
+    """Resolve the recipe file; return it with the variants that were applied."""
+    tables = read(path)
+    known = tables.pop("variant", {})
+    chosen = list(dict.fromkeys(variants))
+    if default_variant in known and FULL not in chosen:
+        chosen = [default_variant, *(v for v in chosen if v != default_variant)]
+    for name in chosen:
+        if name not in known and name != FULL:
+            raise unknown("variant", name, [FULL, *known], f"They are the [variant.<name>] tables of {path}.")
+        _override(tables, known.get(name, {}), where=f"variant {name!r} of {path}")
+    for assignment in overrides:
+        _override(tables, _parse(assignment), where=f"{assignment!r}")
+    return validate(tables, str(path)), [v for v in chosen if v != FULL]
+
+
+def variants(path: Path) -> list[str]:
+    """Names of the recipe's variants."""
+    return list(read(path).get("variant", {}))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"There is no recipe at {path}. A method's folder holds recipe.toml.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}. Mend that line.") from None
+
+
+def validate(tables: Mapping[str, Any], where: str) -> Recipe:
+    """Check the tables against the schema; the first defect becomes one sentence."""
+    try:
+        return Recipe.model_validate(tables)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            section = Recipe.model_fields.get(str(first["loc"][0]))
+            part = section.annotation if section is not None else Recipe
+            known = part.model_fields if isinstance(part, type) and issubclass(part, BaseModel) else Recipe.model_fields
+            raise unknown(
+                "recipe key",
+                key,
+                [f"{'.'.join(map(str, first['loc'][:-1]))}.{k}".strip(".") for k in known],
+                f"It stands in {where}.",
+            ) from None
+        raise InputError(
+            f"{where}: {key} = {first['input']!r} is wrong: {first['msg']}. Give it another value."
+        ) from None
+
+
+def dumps(recipe: Recipe) -> str:
+    """Write a recipe as TOML; `validate(tomllib.loads(dumps(recipe)))` gives it back."""
+    lines = []
+    for section, values in recipe.model_dump().items():
+        lines += [f"[{section}]", *(f"{key} = {toml(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)
+
+
+def _override(tables: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
+    """Replace existing keys of existing sections in place; types must stay."""
+    for section, values in changes.items():
+        if section not in tables or not isinstance(values, Mapping):
+            raise unknown("recipe section", section, tables, f"It stands in {where}; write section.key=value.")
+        for key, value in values.items():
+            if key not in tables[section]:
+                known = [f"{section}.{k}" for k in tables[section]]
+                raise unknown("recipe key", f"{section}.{key}", known, f"It stands in {where}.")
+            tables[section] = {**tables[section], key: _typed(value, tables[section][key], f"{section}.{key}", where)}
+
+
+def _typed(value: Any, old: Any, key: str, where: str) -> Any:
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(old):
+        raise InputError(
+            f"{where} sets {key} to {value!r}, which is a {type(value).__name__}; it must be a {type(old).__name__} "
+            f"like {old!r}."
+        )
+    return value
+
+
+def _parse(assignment: str) -> dict[str, dict[str, Any]]:
+    """Turn `section.key=value` into tables; the value is TOML, or a plain string."""
+    key, equals, text = assignment.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise InputError(f"{assignment!r} is not an override. Write section.key=value, for example train.lr=3e-5.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    return {section: {name: value}}
+
+
+def toml(value: Value) -> str:
+    """Write a value as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(toml(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,87 @@
+"""Masks as COCO run-length encodings: the only file that imports pycocotools.
+
+An RLE is the compressed string of pycocotools as bytes, with its size (height, width) kept beside it. A mask is a
+(height, width) array of bool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+Size = tuple[int, int]  # height, width
+Mask = NDArray[np.bool_]
+
+
+def encode(mask: NDArray[Any]) -> bytes:
+    """Encode a (height, width) mask; every non-zero pixel is foreground."""
+    return bytes(coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"])
+
+
+def decode(counts: bytes, size: Size) -> Mask:
+    """Decode to a (height, width) array of bool."""
+    return np.asarray(coco.decode(_rle(counts, size)), dtype=np.bool_)
+
+
+def area(counts: bytes, size: Size) -> int:
+    """Number of foreground pixels."""
+    return int(coco.area(_rle(counts, size)))
+
+
+def merge(masks: Sequence[bytes], size: Size, intersect: bool = False) -> bytes:
+    """Union of masks of one size, or their intersection."""
+    return bytes(coco.merge([_rle(counts, size) for counts in masks], intersect)["counts"])
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> list[bytes]:
+    """Rasterise polygons [x1, y1, x2, y2, ...] in pixels as the COCO API does, one RLE for each."""
+    return [bytes(rle["counts"]) for rle in coco.frPyObjects([list(p) for p in polygons], *size)]
+
+
+def from_counts(counts: Sequence[int], size: Size) -> bytes:
+    """Compress a list of run lengths (column by column, background first)."""
+    return bytes(coco.frPyObjects({"size": list(size), "counts": list(counts)}, *size)["counts"])
+
+
+def covers(counts: bytes, size: Size, row: int, column: int) -> bool:
+    """Whether the pixel (row, column) is foreground, without decoding the mask."""
+    before = column * size[0] + row
+    pixel = from_counts([before, 1, size[0] * size[1] - before - 1], size)
+    return area(merge([counts, pixel], size, intersect=True), size) == 1
+
+
+def check(counts: bytes, size: Size) -> str | None:
+    """Say what is wrong with an RLE of unknown origin, or None; pycocotools may crash on a malformed one."""
+    code = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not code.size or code.min() < 0 or code.max() > 63:
+        return "is not a compressed RLE string"
+    ends = np.flatnonzero(code < 32)  # bit 5 says that the number goes on, 5 bits a character, lowest first
+    if not ends.size or ends[-1] != code.size - 1:
+        return "ends within a number"
+    starts = np.append(0, ends[:-1] + 1)
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        return "holds a number beyond any image"
+    place = np.arange(code.size) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((code & 31) << 5 * place, starts) - ((code[ends] & 16) >> 4 << 5 * lengths)
+    runs[1::2] = np.cumsum(runs[1::2])  # from the fourth on, a number is the difference to the run two before
+    runs[2::2] = np.cumsum(runs[2::2])
+    return _check_runs(runs, size)
+
+
+def _check_runs(runs: NDArray[np.int64], size: Size) -> str | None:
+    if runs.min() < 0:
+        return f"has a negative run (number {int(np.argmax(runs < 0)) + 1})"
+    if runs.sum() != size[0] * size[1]:
+        return f"has runs of {runs.sum()} pixels in all, not {size[0]} x {size[1]} = {size[0] * size[1]}"
+    if not runs[1:-1].all():  # pycocotools stops merging where two masks have an empty run at one place
+        return f"has an empty run (number {int(np.argmax(runs[1:-1] == 0)) + 2})"
+    return None
+
+
+def _rle(counts: bytes, size: Size) -> dict[str, Any]:
+    return {"size": list(size), "counts": counts}

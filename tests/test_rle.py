@@ -1,0 +1,87 @@
+"""RLE masks, and the check that keeps malformed ones from pycocotools."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
+from risbench import rle
+
+masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
+
+
+@settings(deadline=None, derandomize=True)
+@given(masks)
+def test_a_mask_comes_back_from_its_rle_which_passes_the_check(mask: NDArray[np.bool_]) -> None:
+    counts, size = rle.encode(mask), mask.shape
+    assert rle.check(counts, (size[0], size[1])) is None
+    assert np.array_equal(rle.decode(counts, (size[0], size[1])), mask)
+    assert rle.area(counts, (size[0], size[1])) == mask.sum()
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60), st.booleans())
+def test_the_check_reads_runs_of_every_length(runs: list[int], starts_with_foreground: bool) -> None:
+    runs = [0, *runs] if starts_with_foreground else runs
+    size = (1, sum(runs))
+    counts = rle.from_counts(runs, size)
+    assert rle.check(counts, size) is None
+    assert rle.check(counts, (1, size[1] + 1)) == (
+        f"has runs of {size[1]} pixels in all, not 1 x {size[1] + 1} = {size[1] + 1}"
+    )
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(st.binary(max_size=12))
+def test_what_passes_the_check_is_what_pycocotools_reads(counts: bytes) -> None:
+    size = (3, 5)
+    if rle.check(counts, size) is None:
+        assert rle.decode(rle.encode(rle.decode(counts, size)), size).sum() == rle.area(counts, size)
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        (b"", "is not a compressed RLE string"),
+        (b"0 \n", "is not a compressed RLE string"),
+        (b"\xff0", "is not a compressed RLE string"),
+        (b"P", "ends within a number"),  # 32 + 48: another character follows
+        (b"oooooooooo0", "holds a number beyond any image"),
+        (b"O?", "has a negative run (number 1)"),  # -1, then 15
+        (b"4", "has runs of 4 pixels in all, not 2 x 5 = 10"),
+        (rle.from_counts([2, 0, 3, 5], (2, 5)), "has an empty run (number 2)"),
+    ],
+)
+def test_a_malformed_rle_is_told(counts: bytes, says: str) -> None:
+    assert rle.check(counts, (2, 5)) == says
+
+
+def test_an_empty_run_at_either_end_is_well_formed() -> None:
+    assert rle.check(rle.from_counts([0, 10], (2, 5)), (2, 5)) is None
+    assert rle.check(rle.from_counts([10, 0], (2, 5)), (2, 5)) is None
+
+
+def test_covers_looks_up_one_pixel() -> None:
+    mask = np.zeros((4, 6), np.bool_)
+    mask[1, 5] = mask[0, 0] = True
+    counts = rle.encode(mask)
+    found = [[rle.covers(counts, (4, 6), row, column) for column in range(6)] for row in range(4)]
+    assert np.array_equal(found, mask)
+
+
+def test_merging_gives_union_and_intersection() -> None:
+    first, second = np.eye(5, dtype=np.bool_), np.tri(5, dtype=np.bool_).T
+    both = [rle.encode(first), rle.encode(second)]
+    assert np.array_equal(rle.decode(rle.merge(both, (5, 5)), (5, 5)), first | second)
+    assert np.array_equal(rle.decode(rle.merge(both, (5, 5), intersect=True), (5, 5)), first & second)
+
+
+def test_polygons_and_run_lengths_become_masks() -> None:
+    (square,) = rle.from_polygons([[1, 1, 3, 1, 3, 3, 1, 3]], (5, 6))
+    assert rle.decode(square, (5, 6))[1:3, 1:3].all()
+    assert rle.area(square, (5, 6)) == 4
+    assert np.array_equal(np.flatnonzero(rle.decode(rle.from_counts([2, 3, 5], (5, 2)), (5, 2)).T), [2, 3, 4])
