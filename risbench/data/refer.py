@@ -1,0 +1,323 @@
+"""Read the annotation files of the `refer` layout into columns.
+
+`refs(<partition>).p` is a pickled list of refs: {ref_id, ann_id, image_id, split, sentences: [{sent_id, raw, sent}]},
+optionally with the `kind` of each sentence. `instances.json` holds images, annotations and categories as COCO does.
+Source: the README of https://github.com/lichengunc/refer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, Strict, TypeAdapter, ValidationError
+
+from risbench import progress, rle
+from risbench.data import pickles
+from risbench.errors import InputError
+
+_RELEASE = "Take refs and instances.json from one release, as they were published."
+_FAR = 1e5  # pixels; beyond it pycocotools would fill the memory with the outline of a polygon
+_Int = Annotated[int, Strict()]
+_Length = Annotated[int, Strict(), Field(gt=0, le=65535)]  # pixels; no JPEG is longer
+_Str = Annotated[str, Strict()]
+
+
+@dataclass(slots=True)
+class _Sentence:
+    sent_id: _Int
+    raw: _Str
+    sent: _Str
+    kind: _Str = ""
+
+
+@dataclass(slots=True)
+class _Ref:
+    ref_id: _Int
+    ann_id: _Int
+    image_id: _Int
+    split: _Str
+    sentences: list[_Sentence]
+
+
+@dataclass(slots=True)
+class _Image:
+    id: _Int
+    height: _Length
+    width: _Length
+    file_name: _Str
+
+
+@dataclass(slots=True)
+class _Annotation:
+    id: _Int
+    image_id: _Int
+    category_id: _Int
+    segmentation: Any = None
+    iscrowd: _Int = 0
+
+
+@dataclass(slots=True)
+class _Category:
+    id: _Int
+    name: _Str
+
+
+@dataclass(slots=True)
+class _Instances:
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of one annotation: the union of its parts, and the pixels that exactly one part covers."""
+
+    union: bytes
+    once: bytes | None  # None: no parts overlap, so it is the union
+    area: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One record batch for each kind of thing, in the order in which the index keeps them."""
+
+    expressions: pa.RecordBatch  # by split, image_id, sent_id
+    annotations: pa.RecordBatch  # by image_id, ann_id
+    images: pa.RecordBatch  # by image_id
+    categories: dict[int, str]
+    findings: list[str]
+    """What is odd, but no reason to refuse the files."""
+
+
+def read(refs_file: Path, instances_file: Path) -> Columns:
+    """Read and check both files."""
+    instances, refs = _instances(instances_file), _refs(refs_file)
+    images = {image.id: image for image in instances.images}
+    annotations = {annotation.id: annotation for annotation in instances.annotations}
+    _unique("image", (image.id for image in instances.images), instances_file)
+    _unique("annotation", (annotation.id for annotation in instances.annotations), instances_file)
+    _unique("ref", (ref.ref_id for ref in refs), refs_file)
+    _unique("sentence", ((ref.split, sentence.sent_id) for ref in refs for sentence in ref.sentences), refs_file)
+    for ref in refs:
+        _check_link(ref, annotations.get(ref.ann_id), images, refs_file)
+    masks, defects = _masks(instances.annotations, images)
+    _check_masks(refs, defects, instances_file)
+    return Columns(
+        _expressions(refs, images),
+        _annotations(instances.annotations, masks),
+        _images(instances.images),
+        {category.id: category.name for category in instances.categories},
+        _findings(refs, instances.annotations, masks, defects),
+    )
+
+
+def _instances(path: Path) -> _Instances:
+    try:
+        return TypeAdapter(_Instances).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path} is wrong{' at ' + where if where else ''}: {first['msg']}. {_RELEASE}") from None
+
+
+def _refs(path: Path) -> list[_Ref]:
+    content = pickles.load(path)
+    try:
+        return TypeAdapter(list[_Ref]).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:
+            raise InputError(f"{path} holds no list of refs but a {type(content).__name__}. {_RELEASE}") from None
+        entry, *keys = first["loc"]
+        ref = content[int(entry)]
+        name = ref.get("ref_id", f"number {entry}") if isinstance(ref, dict) else f"number {entry}"
+        key = ".".join(str(part) for part in keys)
+        raise InputError(f"The ref {name} of {path} is wrong at {key!r}: {first['msg']}. {_RELEASE}") from None
+
+
+def _unique(what: str, ids: Iterable[Hashable], path: Path) -> None:
+    name, times = max(Counter(ids).items(), key=lambda item: item[1], default=(None, 0))
+    if times > 1:
+        raise InputError(f"The {what} {name} stands {times} times in {path}. {_RELEASE}")
+
+
+def _check_link(ref: _Ref, annotation: _Annotation | None, images: dict[int, _Image], path: Path) -> None:
+    """A ref must lead to an annotation and an image, and both must agree."""
+    if annotation is None:
+        problem = f"annotation {ref.ann_id}, which instances.json does not hold"
+    elif annotation.image_id != ref.image_id:
+        problem = f"image {ref.image_id}, but its annotation {ref.ann_id} lies on image {annotation.image_id}"
+    elif ref.image_id not in images:
+        problem = f"image {ref.image_id}, which instances.json does not hold"
+    else:
+        return
+    raise InputError(f"The ref {ref.ref_id} of {path} refers to {problem}. {_RELEASE}")
+
+
+def _masks(annotations: list[_Annotation], images: dict[int, _Image]) -> tuple[dict[int, Masks], dict[int, str]]:
+    """Rasterise all annotations: the masks by annotation id, and what is wrong with the others."""
+    masks: dict[int, Masks] = {}
+    defects: dict[int, str] = {}
+    with progress.bar("Indexing, thousands of masks", len(annotations) // 1000) as step:
+        for number, annotation in enumerate(annotations, start=1):
+            outcome = _mask(annotation, images.get(annotation.image_id))
+            if isinstance(outcome, Masks):
+                masks[annotation.id] = outcome
+            else:
+                defects[annotation.id] = outcome
+            if number % 1000 == 0:
+                step()
+    return masks, defects
+
+
+def _mask(annotation: _Annotation, image: _Image | None) -> Masks | str:
+    """Rasterise an annotation, or say what is wrong with it."""
+    if image is None:
+        return "lies on an image that the file does not hold"
+    size = (image.height, image.width)
+    return _defect(annotation.segmentation, size) or _rasterise(annotation.segmentation, size)
+
+
+def _defect(segmentation: Any, size: rle.Size) -> str | None:
+    """Say what is wrong with a segmentation; pycocotools may crash on what is refused here."""
+    if isinstance(segmentation, dict):
+        return _rle_defect(segmentation, size)
+    if not isinstance(segmentation, list):
+        return "has no segmentation"
+    defects = filter(None, map(_polygon_defect, segmentation))
+    return next(defects, None if _areal(segmentation) else "has no segmentation")
+
+
+def _rle_defect(segmentation: dict[str, Any], size: rle.Size) -> str | None:
+    counts = segmentation.get("counts")
+    if segmentation.get("size") != list(size):
+        return f"has a mask of size {segmentation.get('size')} on an image of size {list(size)} (height, width)"
+    if isinstance(counts, str):
+        defect = rle.check(counts.encode(), size)
+        return f"has a broken mask ({defect})" if defect else None
+    if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
+        return "has a mask whose counts are neither a string nor a list of run lengths"
+    if sum(counts) != size[0] * size[1]:
+        return f"has a mask whose runs add up to {sum(counts)} pixels instead of {size[0]} x {size[1]}"
+    return None
+
+
+def _polygon_defect(polygon: Any) -> str | None:
+    if not isinstance(polygon, list) or len(polygon) % 2:
+        return "has a polygon that is not a list of x, y, x, y, ..."
+    try:
+        if math.isfinite(sum(polygon)) and min(polygon, default=0) > -_FAR and max(polygon, default=0) < _FAR:
+            return None
+    except TypeError:
+        return "has a polygon with something else than numbers in it"
+    return "has a polygon that runs far out of its image"
+
+
+def _areal(polygons: list[list[float]]) -> list[list[float]]:
+    """Leave out points and lines, which enclose nothing; pycocotools takes four numbers for a box."""
+    return [polygon for polygon in polygons if len(polygon) >= 6]
+
+
+def _rasterise(segmentation: Any, size: rle.Size) -> Masks:
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        one = counts.encode() if isinstance(counts, str) else _without_empty_runs(rle.from_counts(counts, size), size)
+        return Masks(one, None, rle.area(one, size))
+    parts = rle.from_polygons(_areal(segmentation), size)
+    if len(parts) == 1:
+        return Masks(parts[0], None, rle.area(parts[0], size))
+    union = rle.merge(parts, size)
+    area = rle.area(union, size)
+    overlap = area < sum(rle.area(part, size) for part in parts)
+    return Masks(union, _once(parts, size) if overlap else None, area)
+
+
+def _without_empty_runs(counts: bytes, size: rle.Size) -> bytes:
+    """Write a mask as pycocotools does; its merge stops at empty runs, which lists of run lengths may hold."""
+    return rle.encode(rle.decode(counts, size))
+
+
+def _once(parts: Sequence[bytes], size: rle.Size) -> bytes:
+    """Pixels that exactly one part covers: what the authors' `mask == 1` keeps."""
+    times = sum(rle.decode(part, size).view(np.uint8) for part in parts)
+    return rle.encode(np.asarray(times == 1))
+
+
+def _check_masks(refs: list[_Ref], defects: dict[int, str], path: Path) -> None:
+    """What no ref refers to may be defective: it is a finding, not an error."""
+    for ref in refs:
+        if ref.ann_id in defects:
+            where = f"The annotation {ref.ann_id} of {path}, which ref {ref.ref_id} refers to,"
+            raise InputError(f"{where} {defects[ref.ann_id]}. {_RELEASE}")
+
+
+def _expressions(refs: list[_Ref], images: dict[int, _Image]) -> pa.RecordBatch:
+    pairs = [(ref, sentence) for ref in refs for sentence in ref.sentences]
+    pairs.sort(key=lambda pair: (pair[0].split, pair[0].image_id, pair[1].sent_id))
+    return pa.record_batch(
+        {
+            "split": pa.array([ref.split for ref, _ in pairs], pa.string()),
+            "sent_id": pa.array([sentence.sent_id for _, sentence in pairs], pa.int64()),
+            "ref_id": pa.array([ref.ref_id for ref, _ in pairs], pa.int64()),
+            "ann_id": pa.array([ref.ann_id for ref, _ in pairs], pa.int64()),
+            "image_id": pa.array([ref.image_id for ref, _ in pairs], pa.int64()),
+            "height": pa.array([images[ref.image_id].height for ref, _ in pairs], pa.int32()),
+            "width": pa.array([images[ref.image_id].width for ref, _ in pairs], pa.int32()),
+            "raw": pa.array([sentence.raw for _, sentence in pairs], pa.string()),
+            "sent": pa.array([sentence.sent for _, sentence in pairs], pa.string()),
+            "kind": pa.array([sentence.kind for _, sentence in pairs], pa.string()),
+        }
+    )
+
+
+def _annotations(annotations: list[_Annotation], masks: dict[int, Masks]) -> pa.RecordBatch:
+    kept = sorted((a for a in annotations if a.id in masks), key=lambda a: (a.image_id, a.id))
+    return pa.record_batch(
+        {
+            "ann_id": pa.array([a.id for a in kept], pa.int64()),
+            "image_id": pa.array([a.image_id for a in kept], pa.int64()),
+            "category_id": pa.array([a.category_id for a in kept], pa.int64()),
+            "crowd": pa.array([bool(a.iscrowd) for a in kept], pa.bool_()),
+            "area": pa.array([masks[a.id].area for a in kept], pa.int64()),
+            "union": pa.array([masks[a.id].union for a in kept], pa.binary()),
+            "once": pa.array([masks[a.id].once for a in kept], pa.binary()),
+        }
+    )
+
+
+def _images(images: list[_Image]) -> pa.RecordBatch:
+    kept = sorted(images, key=lambda image: image.id)
+    return pa.record_batch(
+        {
+            "image_id": pa.array([image.id for image in kept], pa.int64()),
+            "height": pa.array([image.height for image in kept], pa.int32()),
+            "width": pa.array([image.width for image in kept], pa.int32()),
+            "file_name": pa.array([image.file_name for image in kept], pa.string()),
+        }
+    )
+
+
+def _findings(
+    refs: list[_Ref], annotations: list[_Annotation], masks: dict[int, Masks], defects: dict[int, str]
+) -> list[str]:
+    polygons = [a for a in annotations if a.id in masks and isinstance(a.segmentation, list)]
+    lines = [a.id for a in polygons if len(_areal(a.segmentation)) < len(a.segmentation)]
+    empty = sorted({ref.ann_id for ref in refs if masks[ref.ann_id].area == 0})
+    found = {
+        "annotations that no ref refers to are left out, because of their masks": list(defects),
+        "annotations have polygons of fewer than three points, which enclose nothing": lines,
+        "annotations that a ref refers to have an empty mask": empty,
+    }
+    return [f"{len(ids)} {what}: {_some(ids)}" for what, ids in found.items() if ids]
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(str(key) for key in ids[:5]) + (", ..." if len(ids) > 5 else "")

@@ -1,0 +1,197 @@
+"""What every test may use: the folder of reference material, a cache of its own, and a small data set on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: rows are bit for bit at equal threads
+
+import pytest
+from PIL import Image, ImageDraw
+
+from risbench import datasets, methods
+from risbench.data import index
+from risbench.data.index import Index
+
+CARD = """
+name = "small"
+title = "Twelve refs in six drawn images"
+folder = "small"
+refs = "refs(unc).p"
+instances = "instances.json"
+images = "images/small"
+partition = "unc"
+max_words = 15
+default_variant = "tiny"
+where = "tests/conftest.py draws it."
+licence = "Apache-2.0"
+citation = "none"
+
+[splits]
+train = { images = 3, refs = 6, expressions = 10, evaluation = false, source = "tests/conftest.py" }
+val = { images = 1, refs = 2, expressions = 4, source = "tests/conftest.py" }
+testA = { images = 1, refs = 2, expressions = 3, source = "tests/conftest.py" }
+testB = { images = 1, refs = 2, expressions = 3, source = "tests/conftest.py" }
+"""
+
+# image id: height, width, suffix, split
+IMAGES = {
+    1: (48, 64, ".jpg", "train"),
+    2: (60, 40, ".jpg", "train"),
+    3: (40, 56, ".png", "train"),
+    4: (33, 47, ".jpg", "val"),
+    5: (64, 64, ".png", "testA"),
+    6: (50, 30, ".jpg", "testB"),
+}
+
+
+def box(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+# annotation id (the image's id comes first): segmentation
+SEGMENTATIONS: dict[int, Any] = {
+    11: [box(4, 4, 20, 20), box(14, 14, 20, 20)],  # overlapping polygons
+    12: [box(40, 2, 10, 12), box(44, 30, 14, 12)],  # two parts that do not touch
+    21: {"size": [60, 40], "counts": [125, 30, 30, 30, 30, 30, 2125]},  # three columns, as run lengths
+    22: [box(20, 30, 15, 20)],
+    31: [box(2, 2, 20, 30)],
+    32: [[30.0, 5.0, 50.0, 8.0, 38.0, 35.0]],
+    33: {"size": [40, 56], "counts": [1840, 40, 360]},  # a crowd
+    41: [box(1, 1, 15, 25)],
+    42: [box(20.5, 3.5, 22, 12)],
+    51: [box(6, 6, 30, 20), box(20, 16, 30, 20), box(10, 20, 14, 30)],  # overlapping polygons in an evaluation split
+    52: [box(45, 45, 15, 15)],
+    61: [box(2, 2, 12, 20), box(2, 26, 8, 8)],
+    62: [box(16, 20, 12, 25)],
+}
+
+# annotation id: the expressions of its ref as (raw, kind)
+EXPRESSIONS = {
+    11: [("The RED thing!!", "colour"), ("left one", "location")],
+    12: [("green pieces", "colour")],
+    21: [("thin blue bar", "colour"), ("bar on the left of the box", "relation")],
+    22: [("yellow box, lower right", "location")],
+    31: [("Big box", "size"), ("the one on the LEFT", "location")],
+    32: [("triangle", "category"), ("  right thing", "location")],
+    41: [("left box", "location"), ("the taller one.", "size")],
+    42: [("right box", "location"), ("flat one", "size")],
+    51: [("red steps", "colour"), ("the biggest thing, not the small square in the corner", "relation")],
+    52: [("small square", "size")],
+    61: [("red parts on the left", "location")],
+    62: [("green box", "colour"), ("right", "location")],
+}
+COLOURS = {1: "red", 2: "green", 3: "grey"}
+
+
+def _images() -> list[dict[str, Any]]:
+    return [
+        {"id": key, "height": height, "width": width, "file_name": f"COCO_train2014_{key:012d}{suffix}"}
+        for key, (height, width, suffix, _) in IMAGES.items()
+    ]
+
+
+def _annotations() -> list[dict[str, Any]]:
+    return [
+        {"id": key, "image_id": key // 10, "category_id": key % 10, "iscrowd": int(key == 33), "segmentation": value}
+        for key, value in SEGMENTATIONS.items()
+    ]
+
+
+def _ref(ann_id: int, texts: list[tuple[str, str]]) -> dict[str, Any]:
+    sentences = []
+    for number, (raw, kind) in enumerate(texts):
+        sent = "".join(c for c in raw.lower() if c.isalnum() or c == " ").strip()
+        words = {"tokens": sent.split(), "raw": raw, "sent": sent, "sent_id": 1000 - 10 * ann_id + number}
+        sentences.append({**words, "kind": kind})
+    image_id = ann_id // 10
+    return {
+        "sent_ids": [sentence["sent_id"] for sentence in sentences],
+        "file_name": f"COCO_train2014_{image_id:012d}_{ann_id}.jpg",
+        "ann_id": ann_id,
+        "ref_id": 100 + ann_id,
+        "image_id": image_id,
+        "split": IMAGES[image_id][3],
+        "sentences": sentences,
+        "category_id": ann_id % 10,
+    }
+
+
+def _draw(image: dict[str, Any], folder: Path) -> None:
+    picture = Image.new("RGB", (image["width"], image["height"]), (40, 40, 60 + 20 * image["id"]))
+    draw = ImageDraw.Draw(picture)
+    for annotation in _annotations():
+        if annotation["image_id"] == image["id"] and isinstance(annotation["segmentation"], list):
+            for polygon in annotation["segmentation"]:
+                draw.polygon(polygon, fill=COLOURS[annotation["category_id"]])
+    picture.save(folder / image["file_name"])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pycocotools 2.0.11 decodes in a way that NumPy 2 warns of; results are right
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+    )
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference material; the test is skipped where there is none."""
+    folder = Path(os.environ.get("RISBENCH_SHARED") or Path(__file__).parents[2] / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no reference material: {folder} does not exist (RISBENCH_SHARED names another folder)")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache for this session, so that no test touches the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RISBENCH_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root that holds the small data set; its card is `small.toml` in it. Do not write into it."""
+    root = tmp_path_factory.mktemp("small_root")
+    images = root / "images" / "small"
+    images.mkdir(parents=True)
+    (root / "small").mkdir()
+    for image in _images():
+        _draw(image, images)
+    categories = [{"id": key, "name": name} for key, name in COLOURS.items()]
+    instances = {"images": _images(), "annotations": _annotations(), "categories": categories}
+    (root / "small" / "instances.json").write_text(json.dumps(instances))
+    refs = [_ref(ann_id, texts) for ann_id, texts in EXPRESSIONS.items()]
+    (root / "small" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    (root / "small.toml").write_text(CARD)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_card(small_root: Path) -> Path:
+    """The card of the small data set; `datasets.load` takes its path."""
+    return small_root / "small.toml"
+
+
+@pytest.fixture(scope="session")
+def small_index(small_root: Path, small_card: Path) -> Index:
+    """The opened index of the small data set."""
+    return index.load(datasets.load(str(small_card)), small_root)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--method", action="append", default=[], help="run the method suite over this method or folder")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for `method` over every folder in methods/, or over those of --method."""
+    if "method" in metafunc.fixturenames:
+        metafunc.parametrize("method", metafunc.config.getoption("--method") or methods.names(), scope="module")
