@@ -1,0 +1,99 @@
+"""Protocols as data: what exactly is compared, at what size, with which ground truth.
+
+A protocol has two halves. `input` acts before a mask is stored and is written into the predictions file, `score` acts
+on stored masks. A literal lists only what the harness implements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from risbench import errors
+
+FromRecipe = Literal["recipe"]
+
+
+class InputHalf(BaseModel):
+    """How images and expressions reach the method and how its probabilities become masks; "recipe" leaves it open."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int | FromRecipe = "recipe"  # side of the square network input in pixels
+    geometry: Literal["stretch", "letterbox"] | FromRecipe = "recipe"
+    border: int | FromRecipe = "recipe"  # grey value 0-255 around a letterboxed image
+    resampling: Literal["bilinear", "bicubic"] | FromRecipe = "recipe"
+    text: Literal["raw", "sent"] | FromRecipe = "recipe"  # the field of the annotation file
+    sentences: Literal["each"] = "each"  # every expression is answered alone
+    max_tokens: int | FromRecipe = "recipe"
+    threshold: float | FromRecipe = "recipe"  # foreground is probability > threshold
+
+    def resolved(self, values: Mapping[str, Any]) -> InputHalf:
+        """Replace every "recipe" by the value under the field's name."""
+        left = [field for field, value in self if value == "recipe"]
+        missing = [field for field in left if field not in values]
+        if missing:
+            raise errors.InputError(
+                f"The protocol leaves {', '.join(missing)} to the recipe, which does not set it: add it to the recipe."
+            )
+        return InputHalf.model_validate({**dict(self), **{field: values[field] for field in left}})
+
+
+class ScoreHalf(BaseModel):
+    """How stored masks are compared with the ground truth."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scored_at: Literal["original"] = "original"  # the size of the image file
+    ground_truth: Literal["union", "once"] = "union"  # union of the polygons, or pixels that exactly one covers
+    at_least: Literal[">=", ">"] = ">="  # how P@X compares IoU with X
+    empty_union: Literal[0, 1, "nan"] = 0  # IoU of nothing predicted where nothing is; nan leaves the row out
+    headline: Literal["oIoU", "mIoU"] = "oIoU"
+
+
+class Protocol(BaseModel):
+    """A named protocol and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str
+    input: InputHalf
+    score: ScoreHalf
+
+
+_PROTOCOLS = (
+    Protocol(
+        name="original",
+        source="risbench's default: the input of the recipe, every sentence alone, masks compared at the size of the"
+        " image with the union of the referent's polygons; P@X counts IoU >= X and an empty union scores 0, as in the"
+        " released code of LAVT and MagNet",
+        input=InputHalf(),
+        score=ScoreHalf(),
+    ),
+    Protocol(
+        name="lts",
+        source='LTS (CVPR 2021): section 3.4, threshold 0.25 after up-sampling to the "original image size" without'
+        " post-processing (ambiguous: read here as the size of the image file, not the 416 x 416 input); section 4.1,"
+        ' prec@X counts IoU "higher than" X. "IoU" is not said to be overall or mean: oIoU, the column in which the'
+        " supplement of CoupAlign lists the same values. Not stated, taken as in `original`: ground truth, sentences,"
+        " empty union",
+        input=InputHalf(threshold=0.25),
+        score=ScoreHalf(at_least=">"),
+    ),
+)
+
+
+def names() -> list[str]:
+    """Names of all protocols, the default first."""
+    return [protocol.name for protocol in _PROTOCOLS]
+
+
+def load(name: str) -> Protocol:
+    """The protocol of that name."""
+    for protocol in _PROTOCOLS:
+        if protocol.name == name:
+            return protocol
+    raise errors.unknown("protocol", name, names())

@@ -1,0 +1,163 @@
+"""Scoring: golden rows on the small data set, what is refused, and an environment without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from risbench import datasets, predictions, protocol, references, rle, score
+from risbench.data import index as indices
+from risbench.data.index import Index
+from risbench.errors import InputError
+from risbench.metrics import NAMES
+from risbench.predictions import Header, Predictions
+
+ORIGINAL, LTS = protocol.load("original"), protocol.load("lts")
+ONCE = ORIGINAL.model_copy(update={"score": ORIGINAL.score.model_copy(update={"ground_truth": "once"})})
+
+
+def perfect(index: Index, split: str, header: Header | None = None) -> Predictions:
+    rows = index.split(split)
+    sizes = list(zip(rows.height.tolist(), rows.width.tolist(), strict=True))
+    counts = [index.truth(ann_id, "union") for ann_id in rows.ann_id.tolist()]
+    return predictions.build(header, rows.sent_id.tolist(), sizes, counts, [None] * len(rows))
+
+
+def header(**changed: object) -> Header:
+    return Header.model_validate({"dataset": "small", "split": "val", "input": {}, "method": "lts", **changed})
+
+
+def test_the_truth_itself_scores_one_hundred(small_index: Index) -> None:
+    found = score.score(perfect(small_index, "val"), small_index, "val", ORIGINAL)
+    area = int(found.rows["true_area"].sum())
+    assert found.summary == {
+        "dataset": "small",
+        "split": "val",
+        "protocol": "original",
+        "n": 4,
+        **dict.fromkeys(NAMES, 100.0),
+        "pointing": None,
+        "intersection": area,
+        "union": area,
+        "kinds": {
+            "location": {"n": 2, "oIoU": 100.0, "mIoU": 100.0},
+            "size": {"n": 2, "oIoU": 100.0, "mIoU": 100.0},
+        },
+    }
+
+
+def test_the_summary_is_json(small_index: Index) -> None:
+    found = score.score(references.predict("whole-image", small_index, "testA"), small_index, "testA", LTS)
+    assert json.loads(json.dumps(found.summary, allow_nan=False)) == found.summary
+
+
+def test_a_swapped_and_an_empty_mask_give_the_rows_worked_by_hand(small_index: Index) -> None:
+    split = small_index.split("testB")  # 61 is (12 x 20) + (8 x 8) = 304 pixels, 62 is 12 x 25 = 300, apart
+    own = perfect(small_index, "testB")
+    ann = split.ann_id.tolist()
+    other = small_index.truth(62, "union")
+    nothing = rle.encode(np.zeros((50, 30)))
+    counts = [
+        other if a == 61 else nothing if a == 62 and i == ann.index(62) else own.counts[i] for i, a in enumerate(ann)
+    ]
+    peaks = np.array([25 if a == 62 else 45 for a in ann], np.int32), np.full(3, 20, np.int32)
+    given = replace(own, counts=counts, peak_row=peaks[0], peak_col=peaks[1])
+    found = score.score(given, small_index, "testB", ORIGINAL)
+    expected = {61: (0, 604, 300, 304, 0), "empty": (0, 300, 0, 300, 1), 62: (300, 300, 300, 300, 1)}
+    keys = ["empty" if a == 62 and i == ann.index(62) else a for i, a in enumerate(ann)]
+    fields = ["intersection", "union", "predicted_area", "true_area", "peak_hit"]
+    assert found.rows[fields].to_numpy().tolist() == [list(expected[key]) for key in keys]
+    assert found.summary["oIoU"] == 100 * 300 / 1204
+    assert found.summary["mIoU"] == found.summary["P@0.9"] == 100 / 3
+    assert found.summary["pointing"] == 200 / 3
+
+
+def test_rows_follow_the_split_whatever_the_order_of_the_file(small_index: Index) -> None:
+    split = small_index.split("val")
+    shuffled = perfect(small_index, "val").take(np.array([3, 1, 0, 2]))
+    rows = score.rows(shuffled, small_index, "val", ORIGINAL)
+    for name in ("sent_id", "ref_id", "image_id", "kind"):
+        assert rows[name].tolist() == list(getattr(split, name))
+    assert rows.equals(score.rows(perfect(small_index, "val"), small_index, "val", ORIGINAL))
+
+
+def test_pixels_that_two_polygons_cover_count_as_the_protocol_says(small_index: Index) -> None:
+    union = score.rows(perfect(small_index, "testA"), small_index, "testA", ORIGINAL)
+    once = score.rows(perfect(small_index, "testA"), small_index, "testA", ONCE)
+    overlapping = union["ref_id"] == 151
+    assert (union["true_area"] == union["predicted_area"]).all()
+    assert (once["true_area"] < once["predicted_area"])[overlapping].all()
+    assert once[~overlapping].equals(union[~overlapping])
+
+
+def test_a_file_for_something_else_is_refused(small_index: Index) -> None:
+    for wrong, says in (
+        (header(dataset="refcoco+"), "made with dataset 'refcoco\\+', but are to be scored with 'small'"),
+        (header(split="testA"), "made with split 'testA', but are to be scored with 'val'"),
+        (header(input={"threshold": 0.5}), "made with threshold 0.5, but are to be scored with 0.25"),
+    ):
+        with pytest.raises(InputError, match=says):
+            score.rows(perfect(small_index, "val", wrong), small_index, "val", LTS)
+    fitting = perfect(small_index, "val", header(input={"threshold": 0.25, "geometry": "letterbox"}))
+    assert len(score.rows(fitting, small_index, "val", LTS)) == 4
+
+
+def test_masks_of_another_size_are_refused_with_both_sizes(small_index: Index) -> None:
+    own = perfect(small_index, "val")
+    turned = replace(own, height=own.width, width=own.height)
+    with pytest.raises(InputError, match=rf"4 masks differ .* sent_id {own.sent_id[0]} has 47 x 33, its image 33 x 47"):
+        score.rows(turned, small_index, "val", ORIGINAL)
+
+
+def test_peaks_for_some_expressions_only_are_refused(small_index: Index) -> None:
+    own = perfect(small_index, "val")
+    some = np.array([3, -1, 3, -1], np.int32)
+    with pytest.raises(InputError, match=rf"Without a peak.* sent_id {own.sent_id[1]}, {own.sent_id[3]} \(2 in all\)"):
+        score.rows(replace(own, peak_row=some, peak_col=some), small_index, "val", ORIGINAL)
+
+
+def test_an_unknown_split_is_refused(small_index: Index) -> None:
+    with pytest.raises(InputError, match="testA"):
+        score.rows(perfect(small_index, "val"), small_index, "testa", ORIGINAL)
+
+
+def test_a_partial_copy_says_so(small_root: Path, small_card: Path, tmp_path: Path) -> None:
+    larger = small_card.read_text().replace("val = { images = 1, refs = 2, ", "val = { images = 9, refs = 90, ")
+    (tmp_path / "larger.toml").write_text(larger)
+    index = indices.load(datasets.load(str(tmp_path / "larger.toml")), small_root, partial=True)
+    assert score.score(perfect(index, "val"), index, "val", ORIGINAL).summary["partial"] is True
+
+
+WITHOUT_TORCH = """
+import importlib.abc, sys
+from pathlib import Path
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "transformers", "lightning_fabric"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from risbench import datasets, predictions, protocol, record, references, score, statistics
+from risbench.data import index
+root, file = Path(sys.argv[1]), Path(sys.argv[2])
+opened = index.load(datasets.load(str(root / "small.toml")), root)
+given = predictions.read(file)
+found = score.score(given, opened, "val", protocol.load("original"))
+record.write(file.with_suffix(".json"), record.of(found, opened, given.header, protocol.load("original")))
+print(found.summary["oIoU"])
+"""
+
+
+def test_scoring_and_recording_work_where_torch_is_absent(small_root: Path, small_index: Index, tmp_path: Path) -> None:
+    predictions.write(tmp_path / "val.parquet", perfect(small_index, "val", header()))
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(small_root), str(tmp_path / "val.parquet")]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (answer.stdout, answer.stderr) == ("100.0\n", "")
+    assert (tmp_path / "val.json").is_file()
