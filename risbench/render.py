@@ -1,0 +1,306 @@
+"""A table without a format, and the six formats it can be written in.
+
+For people (terminal, markdown, latex, html) numbers have two decimals; for programs (csv, json) they have all digits,
+and the ends of an interval and the spread over seeds stand in columns of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jinja2
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+from tabulate import tabulate
+
+from risbench.errors import unknown
+
+Value = str | int | float | None
+
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value and what stands beside it."""
+
+    value: Value = None
+    interval: tuple[float, float] | None = None  # 95 %
+    spread: float | None = None  # sample standard deviation over seeds
+    remark: str = ""  # words for people, not part of the value
+    footnote: str = ""  # its mark
+    form: str = ".2f"  # of a float
+
+    @property
+    def head(self) -> str:
+        """The value as people read it."""
+        text = format(self.value, self.form) if isinstance(self.value, float) else str(self.value or "")
+        return text + self.footnote
+
+    @property
+    def beside(self) -> str:
+        """The interval, the spread and the remark."""
+        interval = "[{:.2f}, {:.2f}]".format(*self.interval) if self.interval else ""
+        spread = f"± {self.spread:.2f}" if self.spread is not None else ""
+        return " ".join(filter(None, [interval, spread, self.remark]))
+
+    @property
+    def text(self) -> str:
+        """Both on one line."""
+        return f"{self.head} {self.beside}".strip()
+
+    def parts(self) -> list[tuple[str, Value]]:
+        """The numbers a program reads: the value under "", what stands beside it under its name."""
+        low, high = self.interval or (None, None)
+        return [("", self.value), ("low", low), ("high", high), ("spread", self.spread)]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: a `block` column groups the rows, a `wide` one is left out in a terminal, a `data` one for people."""
+
+    name: str
+    shown: Literal["block", "always", "wide", "data"] = "always"
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that has no format yet."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def only(self, *shown: str) -> Table:
+        """Keep the columns that are shown so."""
+        kept = [i for i, column in enumerate(self.columns) if column.shown in shown]
+        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
+
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return [column.name for column in self.columns]
+
+    def blocks(self) -> list[tuple[str, list[tuple[Cell, ...]]]]:
+        """Group the rows that agree in the block columns: (heading, rows)."""
+        found: dict[str, list[tuple[Cell, ...]]] = {}
+        for row in self.rows:
+            parts = [c.text for c, column in zip(row, self.columns, strict=True) if column.shown == "block"]
+            found.setdefault(" ".join(parts), []).append(row)
+        return list(found.items())
+
+    def flat(self) -> list[dict[str, Value]]:
+        """Return the rows for programs; the ends of intervals and the spreads, where a column has any, are columns."""
+        parts = [[part for cell in column for part in cell.parts()] for column in zip(*self.rows, strict=True)]
+        kept = [dict.fromkeys(["", *(name for name, value in column if value is not None)]) for column in parts]
+        return [
+            {
+                f"{name} {part}".strip(): dict(cell.parts())[part]
+                for name, cell, wanted in zip(self.names(), row, kept, strict=True)
+                for part in wanted
+            }
+            for row in self.rows
+        ]
+
+
+def superscript(number: int) -> str:
+    """Write the number of a footnote."""
+    return "".join(_SUPERSCRIPTS[int(digit)] for digit in str(number))
+
+
+def render(tables: Sequence[Table], format: str) -> str:
+    """Write tables as text in one of FORMATS."""
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    return FORMATS[format](tables)
+
+
+def _terminal(tables: Sequence[Table]) -> str:
+    console = Console(highlight=False)
+    width = console.width if sys.stdout.isatty() else 120
+    console.width = 1000  # a line broken by the terminal is better than a number cut short
+    with console.capture() as capture:
+        for table in tables:
+            console.print(Text(table.title, style="bold underline"), "", sep="\n")
+            for heading, rows in table.blocks():
+                grids = [_grid(table.columns, rows, gap) for gap in (1, 0)]
+                grid = next((g for g in grids if console.measure(g).maximum <= width), grids[-1])
+                console.print(Text(heading, style="bold"))
+                console.print(grid, "", width=max(width, console.measure(grid).minimum))
+            for note in (*table.notes, ""):
+                console.print(note, style="dim", markup=False, width=width)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _grid(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], gap: int) -> RichTable:
+    """Lay out one block: what stands beside a value goes below it, columns that are empty here go."""
+    first, *others = (i for i, c in enumerate(columns) if c.shown == "always" and any(row[i].text for row in rows))
+    grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
+    names = max(len(row[first].head) for row in rows)
+    remarks = min(22, max(len(row[first].beside) for row in rows))  # a longer one goes over several lines
+    grid.add_column(columns[first].name, overflow="fold", width=max(names, remarks, len(columns[first].name)))
+    for column in (columns[i] for i in others):
+        layout: dict[str, Any] = {"justify": "right", "no_wrap": True} if column.numeric else {"max_width": 11}
+        grid.add_column(column.name.replace(" ", "\n"), overflow="fold", **layout)
+    for row in rows:
+        grid.add_row(*(_lines(row[i]) for i in (first, *others)))
+    return grid
+
+
+def _lines(cell: Cell) -> Text:
+    return Text("\n").join(filter(None, [Text(cell.head), Text(cell.beside, style="dim")]))
+
+
+def _markdown(tables: Sequence[Table]) -> str:
+    return "\n".join(_markdown_table(table.only("block", "always", "wide")) for table in tables)
+
+
+def _markdown_table(table: Table) -> str:
+    align = ["right" if column.numeric else "left" for column in table.columns]
+    rows = [[_markdown_text(cell.text) for cell in row] for row in table.rows]
+    names = [_markdown_text(name) for name in table.names()]
+    grid = tabulate(rows, names, tablefmt="pipe", colalign=align if rows else None, disable_numparse=True)
+    return "\n".join(
+        [f"**{_markdown_text(table.title)}**", "", grid, "", *(f"- {_markdown_text(n)}" for n in table.notes), ""]
+    )
+
+
+def _markdown_text(text: str) -> str:
+    """Escape what Markdown, or a cell of its tables, would read as markup; an interval's bracket is none."""
+    return re.sub(r"[\\`*_|]|\[(?![-\d])", r"\\\g<0>", text.replace("<", "&lt;").replace("\n", " "))
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    return "\n".join(_latex_table(table.only("block", "always", "wide")) for table in tables)
+
+
+def _latex_table(table: Table) -> str:
+    names = " & ".join(map(_latex_text, table.names()))
+    blocks = [
+        [" & ".join(_latex_text(cell.text) for cell in row) + r" \\" for row in rows] for _, rows in table.blocks()
+    ]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table*}",
+        rf"\caption{{{_latex_text(table.title)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
+        r"\toprule",
+        rf"{names} \\",
+    ]
+    for rows in blocks:
+        lines += [r"\midrule", *rows]
+    notes = [rf"\par\footnotesize {_latex_text(note)}" for note in table.notes]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes, r"\end{table*}", ""])
+
+
+_LATEX: dict[str, str] = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "[": "{[}",  # a row that begins with a bracket would be the option of the \\\\ before it
+    "\n": " ",
+    **{mark: rf"\textsuperscript{{{digit}}}" for digit, mark in enumerate(_SUPERSCRIPTS)},
+}
+
+
+def _latex_text(text: str) -> str:
+    return text.translate({ord(c): escaped for c, escaped in _LATEX.items()})
+
+
+_HTML = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{{ tables[0].title }}</title>
+<style>
+body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; }
+table { border-collapse: collapse; margin: 0 0 .75rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; font-size: 1.1rem; padding-bottom: .5rem; }
+th, td { padding: .25rem .75rem; text-align: left; white-space: nowrap; }
+thead th { border-top: 2px solid; border-bottom: 1px solid; }
+tbody:last-of-type { border-bottom: 2px solid; }
+tbody th { padding-top: .6rem; border-top: 1px solid #ccc; }
+tbody tr:hover td { background: #f3f5f8; }
+small { color: #667; }
+.number { text-align: right; }
+.notes { color: #555; margin: 0 0 2.5rem; }
+</style>
+{% for table in tables %}
+{% set shown = table.only("always", "wide") %}
+<table>
+<caption>{{ table.title }}</caption>
+<thead><tr>
+{%- for column in shown.columns -%}
+<th{% if column.numeric %} class="number"{% endif %}>{{ column.name }}</th>
+{%- endfor -%}
+</tr></thead>
+{% for heading, rows in table.blocks() %}
+<tbody>
+<tr><th colspan="{{ shown.columns | length }}">{{ heading }}</th></tr>
+{% for row in rows %}
+<tr>
+{%- for column, cell in zip(table.columns, row) if column.shown != "block" -%}
+<td{% if column.numeric %} class="number"{% endif %}>
+{{- cell.head }}{% if cell.beside %}<small> {{ cell.beside }}</small>{% endif -%}
+</td>
+{%- endfor -%}
+</tr>
+{% endfor %}
+</tbody>
+{% endfor %}
+</table>
+<p class="notes">
+{%- for note in table.notes %}{{ note }}{% if not loop.last %}<br>{% endif %}
+{% endfor -%}
+</p>
+{% endfor %}
+</html>
+"""
+
+
+def _html(tables: Sequence[Table]) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    shown = [table.only("block", "always", "wide") for table in tables]
+    return environment.from_string(_HTML).render(tables=shown, zip=zip)
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    """Write the rows of all tables under the union of their columns; the first column names the table."""
+    rows = [{"table": table.name, **row} for table in tables for row in table.flat()]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["table", *tables[0].names()]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _json(tables: Sequence[Table]) -> str:
+    found = [{"name": t.name, "title": t.title, "rows": t.flat(), "notes": t.notes} for t in tables]
+    return json.dumps({"tables": found}, indent=1, ensure_ascii=False)
+
+
+FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+    "terminal": _terminal,
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "html": _html,
+    "json": _json,
+}

@@ -1,0 +1,270 @@
+"""The comparison table: which rows and cells it has, and what each format does to awkward text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from risbench import render, table
+from risbench.errors import InputError
+from risbench.record import Record, find
+from risbench.render import Cell, Column, Table
+
+AWKWARD = "a|b_c & <i>50%</i> {x} \\ ~^ #$"
+
+
+def record(**changes: Any) -> Record:
+    values = {
+        "method": "lts",
+        "variants": [],
+        "dataset": "refcoco",
+        "split": "val",
+        "protocol": "lts",
+        "seed": 0,
+        "n": 10834,
+        "metrics": {"oIoU": 64.123456, "mIoU": 63.0, "P@0.5": 75.0, "P@0.7": 60.0, "P@0.9": 14.0, "pointing": 81.0},
+        "intervals": {"oIoU": [63.5, 64.75]},
+        "card": "",
+        "index": "a" * 64,
+        "training_data": ["refcoco", "ImageNet-1k"],
+        "recipe": {"train": {"lr": 0.001}},
+        "checkpoint": "one",
+        "weights": "darknet53",
+        "commit": "",
+        "versions": {},
+        "device": "cpu",
+        "cost": {},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return Record.model_validate({**values, **changes})
+
+
+def at(oiou: float) -> dict[str, float | None]:
+    return {"oIoU": oiou, "mIoU": 50.0, "pointing": None}
+
+
+def rows(records: list[Record], **options: Any) -> list[dict[str, Any]]:
+    return table.comparison(records, **options).flat()
+
+
+def texts(built: Table) -> list[dict[str, str]]:
+    return [{name: cell.text for name, cell in zip(built.names(), row, strict=True)} for row in built.rows]
+
+
+def test_single_run_shows_its_interval_and_stands_beside_the_published_number() -> None:
+    (row,) = texts(table.comparison([record()]))
+    assert row["oIoU"] == "64.12 [63.50, 64.75]"
+    assert row["mIoU"] == "63.00"
+    assert row["published oIoU"] == "65.43¹"
+    assert row["difference"] == "-1.31"
+    assert row["source"] == "LTS paper, CVPR 2021, Table 1"
+
+
+def test_several_seeds_show_mean_and_sample_standard_deviation() -> None:
+    seeds = [record(seed=seed, metrics=at(value)) for seed, value in enumerate([60.0, 62.0, 67.0])]
+    (row,) = texts(table.comparison(seeds))
+    assert row["oIoU"] == "63.00 ± 3.61"  # deviations -3, -1, 4: sqrt(26 / 2)
+    assert row["seeds"] == "0, 1, 2"
+    assert row["difference"] == "-2.43"
+
+
+def test_mean_is_empty_where_one_run_lacks_the_metric() -> None:
+    (row,) = rows([record(seed=0), record(seed=1, metrics=at(60.0))])
+    assert row["oIoU"] == pytest.approx((64.123456 + 60) / 2)
+    assert row["pointing"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partial": True},
+        {"control": "expressions permuted within each image"},
+        {"variants": ["tiny"]},
+        {"weights": "from scratch"},
+        {"training_data": ["refcoco", "refcoco+"]},
+    ],
+)
+def test_difference_needs_what_the_source_measured(change: dict[str, Any]) -> None:
+    (row,) = rows([record(**change)])
+    assert row["published oIoU"] == 65.43
+    assert row["difference"] is None
+
+
+def test_difference_needs_a_protocol_that_means_the_same() -> None:
+    (row,) = rows([record(method="lavt", protocol="original")])
+    assert row["published oIoU"] == 72.73
+    assert row["difference"] is None
+
+
+def test_partial_and_control_are_said_beside_the_method() -> None:
+    built = table.comparison([record(partial=True), record(control="no words")])
+    assert [row["method"] for row in texts(built)] == ["lts (control: no words)", "lts (partial)"]
+    assert [(row["partial"], row["control"]) for row in built.flat()] == [("", "no words"), ("yes", "")]
+
+
+def test_floors_and_ceilings_stand_above_the_methods_of_their_block() -> None:
+    methods = ["lts", "a_method", "reference/oracle-13", "reference/whole-image"]
+    records = [record(method=name, split=split) for split in ("testA", "val") for name in methods]
+    found = [(row["split"], row["method"]) for row in texts(table.comparison(records))]
+    expected = ["reference/whole-image (floor)", "reference/oracle-13 (ceiling)", "a_method", "lts"]
+    assert found == [(split, name) for split in ("val", "testA") for name in expected]
+
+
+def test_same_record_twice_is_one_row_without_spread_or_note() -> None:
+    once, twice = table.comparison([record()]), table.comparison([record(), record()])
+    assert twice == once
+
+
+def test_newest_of_two_checkpoints_stands_and_a_note_says_so() -> None:
+    old = record(metrics=at(50.0), created="2026-01-01T00:00:00+00:00")
+    new = record(metrics=at(55.0), created="2026-02-01T00:00:00+00:00", checkpoint="two")
+    built = table.comparison([new, old])
+    assert [row["oIoU"] for row in built.flat()] == [55.0]
+    assert "lts on refcoco val (lts, seed 0) has records of several checkpoints" in built.notes[-1]
+
+
+def test_runs_with_other_settings_are_not_averaged_and_name_the_setting() -> None:
+    records = [record(seed=0), record(seed=1, recipe={"train": {"lr": 0.01}})]
+    found = {row["method"]: row["seeds"] for row in texts(table.comparison(records))}
+    assert found == {"lts (train.lr=0.001)": "0", "lts (train.lr=0.01)": "1"}
+
+
+def test_named_data_set_brings_published_rows_that_were_not_measured() -> None:
+    found = {(row["method"], row["split"]): row for row in rows([record(), record(dataset="mini")], dataset="refcoco")}
+    assert len(found) == 12
+    assert found["magnet", "testB"]["published oIoU"] == 71.05
+    assert found["magnet", "testB"]["oIoU"] is None
+    assert found["lts", "val"]["oIoU"] == 64.123456
+
+
+def test_data_set_without_published_numbers_has_an_empty_column() -> None:
+    built = table.comparison([record(dataset="mini")], dataset="mini")
+    assert [row["published oIoU"] for row in built.flat()] == [None]
+    assert not any("¹" in note or "difference" in note for note in built.notes)
+
+
+def test_without_records_the_published_numbers_stand_alone_and_a_note_says_how_to_measure() -> None:
+    built = table.comparison([])
+    assert len(built.rows) == 34
+    assert "risbench run" in built.notes[-1]
+
+
+def test_other_metric_is_compared_with_its_own_published_number() -> None:
+    (row,) = rows([record()], metric="P@0.5")
+    assert row["published P@0.5"] == 75.16
+    assert row["difference"] == pytest.approx(-0.16)
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(InputError, match="Unknown data set 'refcocoo'. Did you mean 'refcoco'.*refcocog-google"):
+        table.comparison([], "refcocoo")
+    with pytest.raises(InputError, match="Unknown metric.*oIoU, mIoU"):
+        table.comparison([], metric="IoU")
+    with pytest.raises(InputError, match="Unknown format 'pdf'.*terminal, markdown, latex, csv, html, json"):
+        render.render([], "pdf")
+
+
+def test_kinds_are_a_table_of_their_own() -> None:
+    kinds = {"plain": {"n": 3, "oIoU": 40.0, "mIoU": 1.0}, "relation": {"n": 2, "oIoU": 30.0, "mIoU": 1.0}}
+    first, second = table.tables([record(dataset="mini", kinds=kinds), record(dataset="mini", split="testA")])
+    assert first.name == "comparison"
+    assert [(row["split"], row["plain"], row["relation"]) for row in second.flat()] == [("val", 40.0, 30.0)]
+    assert len(table.tables([record()])) == 1
+
+
+def test_csv_reads_back_with_all_digits() -> None:
+    (row,) = csv.DictReader(io.StringIO(render.render([table.comparison([record()])], "csv")))
+    assert float(row["oIoU"]) == 64.123456
+    assert (float(row["oIoU low"]), float(row["oIoU high"])) == (63.5, 64.75)
+    assert float(row["published oIoU"]) == 65.43
+    assert row["n"] == "10834"
+
+
+def test_csv_of_several_tables_names_the_table_of_each_row() -> None:
+    tables = table.tables([record(kinds={"plain": {"n": 3, "oIoU": 40.0, "mIoU": 1.0}})])
+    found = list(csv.DictReader(io.StringIO(render.render(tables, "csv"))))
+    assert [(row["table"], row["plain"]) for row in found] == [("comparison", ""), ("kinds", "40.0")]
+
+
+def test_json_holds_rows_and_notes() -> None:
+    (found,) = json.loads(render.render([table.comparison([record()])], "json"))["tables"]
+    assert found["rows"][0]["oIoU high"] == 64.75
+    assert "Metrics in percent." in found["notes"]
+
+
+def awkward() -> Table:
+    columns = (Column("data set", "block"), Column("method"), Column("oIoU", numeric=True), Column("note", "data"))
+    return Table("t", "Title", columns, ((Cell("d"), Cell(AWKWARD), Cell(1.0), Cell("hidden")),), (AWKWARD,))
+
+
+def test_markdown_escapes_pipes_and_markup() -> None:
+    text = render.render([awkward()], "markdown")
+    (line,) = [line for line in text.splitlines() if line.startswith("| d ")]
+    assert line.replace(r"\|", "").count("|") == 4
+    assert r"a\|b\_c & &lt;i>50%" in line
+    assert "hidden" not in text
+
+
+def test_latex_escapes_its_special_characters() -> None:
+    text = render.render([awkward()], "latex")
+    (line,) = [line for line in text.splitlines() if line.startswith("d &")]
+    escaped = r"a|b\_c \& \textless{}i\textgreater{}50\%\textless{}/i\textgreater{} \{x\}"
+    assert line == rf"d & {escaped} \textbackslash{{}} \textasciitilde{{}}\textasciicircum{{}} \#\$ & 1.00 \\"
+    assert text.count(r"\begin{tabular}{llr}") == text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+
+
+def test_latex_is_ascii_with_intervals_spreads_and_footnotes() -> None:
+    text = render.render([table.comparison([record(), record(split="testA"), record(split="testA", seed=1)])], "latex")
+    assert r"$\pm$ 0.00" in text
+    assert r"65.43\textsuperscript{1}" in text
+    assert text.isascii()
+
+
+def test_html_escapes_text_and_closes_its_tags() -> None:
+    class Tags(HTMLParser):
+        open: list[str] = []
+        data = ""
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.open += [tag] * (tag not in ("meta", "br"))
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+        def handle_data(self, data: str) -> None:
+            self.data += data
+
+    tags = Tags()
+    tags.feed(render.render([awkward()], "html"))
+    assert tags.open == []
+    assert tags.data.count(AWKWARD) == 2
+
+
+def test_terminal_cuts_no_number_short_and_keeps_markup_like_text() -> None:
+    long = record(method="reference/largest-object", variants=["[bold]"], seed=123456, control="x" * 40)
+    text = render.render([table.comparison([long, record(variants=["no_locate", "no_filter"])])], "terminal")
+    for shown in ("[bold]", "[63.50, 64.75]", "65.43", "81.00", "no_locate", "10834"):
+        assert shown in text
+    assert "…" not in text
+
+
+def test_terminal_fits_120_columns() -> None:
+    runs = [record(seed=seed, dataset=name) for seed in (0, 1, 2) for name in ("refcoco", "mini")]
+    records = [*runs, record(method="reference/largest-object"), record(dataset="mini", variants=["tiny"])]
+    text = render.render([table.comparison(records, "refcoco"), table.comparison(records, "mini")], "terminal")
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_results_page_holds_the_table_of_the_kept_records() -> None:
+    results = Path(__file__).parents[1] / "results"
+    folders = [folder for folder in [results / "records"] if folder.is_dir()]
+    page = (results / "README.md").read_text(encoding="utf-8")
+    shown = page.partition("<!-- table: begin -->")[2].partition("<!-- table: end -->")[0]
+    made = render.render(table.tables(find(folders)), "markdown")
+    assert shown.strip() == made.strip(), "run `risbench table --format markdown --records results/records` again"
