@@ -1,0 +1,171 @@
+"""Checkpoints: a folder that needs nothing else to predict, and the training state beside it.
+
+weights.safetensors, recipe.toml (resolved), text/ (vocabulary), checkpoint.json; state.pt only in `last`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from risbench import __version__, methods, recipe
+from risbench.api import Method, Tokenizer
+from risbench.errors import InputError
+from risbench.recipe import Recipe
+
+_WEIGHTS, _RECIPE, _FACTS, _TEXT, _STATE = "weights.safetensors", "recipe.toml", "checkpoint.json", "text", "state.pt"
+
+
+class Facts(BaseModel):
+    """checkpoint.json: where the weights come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    risbench: str = __version__
+    method: str
+    variants: list[str]
+    training_data: list[str]
+    weights: str  # what training started from
+    seed: int | None
+    epoch: int
+    training_seconds: float
+    sha256: str = ""  # of weights.safetensors
+
+
+class Checkpoint:
+    """An opened checkpoint folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = recover(folder)
+        self.weights = self.folder / _WEIGHTS
+        for name in (_WEIGHTS, _RECIPE, _FACTS):
+            if not (self.folder / name).is_file():
+                raise InputError(
+                    f"{folder} is not a checkpoint: it holds no {name}. Give a folder such as runs/ID/checkpoints/best."
+                )
+        try:
+            self.facts = Facts.model_validate_json((self.folder / _FACTS).read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise InputError(
+                f"{self.folder / _FACTS} cannot be read: {error.errors()[0]['msg']}. Copy it again."
+            ) from None
+        self.recipe: Recipe = recipe.validate(recipe.read(self.folder / _RECIPE), str(self.folder / _RECIPE))
+        if self.facts.sha256 != file_sha256(self.folder / _WEIGHTS):
+            raise InputError(
+                f"{self.folder / _WEIGHTS} is not the file that {_FACTS} describes (sha256 {self.facts.sha256}). It "
+                "was damaged or exchanged: copy the checkpoint again."
+            )
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer."""
+        return methods.load(self.facts.method).load_tokenizer(self.folder / _TEXT)
+
+    def model(self) -> tuple[Method, Tokenizer]:
+        """Build the method and load its weights."""
+        tokenizer = self.tokenizer()
+        model = methods.load(self.facts.method).build(without_pretrained(self.recipe), tokenizer)
+        load_weights(model, self.weights)
+        model.weights = self.facts.weights
+        return model, tokenizer
+
+    def state(self) -> dict[str, Any]:
+        """Load the training state."""
+        path = self.folder / _STATE
+        if not path.is_file():
+            raise InputError(
+                f"{self.folder} holds no {_STATE}, so training cannot go on from it. Use checkpoints/last."
+            )
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path} cannot be read ({reason}). Resume another run, or start from --init.") from None
+        return state
+
+
+def save(
+    folder: Path,
+    model: Method,
+    tokenizer: Tokenizer,
+    settings: Recipe,
+    facts: Facts,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder; at any moment the old one or the new one is whole."""
+    new = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    (new / _TEXT).mkdir(parents=True)
+    try:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, new / _WEIGHTS)
+        (new / _RECIPE).write_text(recipe.dumps(settings), encoding="utf-8")
+        tokenizer.save(new / _TEXT)
+        written = facts.model_copy(update={"sha256": file_sha256(new / _WEIGHTS)})
+        (new / _FACTS).write_text(written.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if state is not None:
+            torch.save(state, new / _STATE)
+        _put_in_place(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def recover(folder: Path) -> Path:
+    """Finish a replacement that was killed between its two renames."""
+    old = _old(folder)
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    return folder
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load weights into a model of the same shape; a difference is an error that names the first keys."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors ({error}). Copy the checkpoint again.") from None
+    own = model.state_dict()
+    wrong = sorted(
+        {*own.keys() ^ tensors.keys()} | {k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape}
+    )
+    if wrong:
+        raise InputError(
+            f"{path} does not fit the model: {len(wrong)} of {len(own)} keys are missing, left over or of another "
+            f"shape, first {', '.join(wrong[:3])}. Build the model with the recipe and vocabulary of the checkpoint."
+        )
+    model.load_state_dict(tensors)
+
+
+def without_pretrained(settings: Recipe) -> Recipe:
+    """The recipe of a network that is built to receive weights: `model.pretrained=false` loads none by itself."""
+    return settings.model_copy(update={"model": settings.model | {"pretrained": False}})
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    recover(folder)
+    old = _old(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-old")

@@ -1,0 +1,391 @@
+"""The command line: one function for each command; what is heavy is imported inside, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from risbench import __version__
+from risbench.errors import InputError
+
+if TYPE_CHECKING:
+    from risbench.record import Record
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+data = typer.Typer(no_args_is_help=True, help="Data sets: list, make, index, doctor.")
+app.add_typer(data, name="data")
+
+Method = Annotated[str, typer.Option(help="Name of a method, path of its folder, or reference[/A,B] (no learning).")]
+Dataset = Annotated[str, typer.Option(help="Name of a data set, or path of a card.")]
+Variant = Annotated[str, typer.Option(help="Variants of the recipe, composed left to right: a,b.")]
+Splits = Annotated[str, typer.Option("--split", help="Splits: val,testA. Default: all evaluation splits.")]
+Protocols = Annotated[str, typer.Option("--protocol", help="Protocols: original,lts.")]
+Root = Annotated[
+    str, typer.Option(help="Folder with the layout of the refer API. Default: RISBENCH_DATA, then ./data.")
+]
+Images = Annotated[str, typer.Option(help="Folder of the images, where it is another than the card's.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete copy; every result will say so.")]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
+Runs = Annotated[Path, typer.Option(help="Folder for new runs.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides of the recipe: train.lr=3e-5", show_default=False)
+]
+Checkpoint = Annotated[str, typer.Option(help="Folder of a trained checkpoint.")]
+Seeds = Annotated[str, typer.Option("--seed", help="One seed or several: 0,1,2.")]
+Resume = Annotated[Path | None, typer.Option(help="Folder of a killed run to go on with; takes no other option.")]
+Init = Annotated[str, typer.Option(help="Checkpoint whose weights and words training starts from.")]
+
+
+@app.callback()
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Train, score and compare referring image segmentation methods on RefCOCO, RefCOCO+ and RefCOCOg."""
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    method: Method = "",
+    dataset: Dataset = "mini",
+    variant: Variant = "",
+    split: Splits = "",
+    protocol: Protocols = "original",
+    seed: Seeds = "0",
+    checkpoint: Checkpoint = "",
+    init: Init = "",
+    resume: Resume = None,
+    data_root: Root = "",
+    images: Images = "",
+    partial: Partial = False,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Train, predict, score and record; with --checkpoint, without training."""
+    if method.split("/")[0] == "reference":
+        chosen = _chosen_references(method)
+        _show(_references(chosen, dataset, split, protocol, seed, (data_root, images, partial), runs), as_json)
+        return
+    records = []
+    for opened in _start(locals(), resume):
+        records += opened.evaluate(opened.train(resume is not None) if not opened.job.checkpoint else _given(opened))
+        _say(f"Kept in {opened.folder}")
+    _show(records, as_json)
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    method: Method = "",
+    dataset: Dataset = "mini",
+    variant: Variant = "",
+    protocol: Protocols = "original",
+    seed: Seeds = "0",
+    init: Init = "",
+    resume: Resume = None,
+    data_root: Root = "",
+    images: Images = "",
+    partial: Partial = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train alone; leaves checkpoints/best and checkpoints/last in the folder of the run."""
+    for opened in _start(locals(), resume):
+        opened.train(resume is not None)
+        print(opened.folder / "checkpoints" / "best")
+
+
+@app.command()
+def predict(
+    checkpoint: Checkpoint,
+    output: Annotated[Path, typer.Option(help="The predictions file to write (.parquet).")],
+    split: Annotated[str, typer.Option(help="The split to predict.")],
+    overrides: Overrides = None,
+    dataset: Dataset = "mini",
+    protocol: Annotated[str, typer.Option(help="The protocol whose input half counts.")] = "original",
+    data_root: Root = "",
+    images: Images = "",
+    partial: Partial = False,
+) -> None:
+    """Predict a split with a checkpoint; a killed prediction goes on where it was."""
+    from risbench import run as running
+
+    running.predict_to(_job(locals()), output)
+    print(output)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
+    split: Annotated[str, typer.Option(help="The split that was predicted.")],
+    dataset: Dataset = "mini",
+    protocol: Annotated[str, typer.Option(help="The protocol.")] = "original",
+    data_root: Root = "",
+    partial: Partial = False,
+    as_json: Json = False,
+) -> None:
+    """Score a predictions file."""
+    from risbench import predictions
+    from risbench import protocol as protocols
+    from risbench import score as scoring
+    from risbench.data import source
+
+    index = source.open_index(dataset, data_root, partial=partial)
+    summary = scoring.score(predictions.read(file), index, split, protocols.load(protocol)).summary
+    if as_json:
+        print(json.dumps(summary))
+        return
+    for key, value in summary.items():
+        print(f"{key:12} {f'{value:.2f}' if isinstance(value, float) else value}")
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    expression: Annotated[str, typer.Argument(help='What to segment: "the left cup".')],
+    checkpoint: Checkpoint,
+    output: Annotated[Path, typer.Option(help="The picture to write.")] = Path("segment.png"),
+) -> None:
+    """Draw the mask of what an expression refers to."""
+    from risbench.segment import draw
+
+    covered = draw(Path(checkpoint), image, expression, output)
+    print(f"{output}: {100 * covered:.1f} % of the image")
+
+
+@app.command("table")
+def print_table(
+    dataset: Annotated[str, typer.Option(help="Only this data set.")] = "",
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    records: Annotated[
+        list[Path] | None, typer.Option(help="Folders of records. Default: results/records and runs.")
+    ] = None,
+) -> None:
+    """Print measured records, published numbers beside them."""
+    from risbench import record, render, table
+
+    folders = records or [path for path in (Path("results/records"), Path("runs")) if path.is_dir()]
+    print(render.render(table.tables(record.find(folders), dataset or None), form))
+
+
+@app.command("list")
+def list_names(as_json: Json = False) -> None:
+    """List methods with their variants, and data sets."""
+    from risbench import datasets, methods, protocol, recipe, references
+
+    found: dict[str, Any] = {
+        "methods": {name: recipe.variants(methods.recipe_file(name)) for name in methods.names()},
+        "references": [f"reference/{name}" for name in references.names()],
+        "datasets": {name: datasets.load(name).title for name in datasets.names()},
+        "protocols": protocol.names(),
+    }
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, variants in found["methods"].items():
+        print(f"method     {name}  (variants: {', '.join([recipe.FULL, *variants])})")
+    for name in found["references"]:
+        print(f"method     {name}")
+    for name, title in found["datasets"].items():
+        print(f"data set   {name}  ({title})")
+    for name in found["protocols"]:
+        print(f"protocol   {name}")
+
+
+@app.command()
+def protocols(as_json: Json = False) -> None:
+    """Show what each protocol compares."""
+    from risbench import protocol
+
+    for chosen in map(protocol.load, protocol.names()):
+        if as_json:
+            print(chosen.model_dump_json())
+            continue
+        halves = {**dict(chosen.input), **dict(chosen.score)}
+        print(f"{chosen.name}\n  source: {chosen.source}")
+        print("\n".join(f"  {key}: {value}" for key, value in halves.items()))
+
+
+@app.command()
+def doctor() -> None:
+    """Examine this environment: versions, devices, and what does not fit together."""
+    from risbench.doctor import examine
+
+    findings, broken = examine()
+    print("\n".join(findings))
+    raise typer.Exit(1 if broken else 0)
+
+
+@data.command("list")
+def data_list() -> None:
+    """List data sets, their splits and how to get them."""
+    from risbench import datasets
+
+    for card in map(datasets.load, datasets.names()):
+        counts = ", ".join(
+            f"{name} {count.expressions.n if count.expressions else '?'}" for name, count in card.splits.items()
+        )
+        print(f"{card.name}: {card.title}\n  expressions: {counts}\n  licence: {card.licence}\n  get it: {card.where}")
+
+
+@data.command("make")
+def data_make(
+    dataset: Annotated[str, typer.Argument(help="A data set that is generated: mini.")], data_root: Root = ""
+) -> None:
+    """Generate a data set (default: into the cache)."""
+    from risbench import datasets
+    from risbench.data import index, source
+
+    card = datasets.load(dataset)
+    if not card.generator:
+        raise InputError(f"{dataset} is not generated. {card.where}")
+    root = Path(data_root) if data_root else index.cache_folder() / "data"
+    made = source.make(card, root)
+    print(f"{root / card.folder} {'is made' if made else 'was there already: nothing was done'}")
+
+
+@data.command("index")
+def data_index(dataset: str, data_root: Root = "", partial: Partial = False) -> None:
+    """Build the index of a data set, and show what it holds."""
+    from risbench.data import source
+
+    opened = source.open_index(dataset, data_root, partial=partial)
+    for name in opened.split_names():
+        print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in opened.found(name).items()))
+    print(f"index {opened.hash}{' (partial)' if opened.partial else ''}")
+
+
+@data.command("doctor")
+def data_doctor(dataset: str, data_root: Root = "", images: Images = "", partial: Partial = False) -> None:
+    """Examine a data set: counts, images, masks, overlaps between splits."""
+    from risbench.data import doctor, source
+
+    print("\n".join(doctor.examine(source.open_index(dataset, data_root, images, partial))))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except InputError as error:
+        sys.exit(_fail(str(error)))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _TRAIN:
+            raise
+        sys.exit(_fail(f"This command needs {error.name}: pip install 'risbench[train]'."))
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        sys.exit(_fail("torch and torchvision do not fit together. Run risbench doctor: it says how to mend it."))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+_TRAIN = ("torch", "torchvision", "timm", "transformers", "lightning_fabric", "safetensors", "huggingface_hub")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _job(options: dict[str, Any]) -> Any:
+    """The job that a command's options describe."""
+    from risbench.run import Job
+
+    return Job(
+        method=options.get("method", ""),
+        dataset=options["dataset"],
+        variants=_list(options.get("variant", "")),
+        overrides=options["overrides"] or [],
+        splits=_list(options.get("split", "")),
+        protocols=_list(options["protocol"]),
+        checkpoint=options.get("checkpoint", ""),
+        init=options.get("init", ""),
+        data_root=options["data_root"],
+        images=options["images"],
+        partial=options["partial"],
+    )
+
+
+def _start(options: dict[str, Any], resume: Path | None) -> Iterable[Any]:
+    """Open the runs of a command, one for each seed, or the one that is to be resumed."""
+    from risbench import run as running
+
+    if resume is not None:
+        yield running.start(running.Job.read(resume), options["runs"], resume)
+        return
+    if not options["method"] and not options.get("checkpoint"):
+        raise InputError("Which method? Give --method NAME (risbench list shows them), --checkpoint or --resume.")
+    for seed in _seeds(options["seed"]):
+        yield running.start(_job(options).model_copy(update={"seed": seed}), options["runs"])
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = _list(text)
+    if not seeds or not all(seed.isdecimal() for seed in seeds):
+        raise InputError(f"--seed {text!r} is not a list of numbers: write 0 or 0,1,2.")
+    return [int(seed) for seed in seeds]
+
+
+def _given(opened: Any) -> Any:
+    from risbench.checkpoint import Checkpoint as Opened
+
+    return Opened(Path(opened.job.checkpoint))
+
+
+def _chosen_references(method: str) -> list[str]:
+    from risbench import references
+
+    return _list(method.partition("/")[2]) or references.names()
+
+
+def _references(
+    names: list[str], dataset: str, split: str, protocol: str, seed: str, where: tuple[str, str, bool], runs: Path
+) -> list[Record]:
+    """Score floors and ceilings; nothing is learned, so nothing needs torch."""
+    from risbench import protocol as protocols
+    from risbench import record, references
+    from risbench.data import source
+
+    index = source.open_index(dataset, *where)
+    splits = _list(split) or [name for name in index.split_names() if index.card.splits[name].evaluation]
+    records = []
+    for name in names:
+        folder = runs / f"reference-{name}-{Path(dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        for part in splits:
+            for number in _seeds(seed)[: None if name == "random-object" else 1]:
+                found = references.predict(name, index, part, number)
+                for chosen in map(protocols.load, _list(protocol)):
+                    kept = folder / f"seed{number}" if len(_seeds(seed)) > 1 else folder
+                    records.append(record.keep(kept, found, index, part, chosen, seed=number, weights="none"))
+    return records
+
+
+def _show(records: list[Record], as_json: bool) -> None:
+    """Print what was measured."""
+    from risbench import render, table
+
+    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0):
+        return
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records]))
+        return
+    print(render.render(table.tables(records), "terminal"))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

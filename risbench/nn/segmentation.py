@@ -1,0 +1,41 @@
+"""The segmentation module of LTS (section 3.4, Fig. 3), which other networks may put behind their features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+
+class ASPPDeconvolution(nn.Module):
+    """ASPP, then a deconvolution that doubles the resolution, then one logit per position."""
+
+    def __init__(self, in_channels: int, channels: int, rates: Sequence[int], dropout: float, slope: float) -> None:
+        super().__init__()
+        self.aspp = ASPP(in_channels, list(rates), channels)
+        self.aspp.project[-1].p = dropout
+        self.deconvolution = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.LeakyReLU(slope),
+        )
+        self.logit = nn.Conv2d(channels, 1, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to logits (B, 2h, 2w)."""
+        x = self.aspp(features)  # (B, channels, h, w)
+        x = self.deconvolution(x)  # (B, channels, 2h, 2w)
+        logits: Tensor = self.logit(x).squeeze(1)
+        return logits
+
+
+def area_average(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Share of foreground under each cell of a coarser grid: (B, H, W) to (B, h, w)."""
+    return functional.adaptive_avg_pool2d(mask[:, None], size).squeeze(1)
+
+
+def summed_bce(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy of sigmoid(logits), summed over positions, averaged over the batch: both (B, h, w)."""
+    return functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(logits)

@@ -1,0 +1,299 @@
+"""What `risbench run` does: train (or open a checkpoint), predict, score, record.
+
+A run is a folder: run.toml (the job), recipe.toml (resolved), log.jsonl, checkpoints/, and for each split and protocol
+predictions/, rows/ and records/.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tomllib
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from risbench import (
+    checkpoint,
+    datasets,
+    dist,
+    methods,
+    metrics,
+    predict,
+    progress,
+    protocol,
+    recipe,
+    record,
+    references,
+    score,
+)
+from risbench.api import Method, Tokenizer
+from risbench.checkpoint import Checkpoint, Facts
+from risbench.data import loader, source
+from risbench.data.index import Index
+from risbench.data.loader import Samples
+from risbench.errors import InputError
+from risbench.predict import Predictor
+from risbench.predictions import Header, Predictions
+from risbench.protocol import Protocol
+from risbench.recipe import Recipe
+from risbench.record import Record
+from risbench.train import Trainer
+
+
+class Job(BaseModel):
+    """What was asked for; kept in run.toml, so that --resume needs nothing but the folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str = ""
+    dataset: str
+    variants: list[str] = []
+    overrides: list[str] = []
+    splits: list[str] = []
+    protocols: list[str] = ["original"]
+    seed: int = 0
+    checkpoint: str = ""
+    init: str = ""
+    data_root: str = ""
+    images: str = ""
+    partial: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Write run.toml."""
+        lines = [f"{key} = {recipe.toml(value)}" for key, value in self.model_dump().items()]
+        (folder / "run.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """Read run.toml of a run that is to be resumed."""
+        path = folder / "run.toml"
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise InputError(f"{folder} is not a run: it holds no run.toml. Give a folder such as runs/ID.") from None
+        except (tomllib.TOMLDecodeError, ValidationError) as error:
+            raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}). Start a new run.") from None
+
+
+@dataclass
+class Run:
+    """One job in its folder."""
+
+    job: Job
+    folder: Path
+    fabric: Fabric
+    settings: Recipe
+    variants: list[str]
+
+    @cached_property
+    def index(self) -> Index:
+        """The evaluated data set."""
+        return self._open(self.job.dataset)
+
+    @cached_property
+    def training(self) -> list[Index]:
+        """The data sets that are trained on."""
+        names = self.settings.train.datasets or [self.job.dataset]
+        return [self.index if name == self.job.dataset else self._open(name) for name in names]
+
+    def _open(self, name: str) -> Index:
+        if self.fabric.global_rank == 0:  # generates and builds what is missing
+            source.open_index(name, self.job.data_root, self.job.images, self.job.partial)
+        dist.barrier(self.fabric)
+        return source.open_index(name, self.job.data_root, self.job.images, self.job.partial)
+
+    def splits(self) -> list[str]:
+        """The splits that are asked for, or all evaluation splits."""
+        card = self.index.card
+        asked = self.job.splits or [name for name in self.index.split_names() if card.splits[name].evaluation]
+        for name in asked:
+            self.index.split(name)
+        return asked
+
+    def train(self, resume: bool) -> Checkpoint:
+        """Train, and return the best checkpoint."""
+        job = self.job
+        places = loader.training_places(self.training, self.index)
+        sources = [(index, index.split("train")) for index in self.training]
+        torch.manual_seed(job.seed)
+        model, tokenizer = self._start(sources, places)
+        samples = Samples(sources, places, self.settings.text.field, tokenizer, self.settings.image, with_masks=True)
+        facts = Facts(
+            method=job.method,
+            variants=self.variants,
+            training_data=[index.card.name for index in self.training] + self.settings.train.pretraining,
+            weights=model.weights,
+            seed=job.seed,
+            epoch=0,
+            training_seconds=0.0,
+        )
+        if self.fabric.global_rank == 0:
+            size = sum(parameter.numel() for parameter in model.parameters())
+            progress.say(f"{self.folder.name}: {len(places)} training expressions, {size:,} parameters")
+        trainer = Trainer(
+            model,
+            tokenizer,
+            self.settings,
+            samples,
+            self._validate(tokenizer),
+            self.folder,
+            facts,
+            job.seed,
+            self.fabric,
+        )
+        trainer.fit(resume)
+        return Checkpoint(self.folder / "checkpoints" / "best")
+
+    def _start(self, sources: list[Any], places: list[tuple[int, int]]) -> tuple[Method, Tokenizer]:
+        """A new model, or that of --init with its weights and words."""
+        cls = methods.load(self.job.method)
+        if self.job.init:
+            given = Checkpoint(Path(self.job.init))
+            tokenizer = given.tokenizer()
+            model = cls.build(checkpoint.without_pretrained(self.settings), tokenizer)
+            checkpoint.load_weights(model, given.weights)
+            model.weights = f"checkpoint {given.facts.sha256[:12]} ({given.facts.weights})"
+            return model, tokenizer
+        texts = [(split.raw if self.settings.text.field == "raw" else split.sent) for _, split in sources]
+        tokenizer = cls.tokenizer(self.settings, [texts[source][row] for source, row in places])
+        return cls.build(self.settings, tokenizer), tokenizer
+
+    def _validate(self, tokenizer: Tokenizer) -> Any:
+        """Validation while training: predictions, rows, metrics, as in the final evaluation."""
+        chosen = protocol.load(self.job.protocols[0])
+        if "val" not in self.index.split_names():
+            raise InputError(
+                f"{self.index.card.name} holds no split val, on which training chooses its checkpoint. "
+                f"Evaluate a trained one with --checkpoint; the splits are {', '.join(self.index.split_names())}."
+            )
+        split = self.index.split("val")
+        path = self.folder / "predictions" / "validation.parquet"
+
+        def validate(model: Method) -> dict[str, float | None]:
+            predictor = self._predictor(model, tokenizer, chosen)
+            header = Header(
+                dataset=self.index.card.name, split="val", input=dict(predictor.inputs), method=self.job.method
+            )
+            if self.fabric.global_rank == 0:  # what an interrupted validation left is of other weights
+                shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
+            found = predict.predict(predictor, self.index, split, header, path, "val")
+            rows = score.rows(found, self.index, "val", chosen)
+            return metrics.compute(metrics.Sums.of(rows, chosen.score))
+
+        return validate
+
+    def _predictor(self, model: Method, tokenizer: Tokenizer, chosen: Protocol) -> Predictor:
+        return Predictor(
+            model.to(self.fabric.device), tokenizer, self.settings, predict.inputs(self.settings, chosen), self.fabric
+        )
+
+    def evaluate(self, opened: Checkpoint) -> list[Record]:
+        """Predict, score and record every split under every protocol."""
+        predictors = {name: self.predictor(opened, name) for name in self.job.protocols}
+        return [self._record(opened, predictors[name], split, name) for split in self.splits() for name in predictors]
+
+    def predictor(self, opened: Checkpoint, name: str) -> Predictor:
+        """The checkpoint's model under a protocol."""
+        model, tokenizer = opened.model()
+        return self._predictor(model, tokenizer, protocol.load(name))
+
+    def predict(self, opened: Checkpoint, predictor: Predictor, split: str, path: Path) -> Predictions:
+        """Predict a split to a file that says what made it."""
+        header = Header(
+            dataset=self.index.card.name,
+            split=split,
+            input=dict(predictor.inputs),
+            method=opened.facts.method,
+            variants=opened.facts.variants,
+            checkpoint=opened.facts.sha256,
+            recipe=self.settings.model_dump(),
+            versions=record.environment()["versions"],
+        )
+        return predict.predict(predictor, self.index, self.index.split(split), header, path, path.stem)
+
+    def _record(self, opened: Checkpoint, predictor: Predictor, split: str, name: str) -> Record:
+        chosen = protocol.load(name)
+        found = self.predict(opened, predictor, split, self.folder / "predictions" / f"{split}-{name}.parquet")
+        facts = {
+            "seed": opened.facts.seed,
+            "training_data": opened.facts.training_data,
+            "weights": opened.facts.weights,
+            "device": dist.device_name(self.fabric),
+            "cost": self._cost(opened, predictor, split),
+        }
+        folder = self.folder if self.fabric.global_rank == 0 else None
+        shuffled = references.permuted(found, self.index.split(split))
+        record.keep(folder, shuffled, self.index, split, chosen, control=references.PERMUTED, **facts)
+        return record.keep(folder, found, self.index, split, chosen, **facts)
+
+    def _cost(self, opened: Checkpoint, predictor: Predictor, split: str) -> dict[str, float | int | None]:
+        """What the method costs: FLOPs of one expression and its image; memory of this process at its highest."""
+        samples = predictor.samples(self.index, self.index.split(split))
+        batch = self.fabric.to_device(samples[[0]].batch)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            predictor.model.predict(batch)
+        cuda = self.fabric.device.type == "cuda"
+        return {
+            "parameters": sum(p.numel() for p in predictor.model.parameters()),
+            "flops": counter.get_total_flops(),
+            "training_seconds": opened.facts.training_seconds,
+            "expressions_per_second": round(predict.speed(predictor, self.index, self.index.split(split)), 2),
+            "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else memory(),
+        }
+
+
+def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
+    """Resolve the recipe and open the folder of a run, a new one below `runs` or the one to be resumed."""
+    settings, variants = settings_of(job)
+    fabric = dist.start(settings.train.precision)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    named = [job.method, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp]
+    folder = resume or Path(dist.from_main(fabric, str(runs / "-".join(Path(part).name for part in named))))
+    if fabric.global_rank == 0 and resume is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        job.write(folder)
+        (folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
+    dist.barrier(fabric)
+    return Run(job, folder, fabric, settings, variants)
+
+
+def predict_to(job: Job, output: Path) -> None:
+    """Predict one split of a job with its checkpoint, and write nothing but the predictions file."""
+    settings, variants = settings_of(job)
+    run = Run(job, output.parent, dist.start(settings.train.precision), settings, variants)
+    opened = Checkpoint(Path(job.checkpoint))
+    run.predict(opened, run.predictor(opened, job.protocols[0]), run.splits()[0], output)
+
+
+def settings_of(job: Job) -> tuple[Recipe, list[str]]:
+    """The resolved recipe of a job and its variants: the checkpoint's, or the method's."""
+    if job.checkpoint:
+        opened = Checkpoint(Path(job.checkpoint))
+        if job.method and job.method != opened.facts.method:
+            raise InputError(
+                f"{job.checkpoint} is a checkpoint of {opened.facts.method}, not of {job.method}. Leave --method out."
+            )
+        if job.variants:
+            raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
+        settings, _ = recipe.load(opened.folder / "recipe.toml", [], job.overrides)
+        return settings, opened.facts.variants
+    card = datasets.load(job.dataset)
+    settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
+    if settings.text.max_tokens:
+        return settings, variants
+    together = [card, *(datasets.load(name) for name in settings.train.datasets)]
+    words = max(each.max_words for each in together)
+    return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})}), variants
+
+
+def memory() -> int:
+    """Highest resident memory of this process in bytes (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

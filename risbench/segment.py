@@ -1,0 +1,72 @@
+"""One image, one expression: the mask drawn over the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image as PIL
+
+from risbench import dist, predict, protocol
+from risbench.api import Batch
+from risbench.checkpoint import Checkpoint
+from risbench.data import images
+from risbench.data.loader import Item
+from risbench.errors import InputError
+from risbench.predict import Predictor
+from risbench.rle import Mask
+
+_COLOUR = (255, 40, 60)
+_WEIGHT = 0.5  # of the colour over the image
+
+
+def draw(checkpoint: Path, image: Path, expression: str, output: Path) -> float:
+    """Write a picture of the image, the mask and the peak; return the share of the image that the mask covers."""
+    opened = Checkpoint(checkpoint)
+    model, tokenizer = opened.model()
+    chosen = predict.inputs(opened.recipe, protocol.load("original"))
+    fabric = dist.start(opened.recipe.train.precision)
+    predictor = Predictor(model.to(fabric.device).eval(), tokenizer, opened.recipe, chosen, fabric)
+    picture = images.read(image)
+    place = images.frame((picture.height, picture.width), predictor.image())
+    batch = Batch(
+        image=images.to_input(picture, place, predictor.image())[None],  # (1, 3, side, side)
+        image_index=torch.tensor([0]),
+        words=tokenizer([expression]),
+        mask=None,
+    )
+    with torch.inference_mode():
+        masks, peaks = predict.masks(predictor, Item(batch, [0], [place]))
+    mask = masks[0].cpu().numpy()
+    _write(_figure(picture, mask, peaks[0], expression), output)
+    return float(mask.mean())
+
+
+def _figure(picture: PIL.Image, mask: Mask, peak: tuple[int, int] | None, expression: str) -> Figure:
+    pixels = np.asarray(picture).astype(np.float64)
+    pixels[mask] = (1 - _WEIGHT) * pixels[mask] + _WEIGHT * np.array(_COLOUR)
+    height = 6.0 * picture.height / picture.width
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, height + 0.5), layout="constrained")
+    axes[0].imshow(picture)
+    axes[1].imshow(pixels.astype(np.uint8))
+    if mask.any() and not mask.all():
+        axes[1].contour(mask, levels=[0.5], colors="white", linewidths=1)
+    if peak is not None:
+        axes[1].plot(peak[1], peak[0], "+", color="yellow", markersize=12, markeredgewidth=2)
+    for axis in axes:
+        axis.axis("off")
+    figure.suptitle(expression)
+    return figure
+
+
+def _write(figure: Figure, output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=100)
+    except (OSError, ValueError) as error:
+        raise InputError(f"The picture {output} cannot be written: {error}. Give another --output.") from None
+    finally:
+        pyplot.close(figure)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PIL
+from torch.nn import functional
+
+from risbench.data import images
+from risbench.errors import InputError
+from risbench.recipe import Image
+
+STRETCH = Image(
+    size=64, geometry="stretch", border=127, resampling="bilinear", mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]
+)
+LETTERBOX = STRETCH.model_copy(update={"geometry": "letterbox"})
+
+
+def test_a_letterbox_keeps_the_aspect_and_is_centred() -> None:
+    place = images.frame((32, 128), LETTERBOX)
+    assert (place.top, place.left, place.height, place.width) == (24, 0, 16, 64)
+
+
+def test_the_border_is_grey_and_the_image_inside_is_the_resized_one() -> None:
+    image = PIL.fromarray(np.full((32, 64, 3), 255, np.uint8))
+    pixels = images.to_input(image, images.frame((32, 64), LETTERBOX), LETTERBOX)
+    assert pixels.shape == (3, 64, 64)
+    assert (pixels[:, :16] == 127 / 255).all() and (pixels[:, 48:] == 127 / 255).all()
+    assert (pixels[:, 16:48] == 1).all()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (100, 37)])
+def test_stretched_probabilities_are_sampled_as_torch_interpolates(size: tuple[int, int]) -> None:
+    probability = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    ours = images.to_size(probability, images.frame(size, STRETCH))
+    torchs = functional.interpolate(probability[None], size, mode="bilinear", align_corners=False)[0]
+    assert torch.allclose(ours, torchs, atol=1e-5)
+
+
+def test_equal_sizes_are_not_sampled() -> None:
+    probability = torch.rand(1, 64, 64)
+    assert images.to_size(probability, images.frame((64, 64), STRETCH)) is probability
+
+
+@pytest.mark.parametrize("recipe", [STRETCH, LETTERBOX])
+def test_a_mask_taken_to_the_input_and_back_stays_where_it_is(recipe: Image) -> None:
+    mask = np.zeros((40, 64), dtype=np.bool_)
+    mask[8:24, 16:48] = True
+    place = images.frame((40, 64), recipe)
+    back = images.to_size(images.mask_to_input(mask, place)[None], place)[0] > 0.5
+    assert (back.numpy() ^ mask).mean() < 0.02
+
+
+def test_a_peak_comes_back_to_the_pixel_it_was_seen_at() -> None:
+    place = images.frame((40, 64), LETTERBOX)  # 12 rows of border above and below, scale 1
+    assert images.peak_to_size((20, 30), (64, 64), place) == (8, 30)
+    assert images.peak_to_size((0, 0), (64, 64), place) == (0, 0)  # in the border: the nearest pixel
+    assert images.peak_to_size((7, 7), (16, 16), place) == (18, 30)  # the centre of a 4 x 4 cell
+
+
+def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    PIL.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-900])
+    with pytest.raises(InputError, match="cut.jpg cannot be read"):
+        images.read(path)
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no image .*gone.jpg.*--images"):
+        images.read(tmp_path / "gone.jpg")
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
+    PIL.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"10 x 20 .*instances.json says 20 x 10"):
+        images.read(tmp_path / "a.png", (20, 10))
+
+
+def test_grey_and_palette_images_become_rgb(tmp_path: Path) -> None:
+    PIL.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "grey.png")
+    assert np.asarray(images.read(tmp_path / "grey.png")).shape == (4, 4, 3)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from risbench import methods, recipe
+from risbench.data import loader
+from risbench.data.index import Index, Split
+from risbench.data.loader import Samples
+from risbench.data.text import WordTokenizer
+from risbench.errors import InputError
+
+SETTINGS, _ = recipe.load(methods.recipe_file("lts"), ["tiny"])
+
+
+def samples(index: Index, name: str, with_masks: bool = True) -> Samples:
+    split = index.split(name)
+    places = [(0, row) for row in range(len(split))]
+    tokenizer = WordTokenizer.build(split.sent, 6)
+    return Samples([(index, split)], places, "sent", tokenizer, SETTINGS.image, with_masks)
+
+
+def test_an_image_is_in_a_batch_once_and_each_expression_points_to_it(small_index: Index) -> None:
+    train = samples(small_index, "train")
+    item = train[list(range(len(train)))]
+    image_ids = small_index.split("train").image_id
+    assert item.batch.image.shape == (len(np.unique(image_ids)), 3, 96, 96)
+    for number, image in enumerate(item.batch.image_index.tolist()):
+        alone = train[[number]].batch
+        assert torch.equal(alone.image[0], item.batch.image[image])
+        assert alone.mask is not None and item.batch.mask is not None
+        assert torch.equal(alone.mask[0], item.batch.mask[number])
+
+
+def test_the_mask_lies_where_the_object_was_drawn(small_index: Index) -> None:
+    train = samples(small_index, "train")
+    row = small_index.split("train").sent.index("the red thing")
+    item = train[[row]]
+    assert item.batch.mask is not None
+    pixels = item.batch.image[0] * torch.tensor(SETTINGS.image.std)[:, None, None]
+    red = pixels[0] + SETTINGS.image.mean[0] > 0.8
+    overlap = (red & (item.batch.mask[0] > 0)).sum() / (red | (item.batch.mask[0] > 0)).sum()
+    assert overlap > 0.85
+
+
+def test_evaluation_batches_are_whole_images_in_order(small_index: Index) -> None:
+    split = small_index.split("train")
+    batches = loader.whole_images(split, 2)
+    assert [number for batch in batches for number in batch] == list(range(len(split)))
+    assert [len(np.unique(split.image_id[batch])) for batch in batches] == [2, 1]
+
+
+def test_an_epoch_holds_every_expression_once_and_depends_on_seed_and_epoch() -> None:
+    batches = loader.epoch_batches(20, 5, seed=0, epoch=3)
+    assert sorted(number for batch in batches for number in batch) == list(range(20))
+    assert batches == loader.epoch_batches(20, 5, seed=0, epoch=3)
+    assert batches != loader.epoch_batches(20, 5, seed=0, epoch=4)
+    assert batches != loader.epoch_batches(20, 5, seed=1, epoch=3)
+    assert len(loader.epoch_batches(24, 5, 0, 0)) == 4
+
+
+def test_a_batch_larger_than_the_training_set_is_refused() -> None:
+    with pytest.raises(InputError, match="3 training expressions, fewer than train.batch_size=5"):
+        loader.epoch_batches(3, 5, 0, 0)
+
+
+@pytest.mark.parametrize(("accumulate", "processes"), [(1, 1), (3, 1), (1, 2), (2, 3)])
+def test_shares_cut_every_batch_without_loss(accumulate: int, processes: int) -> None:
+    batches = loader.epoch_batches(40, 20, 0, 0)
+    shares = [loader.shares(batches, accumulate, rank, processes) for rank in range(processes)]
+    assert {len(share) for share in shares} == {accumulate * len(batches)}
+    for number, batch in enumerate(batches):
+        pieces = [piece for share in shares for piece in share[number * accumulate : (number + 1) * accumulate]]
+        assert sorted(n for piece in pieces for n in piece) == sorted(batch)
+
+
+def test_several_data_sets_leave_out_the_images_of_every_evaluation_split(small_index: Index) -> None:
+    other = _validating_on_image_1(small_index)
+    places = loader.training_places([small_index, other], small_index)
+    train = small_index.split("train")
+    assert {int(train.image_id[row]) for _, row in places} == {2, 3}
+    assert {source for source, _ in places} == {0, 1}
+
+
+def test_when_nothing_is_left_to_train_on_it_says_so(small_index: Index) -> None:
+    other = _validating_on_image_1(small_index, images=(1, 2, 3))
+    with pytest.raises(InputError, match="No training expression is left"):
+        loader.training_places([other], small_index)
+
+
+def test_one_data_set_keeps_its_train_split(small_index: Index) -> None:
+    assert len(loader.training_places([small_index], small_index)) == len(small_index.split("train"))
+
+
+def test_samples_pickle_for_loader_processes(small_index: Index) -> None:
+    train = samples(small_index, "train")
+    copy = pickle.loads(pickle.dumps(train))
+    assert torch.equal(copy[[0]].batch.image, train[[0]].batch.image)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_processes_keep_the_order(small_index: Index, workers: int) -> None:
+    train = samples(small_index, "train")
+    batches = [[3, 1], [0], [5, 2, 4]]
+    assert [item.numbers for item in loader.load(train, batches, workers)] == batches
+
+
+def _validating_on_image_1(index: Index, images: tuple[int, ...] = (1,)) -> Index:
+    """Another data set over the same images, whose val holds training images of the first."""
+
+    class Other(Index):
+        def split(self, name: str) -> Split:
+            if name != "val":
+                return super().split(name)
+            train = super().split("train")
+            rows = np.flatnonzero(np.isin(train.image_id, images))
+            return replace(train, name="val", image_id=train.image_id[rows])
+
+    card = index.card.model_copy(update={"name": "other"})
+    return Other(card, index.hash, index.partial, index.images_folder, index.folder)

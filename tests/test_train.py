@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from risbench import run as running
+from risbench.errors import InputError
+from risbench.run import Job
+from risbench.train import Trainer
+
+SHORT = ["train.batch_size=4", "train.epochs=3", "train.milestones=[2]", "image.size=64"]
+
+
+@pytest.fixture
+def job(small_root: Path, small_card: Path) -> Job:
+    return Job(method="lts", dataset=str(small_card), overrides=SHORT, data_root=str(small_root), splits=["val"])
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / name / "weights.safetensors")
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Let the process die in the middle of the following epoch."""
+    step = Trainer._step
+
+    def dying(self: Trainer, *arguments: object) -> dict[str, float]:
+        if self.position.epoch == epochs:
+            raise KeyboardInterrupt
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "_step", dying)
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = running.start(job, tmp_path / "whole")
+    whole.train(resume=False)
+
+    with monkeypatch.context() as patch:
+        killed_after(patch, 1)
+        killed = running.start(job, tmp_path / "killed")
+        with pytest.raises(KeyboardInterrupt):
+            killed.train(resume=False)
+    resumed = running.start(Job.read(killed.folder), tmp_path, resume=killed.folder)
+    resumed.train(resume=True)
+
+    assert same(weights(whole.folder), weights(resumed.folder))
+    assert same(weights(whole.folder, "best"), weights(resumed.folder, "best"))
+    lines = [logged(whole.folder), logged(resumed.folder)]
+    for line in (*lines[0], *lines[1]):
+        line.pop("seconds", None)
+    assert lines[0] == lines[1]
+
+
+def test_seeds_repeat_and_differ(job: Job, tmp_path: Path) -> None:
+    folders = []
+    for number, seed in enumerate((0, 0, 1)):
+        run = running.start(job.model_copy(update={"seed": seed}), tmp_path / str(number))
+        run.train(resume=False)
+        folders.append(run.folder)
+    assert same(weights(folders[0]), weights(folders[1]))
+    assert not same(weights(folders[0]), weights(folders[2]))
+
+
+def test_the_log_has_losses_and_validation_of_each_epoch(job: Job, tmp_path: Path) -> None:
+    run = running.start(job, tmp_path)
+    run.train(resume=False)
+    lines = logged(run.folder)
+    assert [line["epoch"] for line in lines] == [1, 1, 2, 2, 3, 3]
+    assert all(set(line["loss"]) == {"total", "L_seg", "L_loc"} for line in lines[::2])
+    assert all("oIoU" in line["val"] for line in lines[1::2])
+    assert [line["lr"] for line in lines[::2]] == pytest.approx([1e-3, 1e-3, 1e-4])
+
+
+def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_path: Path) -> None:
+    first = running.start(job, tmp_path / "first")
+    first.train(resume=False)
+    again = job.model_copy(
+        update={
+            "init": str(first.folder / "checkpoints" / "last"),
+            "overrides": [*SHORT, "train.lr=1e-12", "train.epochs=1", "train.milestones=[]"],
+        }
+    )
+    second = running.start(again, tmp_path / "second")
+    opened = second.train(resume=False)
+    before, after = weights(first.folder), weights(second.folder)
+    learned = [name for name in before if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learned)
+    assert opened.facts.weights.startswith("checkpoint ")
+
+
+def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path) -> None:
+    """With normalisation frozen, two micro-batches of two give the gradient of one batch of four."""
+    run = running.start(job, tmp_path)
+    sources = [(index, index.split("train")) for index in run.training]
+    torch.manual_seed(0)
+    model, tokenizer = run._start(sources, [(0, row) for row in range(10)])
+    samples = running.Samples(sources, [(0, row) for row in range(10)], "sent", tokenizer, run.settings.image, True)
+    gradients = []
+    for batches in ([[0, 1, 2, 3]], [[0, 1], [2, 3]]):
+        model.zero_grad()
+        for batch in batches:
+            (model.eval().loss(samples[batch].batch)["total"] / len(batches)).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
+    run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.accumulate=2"]}), tmp_path)
+    assert run.train(resume=False).facts.epoch >= 1
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence(job: Job, tmp_path: Path) -> None:
+    run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.lr=1e20"]}), tmp_path)
+    with pytest.raises(InputError, match="no longer finite .*Lower train.lr"):
+        run.train(resume=False)
+
+
+def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run.toml"):
+        Job.read(tmp_path)
+
+
+def test_a_data_set_without_val_cannot_choose_a_checkpoint(job: Job, small_root: Path, tmp_path: Path) -> None:
+    card = (small_root / "small.toml").read_text().replace("\nval =", "\nvalidation =")
+    root = shutil.copytree(small_root, tmp_path / "root")
+    (root / "other.toml").write_text(card)
+    run = running.start(
+        job.model_copy(update={"dataset": str(root / "other.toml"), "data_root": str(root)}), tmp_path / "runs"
+    )
+    with pytest.raises(InputError, match="split"):
+        run.train(resume=False)
