@@ -44,12 +44,19 @@ Resume = Annotated[Path | None, typer.Option(help="Folder of a killed run to go 
 Init = Annotated[str, typer.Option(help="Checkpoint whose weights and words training starts from.")]
 
 
-@app.callback()
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Train, score and compare referring image segmentation methods on RefCOCO, RefCOCO+ and RefCOCOg."""
-    if show:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, score and compare referring image segmentation methods on RefCOCO, RefCOCO+ and RefCOCOg."""
 
 
 @app.command()
@@ -138,8 +145,8 @@ def score(
     from risbench import score as scoring
     from risbench.data import source
 
-    index = source.open_index(dataset, data_root, partial=partial)
-    summary = scoring.score(predictions.read(file), index, split, protocols.load(protocol)).summary
+    chosen, found = protocols.load(protocol), predictions.read(file)
+    summary = scoring.score(found, source.open_index(dataset, data_root, partial=partial), split, chosen).summary
     if as_json:
         print(json.dumps(summary))
         return

@@ -140,16 +140,9 @@ def read(path: Path) -> Record:
 
 
 def find(folders: Sequence[Path]) -> list[Record]:
-    """All records in and below these folders by path; a JSON file that is none is an error, except in checkpoints/."""
+    """All records in and below these folders by path, a copy of another one left out; other JSON is an error."""
     paths = sorted({path.resolve() for folder in folders for path in _json_files(folder)})
-    found: dict[str, Path] = {}
-    records = []
-    for path in paths:
-        records.append(read(path))
-        twin = found.setdefault(records[-1].model_dump_json(), path)
-        if twin != path:
-            raise InputError(f"{path} and {twin} are the same record: remove one, or leave its folder out.")
-    return records
+    return list({record.model_dump_json(): record for record in map(read, paths)}.values())
 
 
 def _json_files(folder: Path) -> list[Path]:

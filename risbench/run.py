@@ -118,6 +118,19 @@ class Run:
             self.index.split(name)
         return asked
 
+    def check(self) -> None:
+        """Refuse before any work what would fail after it."""
+        self.splits()
+        for name in self.job.protocols:
+            protocol.load(name)
+        needed = [] if self.job.checkpoint else [(index, "train") for index in self.training] + [(self.index, "val")]
+        for index, name in needed:
+            if name not in index.split_names():
+                raise InputError(
+                    f"This copy of {index.card.name} holds no split {name}, which training needs. Evaluate a trained "
+                    f"checkpoint with --checkpoint; the splits are {', '.join(index.split_names())}."
+                )
+
     def train(self, resume: bool) -> Checkpoint:
         """Train, and return the best checkpoint."""
         job = self.job
@@ -169,11 +182,6 @@ class Run:
     def _validate(self, tokenizer: Tokenizer) -> Any:
         """Validation while training: predictions, rows, metrics, as in the final evaluation."""
         chosen = protocol.load(self.job.protocols[0])
-        if "val" not in self.index.split_names():
-            raise InputError(
-                f"{self.index.card.name} holds no split val, on which training chooses its checkpoint. "
-                f"Evaluate a trained one with --checkpoint; the splits are {', '.join(self.index.split_names())}."
-            )
         split = self.index.split("val")
         path = self.folder / "predictions" / "validation.parquet"
 
@@ -251,18 +259,20 @@ class Run:
 
 
 def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
-    """Resolve the recipe and open the folder of a run, a new one below `runs` or the one to be resumed."""
+    """Check a job, and open the folder of its run: a new one below `runs`, or the one to be resumed."""
     settings, variants = settings_of(job)
     fabric = dist.start(settings.train.precision)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    named = [job.method, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp]
-    folder = resume or Path(dist.from_main(fabric, str(runs / "-".join(Path(part).name for part in named))))
+    named = [Path(job.method or job.checkpoint).name, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp]
+    folder = resume or Path(dist.from_main(fabric, str(runs / "-".join(named))))
+    run = Run(job, folder, fabric, settings, variants)
+    run.check()
     if fabric.global_rank == 0 and resume is None:
         folder.mkdir(parents=True, exist_ok=True)
         job.write(folder)
         (folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
     dist.barrier(fabric)
-    return Run(job, folder, fabric, settings, variants)
+    return run
 
 
 def predict_to(job: Job, output: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -137,12 +138,12 @@ def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         Job.read(tmp_path)
 
 
-def test_a_data_set_without_val_cannot_choose_a_checkpoint(job: Job, small_root: Path, tmp_path: Path) -> None:
-    card = (small_root / "small.toml").read_text().replace("\nval =", "\nvalidation =")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_training_needs_its_splits_before_it_begins(job: Job, small_root: Path, tmp_path: Path, split: str) -> None:
     root = shutil.copytree(small_root, tmp_path / "root")
-    (root / "other.toml").write_text(card)
-    run = running.start(
-        job.model_copy(update={"dataset": str(root / "other.toml"), "data_root": str(root)}), tmp_path / "runs"
-    )
-    with pytest.raises(InputError, match="split"):
-        run.train(resume=False)
+    refs = [ref for ref in pickle.loads((root / "small" / "refs(unc).p").read_bytes()) if ref["split"] != split]
+    (root / "small" / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    partial = job.model_copy(update={"data_root": str(root), "partial": True, "splits": []})
+    with pytest.raises(InputError, match=f"holds no split {split}"):
+        running.start(partial, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -101,9 +101,14 @@ class Index:
 
     def split(self, name: str) -> Split:
         """The expressions of a split."""
-        if name not in self.split_names():
-            copy = "this partial copy of " if self.partial and name in self.card.splits else ""
-            raise unknown(f"split of {copy}{self.card.name}", name, self.split_names())
+        known = self.split_names()
+        if name not in known and name in self.card.splits:
+            raise InputError(
+                f"This copy of {self.card.name} holds nothing of the split {name!r}, only of "
+                f"{', '.join(known) or 'none'}. Take one of those, or copy the complete data set."
+            )
+        if name not in known:
+            raise unknown(f"split of {self.card.name}", name, known)
         rows = self._expressions.slice(self._about["splits"][name]["start"], self._about["splits"][name]["expressions"])
         ids = {key: _array(rows, key) for key in ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")}
         texts = {key: rows.column(key).to_pylist() for key in ("raw", "sent", "kind")}

@@ -6,6 +6,7 @@ users fetch from mirrors, so only the opcodes for plain containers, strings and 
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
 from pathlib import Path
@@ -25,10 +26,10 @@ class _Plain(pickle.Unpickler):
 
 
 def load(path: Path) -> Any:
-    """Read plain containers, strings and numbers; Python 2 byte strings become str (UTF-8, else latin-1)."""
+    """Read plain containers, strings and numbers; byte strings of Python 2 are UTF-8, and latin-1 where they are not."""
     data = path.read_bytes()
     try:
-        return _decoded(_Plain(io.BytesIO(data), encoding="bytes").load(), {})
+        return _Plain(io.BytesIO(data), encoding="utf-8", errors=_latin1.__name__).load()
     except InputError as refusal:
         reason = str(refusal)
     except Exception as error:  # the pickle module promises no fixed set of exceptions for a damaged file
@@ -36,23 +37,10 @@ def load(path: Path) -> Any:
     raise InputError(f"{path} was refused: {reason}. Fetch the file again from a source that you trust.")
 
 
-def _decoded(value: Any, done: dict[int, Any]) -> Any:
-    """Copy `value` with every byte string decoded; containers that occur twice stay shared."""
-    if isinstance(value, bytes):
-        return _text(value)
-    if not isinstance(value, dict | list | tuple | set | frozenset):
-        return value
-    if id(value) not in done:
-        done[id(value)] = None  # a container that holds itself ends here
-        if isinstance(value, dict):
-            done[id(value)] = {_decoded(k, done): _decoded(v, done) for k, v in value.items()}
-        else:
-            done[id(value)] = type(value)(_decoded(item, done) for item in value)
-    return done[id(value)]
+def _latin1(error: UnicodeError) -> tuple[str, int]:
+    """Read the bytes that are no UTF-8 as latin-1."""
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("latin-1"), error.end
 
 
-def _text(value: bytes) -> str:
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+codecs.register_error(_latin1.__name__, _latin1)

@@ -192,8 +192,9 @@ def _defect(segmentation: Any, size: rle.Size) -> str | None:
         return _rle_defect(segmentation, size)
     if not isinstance(segmentation, list):
         return "has no segmentation"
-    defects = filter(None, map(_polygon_defect, segmentation))
-    return next(defects, None if _areal(segmentation) else "has no segmentation")
+    if defect := next(filter(None, map(_polygon_defect, segmentation)), None):
+        return defect
+    return None if _areal(segmentation) else "has no polygon of three points or more"
 
 
 def _rle_defect(segmentation: dict[str, Any], size: rle.Size) -> str | None:

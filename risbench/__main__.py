@@ -1,0 +1,5 @@
+"""`python -m risbench`, which torchrun starts."""
+
+from risbench.cli import main
+
+main()

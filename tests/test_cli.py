@@ -1,0 +1,191 @@
+"""The command line as a user meets it: whole commands, in this process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from risbench import cli, predictions, references
+from risbench.data.index import Index
+
+Answer = tuple[int, str, str]
+Ask = Callable[..., Answer]
+SHORT = ["train.batch_size=4", "train.epochs=1", "train.milestones=[]", "image.size=64"]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ask:
+    """Run risbench in an empty folder; return exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Answer:
+        monkeypatch.setattr("sys.argv", ["risbench", *map(str, arguments)])
+        try:
+            cli.main()
+            code: object = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capsys.readouterr()
+        assert isinstance(code, int), code
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def where(small_root: Path, small_card: Path) -> list[str]:
+    return ["--dataset", str(small_card), "--data-root", str(small_root)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, small_root: Path, small_card: Path) -> Path:
+    """A checkpoint of one short epoch."""
+    from risbench import run as running
+
+    job = running.Job(method="lts", dataset=str(small_card), overrides=SHORT, data_root=str(small_root))
+    return running.start(job, tmp_path_factory.mktemp("runs")).train(resume=False).folder
+
+
+def test_one_command_trains_predicts_scores_and_records(ask: Ask, where: list[str], tmp_path: Path) -> None:
+    code, out, err = ask("run", "--method", "lts", *where, "--split", "val,testA", "--seed", "0,1", "--json", *SHORT)
+    assert code == 0, err
+    records = json.loads(out)
+    assert [(r["split"], r["seed"]) for r in records] == [("val", 0), ("testA", 0), ("val", 1), ("testA", 1)]
+    assert all(r["variants"] == ["tiny"] and r["n"] and r["cost"]["flops"] > 0 for r in records)
+    for folder in (tmp_path / "runs").iterdir():
+        for kind, suffix in (("predictions", "parquet"), ("rows", "parquet"), ("records", "json")):
+            assert (folder / kind / f"val-original.{suffix}").is_file()
+        assert (folder / "records" / "val-original-permuted.json").is_file()
+
+    code, out, _ = ask("table", "--format", "csv")
+    assert code == 0 and "lts" in out and "small" in out
+
+
+def test_a_checkpoint_is_evaluated_under_several_protocols(
+    ask: Ask, where: list[str], trained: Path, tmp_path: Path
+) -> None:
+    options = ["--split", "testB", "--protocol", "original,lts", "--json"]
+    code, out, err = ask("run", "--checkpoint", trained, *where, *options)
+    assert code == 0, err
+    by_run = {r["protocol"]: r for r in json.loads(out)}
+    assert set(by_run) == {"original", "lts"}
+
+    file = tmp_path / "testB.parquet"
+    code, _, err = ask("predict", "--checkpoint", trained, *where, "--split", "testB", "--output", file)
+    assert code == 0, err
+    code, out, _ = ask("score", file, *where, "--split", "testB", "--json")
+    assert json.loads(out)["oIoU"] == by_run["original"]["metrics"]["oIoU"]
+
+
+def test_floors_and_ceilings_are_records_too(ask: Ask, where: list[str]) -> None:
+    code, out, _ = ask("run", "--method", "reference/whole-image,oracle-32", *where, "--split", "val", "--json")
+    assert code == 0
+    floor, ceiling = json.loads(out)
+    assert floor["metrics"]["oIoU"] < 50 < ceiling["metrics"]["oIoU"]
+
+
+def test_score_prints_the_documented_object(ask: Ask, where: list[str], small_index: Index, tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    found = references.predict("largest-object", small_index, "val")
+    lines = [
+        {"sent_id": int(s), "segmentation": {"size": [int(h), int(w)], "counts": c.decode()}}
+        for s, h, w, c in zip(found.sent_id, found.height, found.width, found.counts, strict=True)
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    code, out, _ = ask("score", file, *where, "--split", "val", "--protocol", "lts", "--json")
+    assert code == 0
+    keys = "dataset split protocol n oIoU mIoU P@0.5 P@0.6 P@0.7 P@0.8 P@0.9 pointing intersection union".split()
+    assert set(keys) <= set(json.loads(out))
+    assert json.loads(out)["pointing"] is None
+
+
+def test_segment_draws_a_picture(ask: Ask, trained: Path, small_root: Path, tmp_path: Path) -> None:
+    image = next((small_root / "images" / "small").glob("*.jpg"))
+    output = tmp_path / "out" / "left.png"
+    code, out, err = ask("segment", image, "the left one", "--checkpoint", trained, "--output", output)
+    assert code == 0, err
+    with Image.open(output) as picture:
+        assert picture.width >= 1000
+    assert re.search(r"\d % of the image", out)
+
+
+def test_data_index_and_doctor_say_what_they_found(ask: Ask, small_root: Path, small_card: Path) -> None:
+    code, out, _ = ask("data", "index", small_card, "--data-root", small_root)
+    assert code == 0 and "val: 1 images, 2 refs, 4 expressions" in out
+    code, out, _ = ask("data", "doctor", small_card, "--data-root", small_root)
+    assert code == 0 and "overlapping" in out
+
+
+BAD: list[tuple[list[str], str]] = [
+    (["run", "--method", "ltx"], "Did you mean 'lts'"),
+    (["run"], "Which method?"),
+    (["run", "--method", "lts", "--dataset", "refcoc"], "Did you mean 'refcoco'"),
+    (["run", "--method", "lts", "--dataset", "refcoco", "--data-root", "nowhere"], "nowhere does not exist"),
+    (["run", "--method", "lts", "--variant", "tinny"], "Did you mean 'tiny'"),
+    (["run", "--method", "lts", "--seed", "one"], "--seed 'one'"),
+    (["run", "--method", "lts", "train.epoch=2"], "Did you mean 'train.epochs'"),
+    (["run", "--method", "lts", "--protocol", "orignal"], "Did you mean 'original'"),
+    (["run", "--method", "reference/largest"], "reference"),
+    (["run", "--resume", "nowhere"], "nowhere is not a run"),
+    (["run", "--checkpoint", "nowhere"], "nowhere is not a checkpoint"),
+    (["table", "--format", "docx"], "format 'docx'"),
+    (["table", "--dataset", "refcoc"], "refcoc"),
+    (["table", "--records", "nowhere"], "nowhere"),
+    (["score", "nofile.parquet", "--split", "val"], "nofile.parquet cannot be read"),
+    (["data", "index", "refcoco", "--data-root", "."], "refs(unc).p"),
+    (["predict", "--checkpoint", "nowhere", "--split", "val", "--output", "x.parquet"], "nowhere is not a checkpoint"),
+    (["segment", "none.jpg", "a cup", "--checkpoint", "nowhere"], "nowhere is not a checkpoint"),
+    (["data", "make", "refcoco"], "not generated"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_sentence_and_exit_code_2(ask: Ask, arguments: list[str], words: str, tmp_path: Path) -> None:
+    code, out, err = ask(*arguments)
+    assert code == 2
+    assert words in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert not out and not (tmp_path / "runs").exists()
+
+
+def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: list[str]) -> None:
+    code, _, err = ask("run", "--method", "lts", *where, "--split", "test", *SHORT)
+    assert code == 2 and "test" in err and "epoch 1" not in err
+
+
+def test_a_checkpoint_of_another_method_or_with_variants_is_refused(ask: Ask, where: list[str], trained: Path) -> None:
+    assert "leave --variant out" in ask("run", "--checkpoint", trained, "--variant", "tiny", *where)[2]
+    assert "Leave --method out" in ask("run", "--checkpoint", trained, "--method", "lavt", *where)[2]
+
+
+def test_an_incomplete_predictions_file_names_the_missing(
+    ask: Ask, where: list[str], small_index: Index, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    found = references.predict("whole-image", small_index, "val").take(np.array([0, 1], dtype=np.intp))
+    predictions.write(tmp_path / "half.parquet", found)
+    code, _, err = ask("score", tmp_path / "half.parquet", *where, "--split", "val")
+    missing = [str(s) for s in small_index.split("val").sent_id[2:]]
+    assert code == 2 and all(sent_id in err for sent_id in missing)
+
+
+def test_torch_beside_a_foreign_torchvision_is_recognised(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    from risbench import doctor
+
+    def broken(name: str) -> object:
+        if name == "timm":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return None
+
+    monkeypatch.setattr(doctor, "importlib", SimpleNamespace(import_module=broken, metadata=importlib.metadata))
+    code, out, _ = ask("doctor")
+    assert code == 1
+    assert "BROKEN" in out and "--force-reinstall torch torchvision" in out

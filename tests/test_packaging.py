@@ -1,0 +1,162 @@
+"""The rules that hold the tree together, and the installed package in an environment without torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from risbench import datasets, methods, predictions, references
+from risbench.data.index import Index
+
+ROOT = Path(__file__).parents[1]
+HARNESS = sorted((ROOT / "risbench").rglob("*.py"))
+METHODS = sorted((ROOT / "methods").rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_cards_are_data_and_method_folders_no_package() -> None:
+    assert not list((ROOT / "datasets").rglob("*.py"))
+    assert not (ROOT / "methods" / "__init__.py").exists()
+
+
+def test_the_harness_names_no_method() -> None:
+    names = "|".join(re.escape(name) for name in methods.names())
+    for path in HARNESS:
+        code = ast.parse(path.read_text(encoding="utf-8"))
+        assert not [n for n in imports(path) if re.search(rf"methods\.({names})\b", n)], path
+        if path.name not in ("published.py", "protocol.py"):  # whose data are the papers' rows and rules
+            strings = [n.value for n in ast.walk(code) if isinstance(n, ast.Constant) and n.value in methods.names()]
+            assert not strings, f"{path} compares with {strings}"
+
+
+def test_only_rle_knows_pycocotools_and_only_dist_torch_distributed() -> None:
+    for path in (*HARNESS, *METHODS):
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "rle.py" or not [name for name in imports(path) if name.startswith("pycocotools")]
+        assert path.name == "dist.py" or "torch.distributed" not in text
+
+
+def test_only_metrics_intersects_masks() -> None:
+    users = {path.name for path in (*HARNESS, *METHODS) if "intersect=True" in path.read_text(encoding="utf-8")}
+    assert users == {"rle.py", "metrics.py"}
+
+
+def test_files_and_functions_stay_readable() -> None:
+    for path in (*HARNESS, *METHODS, *(ROOT / "tests").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 420, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that holds the wheel and what it requires without extras: no torch."""
+    folder = tmp_path_factory.mktemp("light")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    for name in _required("risbench"):
+        for file in importlib.metadata.distribution(name).files or []:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (folder / top).exists():
+                (folder / top).symlink_to(Path(str(file.locate())).parents[len(file.parts) - 1] / top)
+    return folder
+
+
+def _required(name: str, seen: set[str] | None = None) -> set[str]:
+    """Distributions that one needs, over all steps, without extras."""
+    seen = set() if seen is None else seen
+    for text in importlib.metadata.distribution(name).requires or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            if requirement.name not in seen:
+                seen.add(requirement.name)
+                _required(requirement.name, seen)
+    return seen
+
+
+def ask(light: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(light), "COLUMNS": "120"}
+    command = [sys.executable, "-S", "-c", "from risbench.cli import main; main()", *arguments]
+    return subprocess.run(command, env=environment, cwd=light, capture_output=True, text=True)
+
+
+def test_the_wheel_carries_methods_cards_and_published_numbers(wheel: Path) -> None:
+    files = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"risbench/methods/{name}/{name}.py" for name in methods.names()} <= files
+    assert {f"risbench/methods/{name}/recipe.toml" for name in methods.names()} <= files
+    assert {f"risbench/datasets/{name}.toml" for name in datasets.names()} <= files
+    assert "risbench/published.csv" in files
+    assert "risbench/py.typed" in files
+
+
+def test_the_light_environment_has_no_torch(light: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(light)}
+    command = [sys.executable, "-S", "-c", "import torch"]
+    answer = subprocess.run(command, env=environment, cwd=light, capture_output=True, text=True)
+    assert "No module named 'torch'" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], "segment"),
+        (["--version"], "0."),
+        (["list"], "lts"),
+        (["protocols"], "at_least"),
+        (["data", "list"], "refcocog-google"),
+        (["doctor"], "training is off"),
+        (["table"], "65.43"),
+    ],
+)
+def test_what_needs_no_torch_works_without(light: Path, arguments: list[str], words: str) -> None:
+    answer = ask(light, *arguments)
+    assert answer.returncode == 0, answer.stderr
+    assert words in answer.stdout
+
+
+def test_scoring_and_floors_work_without_torch(
+    light: Path, small_root: Path, small_index: Index, tmp_path: Path
+) -> None:
+    file = tmp_path / "predictions.parquet"
+    predictions.write(file, references.predict("oracle-64", small_index, "val"))
+    where = ["--dataset", str(small_root / "small.toml"), "--data-root", str(small_root), "--split", "val", "--json"]
+    scored = ask(light, "score", str(file), "--protocol", "lts", *where)
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout)["oIoU"] > 90
+    floors = ask(light, "run", "--method", "reference/whole-image", "--runs", str(tmp_path / "runs"), *where)
+    assert floors.returncode == 0, floors.stderr
+    assert json.loads(floors.stdout)[0]["method"] == "reference/whole-image"
+
+
+def test_what_needs_torch_says_which_extra(light: Path) -> None:
+    answer = ask(light, "run", "--method", "lts", "--dataset", "mini")
+    assert answer.returncode == 2
+    assert answer.stderr == "error: This command needs torch: pip install 'risbench[train]'.\n"
