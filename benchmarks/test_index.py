@@ -17,8 +17,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from risbench.data import index
 from risbench.datasets import Card, SplitCounts
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools 2.0.11
-
 IMAGES, REFS, EXPRESSIONS, ANNOTATIONS = 20_000, 50_000, 142_000, 197_000
 CARD = Card(
     name="large",

@@ -52,7 +52,7 @@ class Words(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Expressions with their images. Expressions of one image share it: each image is there once."""
+    """Expressions with their images; several expressions may speak of one image, which is then there once."""
 
     image: Tensor  # (I, 3, H, W) float32, normalised by the recipe's mean and std
     image_index: Tensor  # (B,) int64: which image each expression speaks of

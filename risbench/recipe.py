@@ -54,6 +54,7 @@ class Train(Section):
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0, description="expressions per optimiser step, over all processes")
     accumulate: int = Field(gt=0, description="micro-batches per optimiser step")
+    per_image: int = Field(gt=0, description="expressions of one image in a row, which share its features")
     optimizer: Literal["adam", "adamw"]
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)

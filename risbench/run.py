@@ -138,7 +138,9 @@ class Run:
         sources = [(index, index.split("train")) for index in self.training]
         torch.manual_seed(job.seed)
         model, tokenizer = self._start(sources, places)
-        samples = Samples(sources, places, self.settings.text.field, tokenizer, self.settings.image, with_masks=True)
+        samples = Samples(
+            sources, places, self.settings.text.field, tokenizer, self.settings.image, self.settings.train.per_image
+        )
         facts = Facts(
             method=job.method,
             variants=self.variants,

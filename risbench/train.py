@@ -78,8 +78,8 @@ class Trainer:
     def _epoch(self, wrapped: Any, optimizer: Optimizer) -> None:
         train, epoch, fabric = self.recipe.train, self.position.epoch, self.fabric
         torch.manual_seed(_mixed(self.seed, epoch, fabric.global_rank))
-        batches = loader.epoch_batches(len(self.samples), train.batch_size, self.seed, epoch)
-        mine = loader.shares(batches, train.accumulate, fabric.global_rank, fabric.world_size)
+        batches = loader.epoch_batches(self.samples, train.batch_size, self.seed, epoch)
+        mine = loader.shares(batches, train.accumulate, fabric.global_rank, fabric.world_size, train.per_image)
         items = loader.load(self.samples, mine, train.workers)
         sums: dict[str, float] = defaultdict(float)
         begin = time.perf_counter()

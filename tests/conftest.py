@@ -132,13 +132,6 @@ def _draw(image: dict[str, Any], folder: Path) -> None:
     picture.save(folder / image["file_name"])
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # pycocotools 2.0.11 decodes in a way that NumPy 2 warns of; results are right
-    config.addinivalue_line(
-        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-    )
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference material; the test is skipped where there is none."""

@@ -106,3 +106,9 @@ def test_empty_and_long_texts_are_found(root: Path) -> None:
         "val: 1 expressions have an empty text: sent_id 590",
         "val: 1 expressions have more than 15 words",
     ]
+
+
+def test_partial_copy_without_a_single_ref_is_examined(root: Path) -> None:
+    findings = examine(root, lambda refs: refs.clear())
+    assert findings[0] == "train: 0 images, where the card of small says 3 (tests/conftest.py)"
+    assert len(findings) == 12

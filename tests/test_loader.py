@@ -17,23 +17,32 @@ from risbench.errors import InputError
 SETTINGS, _ = recipe.load(methods.recipe_file("lts"), ["tiny"])
 
 
-def samples(index: Index, name: str, with_masks: bool = True) -> Samples:
+def samples(index: Index, name: str, per_image: int = 1) -> Samples:
     split = index.split(name)
     places = [(0, row) for row in range(len(split))]
     tokenizer = WordTokenizer.build(split.sent, 6)
-    return Samples([(index, split)], places, "sent", tokenizer, SETTINGS.image, with_masks)
+    return Samples([(index, split)], places, "sent", tokenizer, SETTINGS.image, per_image)
 
 
-def test_an_image_is_in_a_batch_once_and_each_expression_points_to_it(small_index: Index) -> None:
-    train = samples(small_index, "train")
-    item = train[list(range(len(train)))]
-    image_ids = small_index.split("train").image_id
-    assert item.batch.image.shape == (len(np.unique(image_ids)), 3, 96, 96)
-    for number, image in enumerate(item.batch.image_index.tolist()):
-        alone = train[[number]].batch
-        assert torch.equal(alone.image[0], item.batch.image[image])
-        assert alone.mask is not None and item.batch.mask is not None
-        assert torch.equal(alone.mask[0], item.batch.mask[number])
+def test_in_evaluation_an_image_is_in_a_batch_once_and_each_expression_points_to_it(small_index: Index) -> None:
+    train = samples(small_index, "train", per_image=0)
+    batch = train[list(range(len(train)))].batch
+    assert batch.image.shape == (len(np.unique(small_index.split("train").image_id)), 3, 96, 96)
+    assert batch.mask is None
+    for number, image in enumerate(batch.image_index.tolist()):
+        assert torch.equal(train[[number]].batch.image[0], batch.image[image])
+
+
+def test_in_training_all_batches_have_one_shape(small_index: Index) -> None:
+    train = samples(small_index, "train", per_image=2)
+    for numbers in loader.epoch_batches(train, 4, seed=0, epoch=0):
+        batch = train[numbers].batch
+        assert batch.mask is not None
+        assert (len(batch.image), len(batch.words.ids), len(batch.mask)) == (2, 4, 4)
+        for number, image, mask in zip(numbers, batch.image_index.tolist(), batch.mask, strict=True):
+            alone = samples(small_index, "train")[[number]].batch
+            assert alone.mask is not None
+            assert torch.equal(alone.image[0], batch.image[image]) and torch.equal(alone.mask[0], mask)
 
 
 def test_the_mask_lies_where_the_object_was_drawn(small_index: Index) -> None:
@@ -54,28 +63,44 @@ def test_evaluation_batches_are_whole_images_in_order(small_index: Index) -> Non
     assert [len(np.unique(split.image_id[batch])) for batch in batches] == [2, 1]
 
 
-def test_an_epoch_holds_every_expression_once_and_depends_on_seed_and_epoch() -> None:
-    batches = loader.epoch_batches(20, 5, seed=0, epoch=3)
-    assert sorted(number for batch in batches for number in batch) == list(range(20))
-    assert batches == loader.epoch_batches(20, 5, seed=0, epoch=3)
-    assert batches != loader.epoch_batches(20, 5, seed=0, epoch=4)
-    assert batches != loader.epoch_batches(20, 5, seed=1, epoch=3)
-    assert len(loader.epoch_batches(24, 5, 0, 0)) == 4
+def test_an_epoch_holds_every_expression_once_and_depends_on_seed_and_epoch(small_index: Index) -> None:
+    train = samples(small_index, "train")
+    batches = loader.epoch_batches(train, 5, seed=0, epoch=3)
+    assert sorted(number for batch in batches for number in batch) == list(range(10))
+    assert batches == loader.epoch_batches(train, 5, seed=0, epoch=3)
+    assert batches != loader.epoch_batches(train, 5, seed=0, epoch=4)
+    assert batches != loader.epoch_batches(train, 5, seed=1, epoch=3)
+    assert len(loader.epoch_batches(train, 4, 0, 0)) == 2
 
 
-def test_a_batch_larger_than_the_training_set_is_refused() -> None:
-    with pytest.raises(InputError, match="3 training expressions, fewer than train.batch_size=5"):
-        loader.epoch_batches(3, 5, 0, 0)
+@pytest.mark.parametrize("per_image", [2, 3, 7])
+def test_groups_are_of_one_image_and_leave_no_expression_out(small_index: Index, per_image: int) -> None:
+    train = samples(small_index, "train", per_image)
+    batches = loader.epoch_batches(train, per_image, seed=0, epoch=0)
+    image_id = small_index.split("train").image_id
+    assert {number for batch in batches for number in batch} == set(range(10))
+    assert all(len(set(image_id[batch])) == 1 and len(batch) == per_image for batch in batches)
 
 
-@pytest.mark.parametrize(("accumulate", "processes"), [(1, 1), (3, 1), (1, 2), (2, 3)])
-def test_shares_cut_every_batch_without_loss(accumulate: int, processes: int) -> None:
-    batches = loader.epoch_batches(40, 20, 0, 0)
-    shares = [loader.shares(batches, accumulate, rank, processes) for rank in range(processes)]
+def test_a_batch_larger_than_the_training_set_is_refused(small_index: Index) -> None:
+    with pytest.raises(InputError, match="10 training expressions, fewer than train.batch_size=11"):
+        loader.epoch_batches(samples(small_index, "train"), 11, 0, 0)
+
+
+@pytest.mark.parametrize(("accumulate", "processes", "per_image"), [(1, 1, 1), (3, 1, 2), (1, 2, 3), (2, 3, 1)])
+def test_shares_cut_every_batch_without_loss(accumulate: int, processes: int, per_image: int) -> None:
+    batches = [list(range(12)), list(range(12, 24))]
+    shares = [loader.shares(batches, accumulate, rank, processes, per_image) for rank in range(processes)]
     assert {len(share) for share in shares} == {accumulate * len(batches)}
     for number, batch in enumerate(batches):
         pieces = [piece for share in shares for piece in share[number * accumulate : (number + 1) * accumulate]]
-        assert sorted(n for piece in pieces for n in piece) == sorted(batch)
+        assert sorted(n for piece in pieces for n in piece) == batch
+        assert all(piece[0] % per_image == 0 for piece in pieces)
+
+
+def test_a_batch_that_cannot_be_cut_evenly_is_refused() -> None:
+    with pytest.raises(InputError, match="batch_size=12 .*take a multiple of 8"):
+        loader.shares([list(range(12))], accumulate=2, rank=0, processes=2, per_image=2)
 
 
 def test_several_data_sets_leave_out_the_images_of_every_evaluation_split(small_index: Index) -> None:

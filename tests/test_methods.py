@@ -44,7 +44,7 @@ def case(method: str, small_index: Index) -> Case:
     cls = methods.load(method)
     tokenizer = cls.tokenizer(settings, expressions)
     places = [(0, row) for row in range(len(split))]
-    samples = Samples([(small_index, split)], places, settings.text.field, tokenizer, settings.image, with_masks=True)
+    samples = Samples([(small_index, split)], places, settings.text.field, tokenizer, settings.image, per_image=1)
     numbers = [0, 1, 4, 5, 7, 8]
     model = cls.build(settings, tokenizer)
     return Case(method, settings, model, tokenizer, samples[numbers].batch, [expressions[n] for n in numbers])
@@ -111,7 +111,7 @@ def test_gradients_reach_every_parameter_that_is_optimised(case: Case) -> None:
     optimizer = torch.optim.SGD(model.parameter_groups(), lr=1e-4)
     for _ in range(2):
         optimizer.zero_grad()
-        model.loss(case.batch)["total"].backward()
+        torch.autograd.backward(model.loss(case.batch)["total"])
         optimizer.step()
     optimised = {id(p) for group in model.parameter_groups() for p in group["params"]}
     without = [n for n, p in model.named_parameters() if id(p) in optimised and (p.grad is None or not p.grad.any())]
@@ -210,7 +210,7 @@ def _trained(case: Case) -> list[Tensor]:
     optimizer = torch.optim.Adam(model.parameter_groups(), lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
-        model.loss(case.batch)["total"].backward()
+        torch.autograd.backward(model.loss(case.batch)["total"])
         optimizer.step()
     return list(model.state_dict().values())
 

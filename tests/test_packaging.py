@@ -95,10 +95,10 @@ def _required(name: str, seen: set[str] | None = None) -> set[str]:
     seen = set() if seen is None else seen
     for text in importlib.metadata.distribution(name).requires or []:
         requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            if requirement.name not in seen:
-                seen.add(requirement.name)
-                _required(requirement.name, seen)
+        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if needed and requirement.name not in seen:
+            seen.add(requirement.name)
+            _required(requirement.name, seen)
     return seen
 
 

@@ -78,8 +78,8 @@ def _load_darknet(network: nn.Module, path: Path) -> str:
     needed = sum(tensor.numel() for tensor in targets)
     if len(numbers) < needed:
         raise InputError(
-            f"{path} holds {len(numbers)} numbers, but this Darknet53 needs {needed}. Give a complete darknet53.conv.74 "
-            "or yolov3.weights, and the full-size model."
+            f"{path} holds {len(numbers)} numbers, but this Darknet53 needs {needed}. Give a complete "
+            "darknet53.conv.74 or yolov3.weights, and the full-size model."
         )
     if not np.isfinite(numbers[:needed]).all():
         raise InputError(f"{path} holds numbers that are not finite: it is damaged, or no darknet file. Get it again.")

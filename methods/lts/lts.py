@@ -51,7 +51,9 @@ class Fusion(nn.Module):
         super().__init__()
         coarse, middle, fine = visual
         self.visual1 = projection(coarse, channels, slope)
-        self.text = nn.Sequential(nn.Linear(text_channels, channels), nn.LeakyReLU(slope))
+        self.text = nn.Sequential(
+            nn.Linear(text_channels, channels, bias=False), nn.BatchNorm1d(channels), nn.LeakyReLU(slope)
+        )
         self.multi1 = projection(channels, channels, slope)
         self.visual2 = projection(middle, channels, slope)
         self.multi2 = projection(2 * channels, channels, slope)

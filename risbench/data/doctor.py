@@ -34,7 +34,7 @@ def _counts(index: Index) -> Iterator[str]:
 
 def _image_files(index: Index, splits: list[Split], decode: bool) -> Iterator[str]:
     """Open every image that a ref lies on, and sort what is wrong by kind."""
-    used = np.unique(np.concatenate([split.image_id for split in splits])).tolist()
+    used = sorted({image_id for split in splits for image_id in split.image_id.tolist()})
     wrong: dict[str, list[str]] = defaultdict(list)
     with progress.bar("Examining images", len(used)) as step:
         for image_id in used:

@@ -298,14 +298,13 @@ def _intact(folder: Path) -> bool:
 def _replace(folder: Path, scratch: Path) -> None:
     """Move scratch/new to `folder`, unless another process was faster; what is damaged there goes to scratch."""
     for attempt in range(3):
+        with suppress(OSError):  # a folder that is there already, complete or damaged, stays
+            os.rename(scratch / "new", folder)
         if _intact(folder):
             return
         with suppress(OSError):
             os.rename(folder, scratch / f"damaged{attempt}")
-        with suppress(OSError):
-            os.rename(scratch / "new", folder)
-    if not _intact(folder):
-        raise InputError(f"The damaged index {folder} cannot be replaced. Delete that folder.")
+    raise InputError(f"The damaged index {folder} cannot be replaced. Delete that folder.")
 
 
 def _check_counts(index: Index, path: Path, partial: bool) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from risbench import rle
@@ -29,14 +30,18 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples(Dataset[Item]):
-    """Expressions of one split or of several data sets; `samples[numbers]` is the batch of these expressions."""
+    """Expressions of one split or of several data sets; `samples[numbers]` is the batch of these expressions.
+
+    In training (per_image > 0) there are masks, and each run of `per_image` expressions brings its image, so that all
+    batches have one shape: convolutions are prepared once for each shape. In evaluation each image is there once.
+    """
 
     sources: Sequence[tuple[Index, Split]]
     places: Sequence[tuple[int, int]]  # (N,) source and row in its split
     field: str  # raw or sent
     tokenizer: Tokenizer
     image: Image
-    with_masks: bool
+    per_image: int
 
     def __len__(self) -> int:
         return len(self.places)
@@ -44,18 +49,25 @@ class Samples(Dataset[Item]):
     def __getitem__(self, numbers: list[int]) -> Item:
         places = [self.places[number] for number in numbers]
         keys = [(source, int(self.sources[source][1].image_id[row])) for source, row in places]
-        order = {key: position for position, key in enumerate(dict.fromkeys(keys))}
-        frames = [images.frame(self.sources[source][0].size(image_id), self.image) for source, image_id in order]
-        pixels = [self._pixels(*key, place) for key, place in zip(order, frames, strict=True)]
-        image_index = [order[key] for key in keys]
+        wanted = keys[:: self.per_image] if self.per_image else list(dict.fromkeys(keys))
+        frames = [images.frame(self.sources[source][0].size(image_id), self.image) for source, image_id in wanted]
+        pixels = [self._pixels(*key, place) for key, place in zip(wanted, frames, strict=True)]
+        image_index = [i // self.per_image if self.per_image else wanted.index(key) for i, key in enumerate(keys)]
         masks = [self._mask(*place, frames[i]) for place, i in zip(places, image_index, strict=True)]
         batch = Batch(
             image=torch.stack(pixels),  # (I, 3, side, side)
             image_index=torch.tensor(image_index),
             words=self.tokenizer([self.expression(number) for number in numbers]),
-            mask=torch.stack(masks) if self.with_masks else None,  # (B, side, side)
+            mask=torch.stack(masks) if self.per_image else None,  # (B, side, side)
         )
         return Item(batch, numbers, frames)
+
+    def by_image(self) -> list[NDArray[np.int64]]:
+        """The numbers of the samples of each image."""
+        keys = [(source, self.sources[source][1].image_id[row]) for source, row in self.places]
+        _, owner = np.unique(np.array(keys), axis=0, return_inverse=True)
+        order = np.argsort(owner, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
 
     def expression(self, number: int) -> str:
         """The text of a sample."""
@@ -68,7 +80,7 @@ class Samples(Dataset[Item]):
         return images.to_input(images.read(index.image_path(image_id), place.size), place, self.image)
 
     def _mask(self, source: int, row: int, place: Frame) -> torch.Tensor:
-        if not self.with_masks:
+        if not self.per_image:
             return torch.empty(0)
         index, split = self.sources[source]
         return images.mask_to_input(rle.decode(index.truth(int(split.ann_id[row]), "union"), place.size), place)
@@ -77,7 +89,7 @@ class Samples(Dataset[Item]):
 def evaluation(index: Index, split: Split, field: str, tokenizer: Tokenizer, image: Image) -> Samples:
     """Every expression of a split, in its order."""
     places = [(0, row) for row in range(len(split))]
-    return Samples([(index, split)], places, field, tokenizer, image, with_masks=False)
+    return Samples([(index, split)], places, field, tokenizer, image, per_image=0)
 
 
 def training_places(indices: Sequence[Index], evaluated: Index) -> list[tuple[int, int]]:
@@ -116,24 +128,41 @@ def whole_images(split: Split, images_per_batch: int) -> list[list[int]]:
     return [list(range(low, high)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Training batches of an epoch: every sample once in a random order, the incomplete last batch left out."""
-    if count < batch_size:
+def epoch_batches(samples: Samples, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Training batches of an epoch, in random order, the incomplete last batch left out.
+
+    Every expression comes once, in groups of `per_image` expressions of one image; an image's last group is filled up
+    with others of its expressions.
+    """
+    if len(samples) < batch_size:
         raise InputError(
-            f"There are {count} training expressions, fewer than train.batch_size={batch_size}. Make the batch smaller."
+            f"There are {len(samples)} training expressions, fewer than train.batch_size={batch_size}. Lower it."
         )
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    return [order[low : low + batch_size].tolist() for low in range(0, count - batch_size + 1, batch_size)]
+    draw = np.random.default_rng([seed, epoch])
+    groups = [group for own in samples.by_image() for group in _groups(draw.permutation(own), samples.per_image)]
+    order = draw.permutation(len(groups))
+    size = batch_size // samples.per_image  # groups
+    starts = range(0, len(groups) - size + 1, size)
+    return [[number for place in order[low : low + size] for number in groups[place]] for low in starts]
 
 
-def shares(batches: Sequence[list[int]], accumulate: int, rank: int, processes: int) -> list[list[int]]:
+def _groups(numbers: NDArray[np.int64], size: int) -> list[list[int]]:
+    """Cut into groups of one size; the last is filled up from the beginning."""
+    count = -(-len(numbers) // size)
+    return np.resize(numbers, (count, size)).tolist()
+
+
+def shares(batches: Sequence[list[int]], accumulate: int, rank: int, processes: int, per_image: int) -> list[list[int]]:
     """Cut each batch into micro-batches and keep those of one process: `accumulate` of them for each batch."""
     pieces = accumulate * processes
-    return [
-        batch[len(batch) * piece // pieces : len(batch) * (piece + 1) // pieces]
-        for batch in batches
-        for piece in range(rank, pieces, processes)
-    ]
+    if any(len(batch) % (pieces * per_image) for batch in batches[:1]):
+        raise InputError(
+            f"train.batch_size={len(batches[0])} cannot be cut into {accumulate} micro-batches (train.accumulate) for "
+            f"{processes} processes with {per_image} expressions of an image (train.per_image): take a multiple of "
+            f"{pieces * per_image}."
+        )
+    size = len(batches[0]) // pieces if batches else 0
+    return [batch[piece * size : (piece + 1) * size] for batch in batches for piece in range(rank, pieces, processes)]
 
 
 def load(samples: Samples, batches: Sequence[list[int]], workers: int) -> Iterator[Item]:

@@ -222,7 +222,7 @@ def _ordinal(dice: Dice, picture: Picture) -> Attempt | None:
     if not group:
         return None
     numbers = (1, 2, 3) if dice.chance(15) else (2, 3)
-    every = [["ordinal", number, side, group.program] for number in numbers for side in BARE_PLACES]
+    every: list[Program] = [["ordinal", number, side, group.program] for number in numbers for side in BARE_PLACES]
     meant = [program for program in every if evaluate(program, picture.things) == [picture.target]]
     if not meant:
         return None
@@ -245,7 +245,9 @@ def _related(dice: Dice, picture: Picture, anchor: Attempt) -> Attempt | None:
     anchors = evaluate(anchor.program, picture.things)
     if not group or len(set(evaluate(group.program, picture.things)) - set(anchors)) < 2:
         return None
-    programs = [[name, group.program, anchor.program] for name in RELATIONS if name != "nearest" or dice.chance(30)]
+    programs: list[Program] = [
+        [name, group.program, anchor.program] for name in RELATIONS if name != "nearest" or dice.chance(30)
+    ]
     meant = [program for program in programs if evaluate(program, picture.things) == [picture.target]]
     if not meant:
         return None

@@ -179,7 +179,8 @@ def _pill(u: Ints, v: Ints, extent: int) -> Mask:
     """Two halves with a gap between them: one object in two parts."""
     radius = extent * 3 // 5
     beyond = np.maximum(abs(u) - (extent - radius), 0)
-    return (beyond * beyond + v * v <= radius * radius) & (abs(u) > max(2, extent // 7))
+    inside: Mask = (beyond * beyond + v * v <= radius * radius) & (abs(u) > max(2, extent // 7))
+    return inside
 
 
 def _square(u: Ints, v: Ints, extent: int) -> Mask:

@@ -26,7 +26,7 @@ class _Plain(pickle.Unpickler):
 
 
 def load(path: Path) -> Any:
-    """Read plain containers, strings and numbers; byte strings of Python 2 are UTF-8, and latin-1 where they are not."""
+    """Read plain containers, strings and numbers; byte strings of Python 2 are UTF-8, else latin-1."""
     data = path.read_bytes()
     try:
         return _Plain(io.BytesIO(data), encoding="utf-8", errors=_latin1.__name__).load()

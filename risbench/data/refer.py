@@ -124,8 +124,7 @@ def _instances(path: Path) -> _Instances:
         return TypeAdapter(_Instances).validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path} is wrong{' at ' + where if where else ''}: {first['msg']}. {_RELEASE}") from None
+        raise InputError(f"{path} is wrong{_at(first['loc'])}: {first['msg']}. {_RELEASE}") from None
 
 
 def _refs(path: Path) -> list[_Ref]:
@@ -139,8 +138,11 @@ def _refs(path: Path) -> list[_Ref]:
         entry, *keys = first["loc"]
         ref = content[int(entry)]
         name = ref.get("ref_id", f"number {entry}") if isinstance(ref, dict) else f"number {entry}"
-        key = ".".join(str(part) for part in keys)
-        raise InputError(f"The ref {name} of {path} is wrong at {key!r}: {first['msg']}. {_RELEASE}") from None
+        raise InputError(f"The ref {name} of {path} is wrong{_at(keys)}: {first['msg']}. {_RELEASE}") from None
+
+
+def _at(location: Sequence[int | str]) -> str:
+    return f" at {'.'.join(map(str, location))!r}" if location else ""
 
 
 def _unique(what: str, ids: Iterable[Hashable], path: Path) -> None:

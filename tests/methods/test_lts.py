@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from risbench.errors import InputError
 from risbench.nn.segmentation import area_average, summed_bce
 
 lts = methods.module("lts")
-darknet = __import__("sys").modules[f"{lts.__package__}.darknet"]
+darknet = importlib.import_module(f"{lts.__package__}.darknet")
 RECIPE = methods.recipe_file("lts")
 
 
@@ -25,7 +27,7 @@ def test_the_full_size_maps_are_those_of_the_paper() -> None:
     settings, _ = recipe.load(RECIPE, [], ["model.pretrained=false", "text.max_tokens=15"])
     tokenizer = WordTokenizer.build(["left red cup"], 15)
     with torch.device("meta"):
-        model = methods.load("lts").build(settings, tokenizer)
+        model: Any = methods.load("lts").build(settings, tokenizer)
         levels = model.backbone(torch.empty(1, 3, 416, 416))
     assert [tuple(level.shape[1:]) for level in levels] == [(256, 52, 52), (512, 26, 26), (1024, 13, 13)]
     heads = model.network
@@ -123,7 +125,7 @@ def test_weights_that_cannot_be_had_say_how_to_train_from_scratch(monkeypatch: p
 def test_glove_vectors_stand_under_their_words(tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_text("cup 1 2 3\nred 4 5 6\n", encoding="utf-8")
     settings, _ = recipe.load(RECIPE, ["tiny"], [f"model.glove={tmp_path / 'glove.txt'}", "model.word_width=3"])
-    model = methods.load("lts").build(settings, WordTokenizer.build(["red red cup unicorn"], 5))
+    model: Any = methods.load("lts").build(settings, WordTokenizer.build(["red red cup unicorn"], 5))
     assert model.network.text.vectors.weight[2:4].tolist() == [[4, 5, 6], [1, 2, 3]]
     assert "glove.txt for 2 of 3 words" in model.weights
 
