@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
-FLOORS := whole-image,largest-object,random-object,oracle-24
+FLOORS := whole-image,largest-object,random-object,oracle-32
 
 .PHONY: demo test slow gpu bench clean
 

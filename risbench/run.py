@@ -138,11 +138,12 @@ class Run:
         sources = [(index, index.split("train")) for index in self.training]
         torch.manual_seed(job.seed)
         model, tokenizer = self._start(sources, places)
+        train = self.settings.train
         samples = Samples(
-            sources, places, self.settings.text.field, tokenizer, self.settings.image, self.settings.train.per_image
+            sources, places, self.settings.text.field, tokenizer, self.settings.image, train.per_image, train.min_scale
         )
         facts = Facts(
-            method=job.method,
+            method=methods.folder(job.method).name,
             variants=self.variants,
             training_data=[index.card.name for index in self.training] + self.settings.train.pretraining,
             weights=model.weights,
@@ -190,7 +191,7 @@ class Run:
         def validate(model: Method) -> dict[str, float | None]:
             predictor = self._predictor(model, tokenizer, chosen)
             header = Header(
-                dataset=self.index.card.name, split="val", input=dict(predictor.inputs), method=self.job.method
+                dataset=self.index.card.name, split="val", input=dict(predictor.inputs), method=type(model).__module__
             )
             if self.fabric.global_rank == 0:  # what an interrupted validation left is of other weights
                 shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
@@ -262,7 +263,7 @@ class Run:
 
 def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
     """Check a job, and open the folder of its run: a new one below `runs`, or the one to be resumed."""
-    settings, variants = settings_of(job)
+    settings, variants = settings_of(job, resume)
     fabric = dist.start(settings.train.precision)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     named = [Path(job.method or job.checkpoint).name, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp]
@@ -285,13 +286,16 @@ def predict_to(job: Job, output: Path) -> None:
     run.predict(opened, run.predictor(opened, job.protocols[0]), run.splits()[0], output)
 
 
-def settings_of(job: Job) -> tuple[Recipe, list[str]]:
-    """The resolved recipe of a job and its variants: the checkpoint's, or the method's."""
+def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:
+    """The resolved recipe of a job and its variants: the checkpoint's, the resumed run's, or the method's."""
+    name = methods.folder(job.method).name if job.method else ""
+    if name:
+        methods.module(job.method)  # a folder given by path is found by its name from here on
     if job.checkpoint:
         opened = Checkpoint(Path(job.checkpoint))
-        if job.method and job.method != opened.facts.method:
+        if name and name != opened.facts.method:
             raise InputError(
-                f"{job.checkpoint} is a checkpoint of {opened.facts.method}, not of {job.method}. Leave --method out."
+                f"{job.checkpoint} is a checkpoint of {opened.facts.method}, not of {name}. Leave --method out."
             )
         if job.variants:
             raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
@@ -299,6 +303,8 @@ def settings_of(job: Job) -> tuple[Recipe, list[str]]:
         return settings, opened.facts.variants
     card = datasets.load(job.dataset)
     settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
+    if resume is not None:
+        return recipe.validate(recipe.read(resume / "recipe.toml"), str(resume / "recipe.toml")), variants
     if settings.text.max_tokens:
         return settings, variants
     together = [card, *(datasets.load(name) for name in settings.train.datasets)]

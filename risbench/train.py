@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,9 +78,10 @@ class Trainer:
     def _epoch(self, wrapped: Any, optimizer: Optimizer) -> None:
         train, epoch, fabric = self.recipe.train, self.position.epoch, self.fabric
         torch.manual_seed(_mixed(self.seed, epoch, fabric.global_rank))
-        batches = loader.epoch_batches(self.samples, train.batch_size, self.seed, epoch)
+        samples = replace(self.samples, draw=(self.seed, epoch))
+        batches = loader.epoch_batches(samples, train.batch_size)
         mine = loader.shares(batches, train.accumulate, fabric.global_rank, fabric.world_size, train.per_image)
-        items = loader.load(self.samples, mine, train.workers)
+        items = loader.load(samples, mine, train.workers)
         sums: dict[str, float] = defaultdict(float)
         begin = time.perf_counter()
         label = f"epoch {epoch + 1}/{train.epochs}"
@@ -146,6 +147,9 @@ class Trainer:
         checkpoint.save(self.run / "checkpoints" / name, self.model, self.tokenizer, self.recipe, facts, state)
 
     def _restore(self, optimizer: Optimizer) -> None:
+        """Go back to the end of the last finished epoch; a run killed in its first one begins anew."""
+        if not checkpoint.recover(self.run / "checkpoints" / "last").exists():
+            return
         last = Checkpoint(self.run / "checkpoints" / "last")
         state = last.state()
         checkpoint.load_weights(self.model, last.weights)

@@ -17,7 +17,16 @@ from risbench.data.index import Index
 
 Answer = tuple[int, str, str]
 Ask = Callable[..., Answer]
-SHORT = ["train.batch_size=4", "train.epochs=1", "train.milestones=[]", "image.size=64"]
+SHORT = [
+    "train.batch_size=4",
+    "train.per_image=1",
+    "train.schedule=step",
+    "train.decay=0.1",
+    "train.lr=1e-3",
+    "train.epochs=1",
+    "train.milestones=[]",
+    "image.size=64",
+]
 
 
 @pytest.fixture
@@ -161,9 +170,14 @@ def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: l
     assert code == 2 and "test" in err and "epoch 1" not in err
 
 
-def test_a_checkpoint_of_another_method_or_with_variants_is_refused(ask: Ask, where: list[str], trained: Path) -> None:
+def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
+    ask: Ask, where: list[str], trained: Path, tmp_path: Path
+) -> None:
     assert "leave --variant out" in ask("run", "--checkpoint", trained, "--variant", "tiny", *where)[2]
-    assert "Leave --method out" in ask("run", "--checkpoint", trained, "--method", "lavt", *where)[2]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.toml").write_text("")
+    (tmp_path / "other" / "other.py").write_text("")
+    assert "not of other. Leave --method out" in ask("run", "--checkpoint", trained, "--method", "other", *where)[2]
 
 
 def test_an_incomplete_predictions_file_names_the_missing(

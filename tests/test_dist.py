@@ -12,7 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-SHORT = ["train.batch_size=4", "train.epochs=2", "train.milestones=[]", "image.size=64", "predict.images_per_batch=1"]
+SHORT = [
+    "train.batch_size=4",
+    "train.per_image=1",
+    "train.schedule=step",
+    "train.decay=0.1",
+    "train.lr=1e-3",
+    "train.epochs=2",
+    "train.milestones=[]",
+    "image.size=64",
+    "predict.images_per_batch=1",
+]
 
 
 def risbench(processes: int, arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from risbench.data.loader import Samples
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 
-SETTINGS, _ = recipe.load(methods.recipe_file("lts"), ["tiny"])
+SETTINGS, _ = recipe.load(methods.recipe_file("lts"), ["tiny"], ["image.size=96"])
 
 
 def samples(index: Index, name: str, per_image: int = 1) -> Samples:
@@ -35,7 +35,7 @@ def test_in_evaluation_an_image_is_in_a_batch_once_and_each_expression_points_to
 
 def test_in_training_all_batches_have_one_shape(small_index: Index) -> None:
     train = samples(small_index, "train", per_image=2)
-    for numbers in loader.epoch_batches(train, 4, seed=0, epoch=0):
+    for numbers in loader.epoch_batches(replace(train, draw=(0, 0)), 4):
         batch = train[numbers].batch
         assert batch.mask is not None
         assert (len(batch.image), len(batch.words.ids), len(batch.mask)) == (2, 4, 4)
@@ -65,26 +65,38 @@ def test_evaluation_batches_are_whole_images_in_order(small_index: Index) -> Non
 
 def test_an_epoch_holds_every_expression_once_and_depends_on_seed_and_epoch(small_index: Index) -> None:
     train = samples(small_index, "train")
-    batches = loader.epoch_batches(train, 5, seed=0, epoch=3)
+    batches = loader.epoch_batches(replace(train, draw=(0, 3)), 5)
     assert sorted(number for batch in batches for number in batch) == list(range(10))
-    assert batches == loader.epoch_batches(train, 5, seed=0, epoch=3)
-    assert batches != loader.epoch_batches(train, 5, seed=0, epoch=4)
-    assert batches != loader.epoch_batches(train, 5, seed=1, epoch=3)
-    assert len(loader.epoch_batches(train, 4, 0, 0)) == 2
+    assert batches == loader.epoch_batches(replace(train, draw=(0, 3)), 5)
+    assert batches != loader.epoch_batches(replace(train, draw=(0, 4)), 5)
+    assert batches != loader.epoch_batches(replace(train, draw=(1, 3)), 5)
+    assert len(loader.epoch_batches(replace(train, draw=(0, 0)), 4)) == 2
 
 
 @pytest.mark.parametrize("per_image", [2, 3, 7])
 def test_groups_are_of_one_image_and_leave_no_expression_out(small_index: Index, per_image: int) -> None:
     train = samples(small_index, "train", per_image)
-    batches = loader.epoch_batches(train, per_image, seed=0, epoch=0)
+    batches = loader.epoch_batches(replace(train, draw=(0, 0)), per_image)
     image_id = small_index.split("train").image_id
     assert {number for batch in batches for number in batch} == set(range(10))
     assert all(len(set(image_id[batch])) == 1 and len(batch) == per_image for batch in batches)
 
 
+def test_training_images_are_shrunk_with_their_masks_from_seed_and_epoch(small_index: Index) -> None:
+    train = replace(samples(small_index, "train"), min_scale=0.5)
+    whole = replace(train, min_scale=1.0)[[0]].batch
+    first, again = train[[0]].batch, train[[0]].batch
+    other = replace(train, draw=(0, 1))[[0]].batch
+    assert torch.equal(first.image, again.image) and not torch.equal(first.image, other.image)
+    masks = [batch.mask for batch in (whole, first, other)]
+    assert all(mask is not None and mask.any() for mask in masks)
+    assert masks[0] is not None and masks[1] is not None and masks[1].sum() < masks[0].sum()
+    assert torch.equal(replace(train, per_image=0)[[0]].batch.image, whole.image)
+
+
 def test_a_batch_larger_than_the_training_set_is_refused(small_index: Index) -> None:
     with pytest.raises(InputError, match="10 training expressions, fewer than train.batch_size=11"):
-        loader.epoch_batches(samples(small_index, "train"), 11, 0, 0)
+        loader.epoch_batches(samples(small_index, "train"), 11)
 
 
 @pytest.mark.parametrize(("accumulate", "processes", "per_image"), [(1, 1, 1), (3, 1, 2), (1, 2, 3), (2, 3, 1)])

@@ -16,7 +16,16 @@ from risbench.errors import InputError
 from risbench.run import Job
 from risbench.train import Trainer
 
-SHORT = ["train.batch_size=4", "train.epochs=3", "train.milestones=[2]", "image.size=64"]
+SHORT = [
+    "train.batch_size=4",
+    "train.per_image=1",
+    "train.schedule=step",
+    "train.decay=0.1",
+    "train.lr=1e-3",
+    "train.epochs=3",
+    "train.milestones=[2]",
+    "image.size=64",
+]
 
 
 @pytest.fixture
@@ -68,6 +77,23 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     for line in (*lines[0], *lines[1]):
         line.pop("seconds", None)
     assert lines[0] == lines[1]
+
+
+def test_a_run_killed_in_its_first_epoch_begins_anew(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        killed_after(patch, 0)
+        killed = running.start(job, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            killed.train(resume=False)
+    resumed = running.start(Job.read(killed.folder), tmp_path, resume=killed.folder)
+    assert resumed.train(resume=True).facts.epoch >= 1
+
+
+def test_a_resumed_run_keeps_its_recipe(job: Job, tmp_path: Path) -> None:
+    run = running.start(job, tmp_path)
+    path = run.folder / "recipe.toml"
+    path.write_text(path.read_text(encoding="utf-8").replace("epochs = 3", "epochs = 1"), encoding="utf-8")
+    assert running.start(Job.read(run.folder), tmp_path, resume=run.folder).settings.train.epochs == 1
 
 
 def test_seeds_repeat_and_differ(job: Job, tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ def frame(size: Size, recipe: Image) -> Frame:
     return Frame(size, side, (side - height) // 2, (side - width) // 2, height, width)
 
 
+def shrunk(place: Frame, min_scale: float, draw: np.random.Generator) -> Frame:
+    """Shrink an image at random to between `min_scale` and 1 of its place, and put it anywhere in the input."""
+    scale = draw.uniform(min_scale, 1)
+    height, width = max(1, round(place.height * scale)), max(1, round(place.width * scale))
+    top, left = (int(draw.integers(place.side - length + 1)) for length in (height, width))
+    return place._replace(top=top, left=left, height=height, width=width)
+
+
 def read(path: Path, size: Size | None = None) -> PIL.Image:
     """Decode an image to RGB; `size` (height, width) is what the annotations say it has."""
     try:

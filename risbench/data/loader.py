@@ -41,7 +41,9 @@ class Samples(Dataset[Item]):
     field: str  # raw or sent
     tokenizer: Tokenizer
     image: Image
-    per_image: int
+    per_image: int = 0
+    min_scale: float = 1.0  # of training images, see images.shrunk
+    draw: tuple[int, int] = (0, 0)  # seed and epoch of what is drawn at random
 
     def __len__(self) -> int:
         return len(self.places)
@@ -50,7 +52,7 @@ class Samples(Dataset[Item]):
         places = [self.places[number] for number in numbers]
         keys = [(source, int(self.sources[source][1].image_id[row])) for source, row in places]
         wanted = keys[:: self.per_image] if self.per_image else list(dict.fromkeys(keys))
-        frames = [images.frame(self.sources[source][0].size(image_id), self.image) for source, image_id in wanted]
+        frames = [self._frame(*key) for key in wanted]
         pixels = [self._pixels(*key, place) for key, place in zip(wanted, frames, strict=True)]
         image_index = [i // self.per_image if self.per_image else wanted.index(key) for i, key in enumerate(keys)]
         masks = [self._mask(*place, frames[i]) for place, i in zip(places, image_index, strict=True)]
@@ -75,6 +77,12 @@ class Samples(Dataset[Item]):
         split = self.sources[source][1]
         return (split.raw if self.field == "raw" else split.sent)[row]
 
+    def _frame(self, source: int, image_id: int) -> Frame:
+        place = images.frame(self.sources[source][0].size(image_id), self.image)
+        if not self.per_image or self.min_scale == 1:
+            return place
+        return images.shrunk(place, self.min_scale, np.random.default_rng([*self.draw, image_id]))
+
     def _pixels(self, source: int, image_id: int, place: Frame) -> torch.Tensor:
         index = self.sources[source][0]
         return images.to_input(images.read(index.image_path(image_id), place.size), place, self.image)
@@ -89,7 +97,7 @@ class Samples(Dataset[Item]):
 def evaluation(index: Index, split: Split, field: str, tokenizer: Tokenizer, image: Image) -> Samples:
     """Every expression of a split, in its order."""
     places = [(0, row) for row in range(len(split))]
-    return Samples([(index, split)], places, field, tokenizer, image, per_image=0)
+    return Samples([(index, split)], places, field, tokenizer, image)
 
 
 def training_places(indices: Sequence[Index], evaluated: Index) -> list[tuple[int, int]]:
@@ -128,8 +136,8 @@ def whole_images(split: Split, images_per_batch: int) -> list[list[int]]:
     return [list(range(low, high)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def epoch_batches(samples: Samples, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Training batches of an epoch, in random order, the incomplete last batch left out.
+def epoch_batches(samples: Samples, batch_size: int) -> list[list[int]]:
+    """Training batches of the epoch that `samples.draw` names, in random order, the incomplete last one left out.
 
     Every expression comes once, in groups of `per_image` expressions of one image; an image's last group is filled up
     with others of its expressions.
@@ -138,7 +146,7 @@ def epoch_batches(samples: Samples, batch_size: int, seed: int, epoch: int) -> l
         raise InputError(
             f"There are {len(samples)} training expressions, fewer than train.batch_size={batch_size}. Lower it."
         )
-    draw = np.random.default_rng([seed, epoch])
+    draw = np.random.default_rng(samples.draw)
     groups = [group for own in samples.by_image() for group in _groups(draw.permutation(own), samples.per_image)]
     order = draw.permutation(len(groups))
     size = batch_size // samples.per_image  # groups

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import ASPP
+
+_PRIOR = 0.05  # share of foreground that an untrained network answers (RetinaNet, section 3.3): the loss starts low
 
 
 class ASPPDeconvolution(nn.Module):
@@ -22,6 +26,7 @@ class ASPPDeconvolution(nn.Module):
             nn.LeakyReLU(slope),
         )
         self.logit = nn.Conv2d(channels, 1, kernel_size=1)
+        nn.init.constant_(cast(Tensor, self.logit.bias), math.log(_PRIOR / (1 - _PRIOR)))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to logits (B, 2h, 2w)."""
