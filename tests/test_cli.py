@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from risbench import cli, predictions, references
+from risbench import cli, methods, predictions, references
 from risbench.data.index import Index
 
 Answer = tuple[int, str, str]
@@ -171,8 +171,10 @@ def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: l
 
 
 def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
-    ask: Ask, where: list[str], trained: Path, tmp_path: Path
+    ask: Ask, where: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__])  # a method given by path is searched for from then on
+    monkeypatch.setenv("RISBENCH_METHODS", "")
     assert "leave --variant out" in ask("run", "--checkpoint", trained, "--variant", "tiny", *where)[2]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "recipe.toml").write_text("")
