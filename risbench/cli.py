@@ -85,7 +85,8 @@ def run(
     records = []
     for opened in _start(locals(), resume):
         records += opened.evaluate(opened.train(resume is not None) if not opened.job.checkpoint else _given(opened))
-        _say(f"Kept in {opened.folder}")
+        if _is_main():
+            print(f"Kept in {opened.folder}", file=sys.stderr)
     _show(records, as_json)
 
 
@@ -106,8 +107,9 @@ def train(
 ) -> None:
     """Train alone; leaves checkpoints/best and checkpoints/last in the folder of the run."""
     for opened in _start(locals(), resume):
-        opened.train(resume is not None)
-        print(opened.folder / "checkpoints" / "best")
+        best = opened.train(resume is not None).folder
+        if _is_main():
+            print(best)
 
 
 @app.command()
@@ -126,7 +128,8 @@ def predict(
     from risbench import run as running
 
     running.predict_to(_job(locals()), output)
-    print(output)
+    if _is_main():
+        print(output)
 
 
 @app.command()
@@ -293,6 +296,9 @@ def main() -> None:
         if "torchvision::nms" not in str(error):
             raise
         sys.exit(_fail("torch and torchvision do not fit together. Run risbench doctor: it says how to mend it."))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{where}{error.strerror or error}. Give a path that can be read and written, or free space."))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -306,7 +312,8 @@ def _fail(message: str) -> int:
 
 
 def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """The parts of a,b,c, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def _job(options: dict[str, Any]) -> Any:
@@ -386,7 +393,7 @@ def _show(records: list[Record], as_json: bool) -> None:
     """Print what was measured."""
     from risbench import render, table
 
-    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0):
+    if not _is_main():
         return
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records]))
@@ -394,5 +401,6 @@ def _show(records: list[Record], as_json: bool) -> None:
     print(render.render(table.tables(records), "terminal"))
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+def _is_main() -> bool:
+    """Whether this is the first process of those that a launcher started."""
+    return not int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)

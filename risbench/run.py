@@ -121,6 +121,8 @@ class Run:
     def check(self) -> None:
         """Refuse before any work what would fail after it."""
         self.splits()
+        if not self.job.protocols:
+            raise InputError(f"Under which protocol? Give --protocol; known: {', '.join(protocol.names())}.")
         for name in self.job.protocols:
             protocol.load(name)
         needed = [] if self.job.checkpoint else [(index, "train") for index in self.training] + [(self.index, "val")]
@@ -282,8 +284,11 @@ def predict_to(job: Job, output: Path) -> None:
     """Predict one split of a job with its checkpoint, and write nothing but the predictions file."""
     settings, variants = settings_of(job)
     run = Run(job, output.parent, dist.start(settings.train.precision), settings, variants)
+    run.check()
+    if len(job.splits) != 1 or len(job.protocols) != 1:
+        raise InputError("A predictions file holds one split under one protocol: give one --split and one --protocol.")
     opened = Checkpoint(Path(job.checkpoint))
-    run.predict(opened, run.predictor(opened, job.protocols[0]), run.splits()[0], output)
+    run.predict(opened, run.predictor(opened, job.protocols[0]), job.splits[0], output)
 
 
 def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:

@@ -25,6 +25,8 @@ _WEIGHT = 0.5  # of the colour over the image
 
 def draw(checkpoint: Path, image: Path, expression: str, output: Path) -> float:
     """Write a picture of the image, the mask and the peak; return the share of the image that the mask covers."""
+    if not expression.strip():
+        raise InputError('The expression is empty. Say what to segment: "the left cup".')
     opened = Checkpoint(checkpoint)
     model, tokenizer = opened.model()
     chosen = predict.inputs(opened.recipe, protocol.load("original"))

@@ -145,6 +145,9 @@ BAD: list[tuple[list[str], str]] = [
     (["run", "--method", "reference/largest"], "reference"),
     (["run", "--resume", "nowhere"], "nowhere is not a run"),
     (["run", "--checkpoint", "nowhere"], "nowhere is not a checkpoint"),
+    (["run", "--method", "lts", "--protocol", ","], "Under which protocol?"),
+    (["segment", "none.jpg", " ", "--checkpoint", "nowhere"], "The expression is empty"),
+    (["run", "--method", "reference", "--runs", "/proc/nowhere"], "/proc/nowhere"),
     (["table", "--format", "docx"], "format 'docx'"),
     (["table", "--dataset", "refcoc"], "refcoc"),
     (["table", "--records", "nowhere"], "nowhere"),
@@ -163,6 +166,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(ask: Ask, arguments: list[str
     assert words in err
     assert err.startswith("error: ") and err.count("\n") == 1
     assert not out and not (tmp_path / "runs").exists()
+
+
+def test_a_predictions_file_is_of_one_split(ask: Ask, where: list[str], trained: Path) -> None:
+    options = ["--checkpoint", trained, *where, "--split", "val,testA", "--output", "x.parquet"]
+    assert "one --split" in ask("predict", *options)[2]
 
 
 def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: list[str]) -> None:

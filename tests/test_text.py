@@ -40,6 +40,13 @@ def test_a_checkpoint_without_vocabulary_is_named(tmp_path: Path) -> None:
         text.load(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"vocabulary": 3, "max_tokens": 5}'])
+def test_a_broken_vocabulary_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "words.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="words.json cannot be read"):
+        text.load(tmp_path)
+
+
 def test_glove_vectors_are_read_for_the_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_text("red 1 2\nof 3 4\ncup -1 0.5\n", encoding="utf-8")
     vectors = text.glove(tmp_path / "glove.txt", ["cup", "red", "hat"], width=2)

@@ -57,8 +57,11 @@ class WordTokenizer:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read words.json."""
-        content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return cls(content["vocabulary"], content["max_tokens"])
+        try:
+            content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            return cls(content["vocabulary"], content["max_tokens"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder / _FILE} cannot be read ({error}). Copy the checkpoint again.") from None
 
 
 def load(folder: Path) -> Tokenizer:
