@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from risbench import checkpoint, dist, methods, predict, predictions, protocol, recipe, rle
+from risbench.api import Prediction, peak_of
+from risbench.data import loader
+from risbench.data.index import Index, Split
+from risbench.predict import Predictor
+from risbench.predictions import Header, Predictions
+
+SETTINGS, _ = recipe.load(
+    methods.recipe_file("lts"), ["tiny"], ["image.size=64", "text.max_tokens=8", "predict.images_per_batch=1"]
+)
+
+
+@pytest.fixture
+def train(small_index: Index) -> Split:
+    """The split with most images: three, so three batches."""
+    return small_index.split("train")
+
+
+@pytest.fixture
+def predictor(train: Split) -> Predictor:
+    torch.manual_seed(0)
+    tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
+    model = methods.load("lts").build(checkpoint.without_pretrained(SETTINGS), tokenizer)
+    return Predictor(model, tokenizer, SETTINGS, predict.inputs(SETTINGS, protocol.load("original")), dist.start())
+
+
+def header(predictor: Predictor) -> Header:
+    return Header(dataset="small", split="train", input=dict(predictor.inputs), method="lts")
+
+
+def same(a: Predictions, b: Predictions) -> bool:
+    return bool((a.sent_id == b.sent_id).all()) and a.counts == b.counts and bool((a.peak_row == b.peak_row).all())
+
+
+def test_a_killed_prediction_goes_on_where_it_was(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
+    batch, computed = predict._batch, []
+
+    def counted(*arguments: object) -> Predictions:
+        computed.append(1)
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        return batch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
+    assert not (tmp_path / "killed.parquet").exists()
+
+    again = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
+    assert len(computed) == 4  # three batches, of which the second was computed twice
+    assert same(whole, again)
+    assert same(predictions.read(tmp_path / "killed.parquet"), whole)
+
+
+def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(
+    predictor: Predictor, small_index: Index, train: Split
+) -> None:
+    samples = predictor.samples(small_index, train)
+    item = samples[loader.whole_images(train, 3)[0]]
+    predictor.model.eval()
+    with torch.inference_mode():
+        sizes = [small_index.size(int(image_id)) for image_id in train.image_id]
+        areas = {}
+        for threshold in (0.02, 0.05, 0.98):
+            inputs = predictor.inputs.model_copy(update={"threshold": threshold})
+            masks, peaks = predict.masks(replace(predictor, inputs=inputs), item)
+            assert [tuple(mask.shape) for mask in masks] == sizes
+            areas[threshold] = sum(int(mask.sum()) for mask in masks)
+    assert areas[0.02] > areas[0.05] > areas[0.98] == 0
+    assert all(
+        peak is not None and 0 <= peak[0] < h and 0 <= peak[1] < w for peak, (h, w) in zip(peaks, sizes, strict=True)
+    )
+
+
+def test_without_a_peak_of_the_method_it_is_the_maximum_of_the_probability(
+    predictor: Predictor, small_index: Index, train: Split
+) -> None:
+    item = predictor.samples(small_index, train)[[0]]
+    probability = torch.zeros(1, 16, 16)
+    probability[0, 9, 3] = probability[0, 9, 7] = 0.8  # on ties the first in row order
+    assert peak_of(probability).tolist() == [[9, 3]]
+    ours = predict.peaks(Prediction(probability), item.frames)
+    given = predict.peaks(Prediction(probability, torch.tensor([[9, 3]])), item.frames)
+    assert ours == given
+
+
+def test_the_stored_mask_is_the_predicted_one(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    lower = replace(predictor, inputs=predictor.inputs.model_copy(update={"threshold": 0.05}))
+    found = predict.predict(lower, small_index, train, header(lower), tmp_path / "file.parquet", "")
+    item = predictor.samples(small_index, train)[loader.whole_images(train, 1)[0]]
+    with torch.inference_mode():
+        masks, _ = predict.masks(lower, item)
+    for row, mask in zip(item.numbers, masks, strict=True):
+        size = (int(found.height[row]), int(found.width[row]))
+        assert (rle.decode(found.counts[row], size) == mask.numpy()).all()
+    assert any(mask.any() for mask in masks)
