@@ -64,7 +64,7 @@ class Train(Section):
     decay: float = Field(gt=0, description="factor of a step schedule, power of a poly schedule")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     validate_every: int = Field(gt=0, description="epochs between validations on val")
-    workers: int = Field(ge=0, description="loader processes")
+    workers: int = Field(ge=0, le=64, description="loader processes")
 
 
 class Predict(Section):

@@ -60,7 +60,7 @@ def _figure(picture: PIL.Image, mask: Mask, peak: tuple[int, int] | None, expres
         axes[1].plot(peak[1], peak[0], "+", color="yellow", markersize=12, markeredgewidth=2)
     for axis in axes:
         axis.axis("off")
-    figure.suptitle(expression)
+    figure.suptitle(expression, parse_math=False)
     return figure
 
 

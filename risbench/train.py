@@ -112,7 +112,8 @@ class Trainer:
         for piece, batch in enumerate(batches, start=1):
             waiting = piece < pieces and self.fabric.world_size > 1
             with self.fabric.no_backward_sync(wrapped) if waiting else nullcontext():
-                terms: dict[str, Tensor] = wrapped.loss(self.fabric.to_device(batch))
+                with self.fabric.autocast():  # a wrapper without DDP does not cast by itself
+                    terms: dict[str, Tensor] = wrapped.loss(self.fabric.to_device(batch))
                 self.fabric.backward(terms["total"] / pieces)
             for name, value in terms.items():
                 sums[name] += value.item() / pieces
