@@ -273,7 +273,7 @@ def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
     run = Run(job, folder, fabric, settings, variants)
     run.check()
     if fabric.global_rank == 0 and resume is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)  # another run of this second keeps its folder
         job.write(folder)
         (folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
     dist.barrier(fabric)
