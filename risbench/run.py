@@ -304,7 +304,10 @@ def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]
             )
         if job.variants:
             raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
+        if job.init:
+            raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
         settings, _ = recipe.load(opened.folder / "recipe.toml", [], job.overrides)
+        _refuse_without_effect(job.overrides)
         return settings, opened.facts.variants
     card = datasets.load(job.dataset)
     settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
@@ -315,6 +318,17 @@ def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]
     together = [card, *(datasets.load(name) for name in settings.train.datasets)]
     words = max(each.max_words for each in together)
     return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})}), variants
+
+
+def _refuse_without_effect(overrides: list[str]) -> None:
+    """Refuse overrides of a checkpoint's recipe that speak of training or of the network, which are done."""
+    for assignment in overrides:
+        key = assignment.partition("=")[0].strip()
+        if not key.startswith(("image.", "predict.")) and key not in ("text.field", "train.workers", "train.precision"):
+            raise InputError(
+                f"{key} has no effect on a trained checkpoint, so it cannot be overridden: leave it out. Only image.*, "
+                "predict.*, text.field, train.workers and train.precision can."
+            )
 
 
 def memory() -> int:

@@ -190,6 +190,55 @@ def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
     assert "not of other. Leave --method out" in ask("run", "--checkpoint", trained, "--method", "other", *where)[2]
 
 
+@pytest.mark.parametrize(
+    "override", ["train.lr=1e-5", "train.epochs=3", "text.max_tokens=4", "model.loc_weight=1.0", "train.seed=1"]
+)
+def test_an_override_that_a_checkpoint_leaves_without_effect_is_refused(
+    ask: Ask, where: list[str], trained: Path, override: str, tmp_path: Path
+) -> None:
+    key = override.partition("=")[0]
+    code, _, err = ask("run", "--checkpoint", trained, *where, override)
+    assert code == 2 and key in err and err.count("\n") == 1
+    assert ("Only image.*" in err) != (key == "train.seed")  # an unknown key is said to be unknown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_prediction_depends_on_can_be_overridden(ask: Ask, where: list[str], trained: Path) -> None:
+    overrides = ["image.size=32", "predict.threshold=0.1", "text.field=raw", "train.workers=0"]
+    options = ["--checkpoint", trained, *where, "--split", "val", "--output", "x.parquet"]
+    code, _, err = ask("predict", *options, *overrides)
+    assert code == 0, err
+    header = predictions.read(Path("x.parquet")).header
+    assert header is not None and (header.input["image_size"], header.input["threshold"]) == (32, 0.1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["train.lr=1e-5"], ["--seed", "1"], ["--method", "lts"], ["--runs", "runs"], ["--data-root", "."], ["--partial"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_resuming_takes_no_other_option(ask: Ask, command: str, given: list[str]) -> None:
+    code, _, err = ask(command, "--resume", "nowhere", *given)
+    shown = given[0] if given[0].startswith("--") else "overrides of the recipe"
+    assert code == 2 and f"--resume takes no {shown}" in err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["train.lr=1e-5"], ["--checkpoint", "nowhere"], ["--init", "nowhere"], ["--variant", "tiny"], ["--resume", "x"]],
+    ids=" ".join,
+)
+def test_a_reference_takes_no_option_of_training(ask: Ask, where: list[str], given: list[str]) -> None:
+    code, _, err = ask("run", "--method", "reference/whole-image", *where, *given)
+    assert code == 2 and "--method reference takes no" in err
+
+
+def test_a_checkpoint_is_neither_trained_on_nor_seeded(ask: Ask, where: list[str], trained: Path) -> None:
+    assert "leave one of them out" in ask("run", "--checkpoint", trained, "--init", trained, *where)[2]
+    assert "leave --seed out" in ask("run", "--checkpoint", trained, "--seed", "0,1", *where)[2]
+
+
 def test_an_incomplete_predictions_file_names_the_missing(
     ask: Ask, where: list[str], small_index: Index, tmp_path: Path
 ) -> None:
