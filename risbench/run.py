@@ -6,6 +6,7 @@ predictions/, rows/ and records/.
 
 from __future__ import annotations
 
+import itertools
 import resource
 import shutil
 import tomllib
@@ -104,6 +105,11 @@ class Run:
         names = self.settings.train.datasets or [self.job.dataset]
         return [self.index if name == self.job.dataset else self._open(name) for name in names]
 
+    @cached_property
+    def initial(self) -> Checkpoint | None:
+        """The checkpoint of --init."""
+        return Checkpoint(Path(self.job.init)) if self.job.init else None
+
     def _open(self, name: str) -> Index:
         if self.fabric.global_rank == 0:  # generates and builds what is missing
             source.open_index(name, self.job.data_root, self.job.images, self.job.partial)
@@ -120,6 +126,12 @@ class Run:
 
     def check(self) -> None:
         """Refuse before any work what would fail after it."""
+        train = self.settings.train
+        if not self.job.checkpoint:
+            loader.check_batch_size(train.batch_size, train.accumulate, self.fabric.world_size, train.per_image)
+        method = methods.folder(self.job.method).name if self.job.method else ""
+        if self.initial and self.initial.facts.method != method:
+            raise InputError(f"--init {self.job.init} is a checkpoint of {self.initial.facts.method}, not of {method}.")
         self.splits()
         if not self.job.protocols:
             raise InputError(f"Under which protocol? Give --protocol; known: {', '.join(protocol.names())}.")
@@ -144,10 +156,11 @@ class Run:
         samples = Samples(
             sources, places, self.settings.text.field, tokenizer, self.settings.image, train.per_image, train.min_scale
         )
+        seen = [index.card.name for index in self.training] + self.settings.train.pretraining
         facts = Facts(
             method=methods.folder(job.method).name,
             variants=self.variants,
-            training_data=[index.card.name for index in self.training] + self.settings.train.pretraining,
+            training_data=list(dict.fromkeys([*seen, *(self.initial.facts.training_data if self.initial else [])])),
             weights=model.weights,
             seed=job.seed,
             epoch=0,
@@ -173,12 +186,11 @@ class Run:
     def _start(self, sources: list[Any], places: list[tuple[int, int]]) -> tuple[Method, Tokenizer]:
         """A new model, or that of --init with its weights and words."""
         cls = methods.load(self.job.method)
-        if self.job.init:
-            given = Checkpoint(Path(self.job.init))
-            tokenizer = given.tokenizer()
+        if self.initial:
+            tokenizer = self.initial.tokenizer()
             model = cls.build(checkpoint.without_pretrained(self.settings), tokenizer)
-            checkpoint.load_weights(model, given.weights)
-            model.weights = f"checkpoint {given.facts.sha256[:12]} ({given.facts.weights})"
+            checkpoint.load_weights(model, self.initial.weights)
+            model.weights = f"checkpoint {self.initial.facts.sha256[:12]} ({self.initial.facts.weights})"
             return model, tokenizer
         texts = [(split.raw if self.settings.text.field == "raw" else split.sent) for _, split in sources]
         tokenizer = cls.tokenizer(self.settings, [texts[source][row] for source, row in places])
@@ -267,17 +279,31 @@ def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
     """Check a job, and open the folder of its run: a new one below `runs`, or the one to be resumed."""
     settings, variants = settings_of(job, resume)
     fabric = dist.start(settings.train.precision)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    named = [Path(job.method or job.checkpoint).name, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp]
-    folder = resume or Path(dist.from_main(fabric, str(runs / "-".join(named))))
-    run = Run(job, folder, fabric, settings, variants)
+    run = Run(job, resume or runs, fabric, settings, variants)
     run.check()
-    if fabric.global_rank == 0 and resume is None:
-        folder.mkdir(parents=True)  # another run of this second keeps its folder
-        job.write(folder)
-        (folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
-    dist.barrier(fabric)
+    if resume is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        trained = Path(job.method or job.checkpoint).resolve().name
+        name = "-".join([trained, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp])
+        run.folder = dist.from_main(fabric, _new_folder(runs, name) if fabric.global_rank == 0 else runs)
+        if fabric.global_rank == 0:
+            job.write(run.folder)
+            (run.folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
+        dist.barrier(fabric)
     return run
+
+
+def _new_folder(runs: Path, name: str) -> Path:
+    """Make a folder of this name, or of name-2, name-3, ... where other runs of the same second have it."""
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = runs / name
+    for number in itertools.count(2):
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            folder = runs / f"{name}-{number}"
+    return folder
 
 
 def predict_to(job: Job, output: Path) -> None:

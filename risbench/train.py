@@ -10,7 +10,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -112,7 +112,7 @@ class Trainer:
         for piece, batch in enumerate(batches, start=1):
             waiting = piece < pieces and self.fabric.world_size > 1
             with self.fabric.no_backward_sync(wrapped) if waiting else nullcontext():
-                with self.fabric.autocast():  # a wrapper without DDP does not cast by itself
+                with self.fabric.autocast(), _normalisable():  # a wrapper without DDP does not cast by itself
                     terms: dict[str, Tensor] = wrapped.loss(self.fabric.to_device(batch))
                 self.fabric.backward(terms["total"] / pieces)
             for name, value in terms.items():
@@ -170,6 +170,20 @@ class Trainer:
             with (self.run / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
             progress.say(_line(values, self.recipe.train.epochs))
+
+
+@contextmanager
+def _normalisable() -> Iterator[None]:
+    """Say what to do where torch refuses to normalise a batch of one value; only torch knows which layer meets one."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "Batch normalisation cannot train on one expression (or one cell of one image) at a time, which is what a "
+            "micro-batch holds here: raise train.batch_size or image.size, or lower train.accumulate."
+        ) from None
 
 
 def _mixed(seed: int, epoch: int, rank: int) -> int:

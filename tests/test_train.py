@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +135,25 @@ def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_pa
     assert opened.facts.weights.startswith("checkpoint ")
 
 
+def test_what_an_initial_checkpoint_was_trained_on_counts_as_training_data(
+    job: Job, small_card: Path, small_root: Path, tmp_path: Path
+) -> None:
+    once = job.model_copy(update={"overrides": [*SHORT, "train.epochs=1", "train.milestones=[]"]})
+    earlier = job.model_copy(update={"overrides": [*once.overrides, "train.pretraining=['COCO', 'ImageNet-1k']"]})
+    first = running.start(earlier, tmp_path).train(resume=False)
+    assert first.facts.training_data == ["small", "COCO", "ImageNet-1k"]
+    second = running.start(once.model_copy(update={"init": str(first.folder)}), tmp_path).train(resume=False)
+    assert second.facts.training_data == ["small", "COCO", "ImageNet-1k"]
+
+
+def test_training_starts_from_a_checkpoint_of_its_method_alone(job: Job, tmp_path: Path) -> None:
+    first = running.start(job, tmp_path).train(resume=False).folder
+    facts = json.loads((first / "checkpoint.json").read_text(encoding="utf-8"))
+    (first / "checkpoint.json").write_text(json.dumps({**facts, "method": "other"}), encoding="utf-8")
+    with pytest.raises(InputError, match="a checkpoint of other, not of lts"):
+        running.start(job.model_copy(update={"init": str(first)}), tmp_path)
+
+
 def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path) -> None:
     """With normalisation frozen, two micro-batches of two give the gradient of one batch of four."""
     run = running.start(job, tmp_path)
@@ -154,10 +175,43 @@ def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
     assert run.train(resume=False).facts.epoch >= 1
 
 
+@pytest.mark.parametrize(
+    ("overrides", "multiple"),
+    [
+        (["train.batch_size=6", "train.per_image=4"], 4),
+        (["train.batch_size=2", "train.per_image=4"], 4),
+        (["train.batch_size=4", "train.accumulate=3"], 3),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
+    job: Job, tmp_path: Path, overrides: list[str], multiple: int
+) -> None:
+    wrong = job.model_copy(update={"overrides": [*SHORT, *overrides], "data_root": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match=f"take a multiple of {multiple}"):
+        running.start(wrong, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_micro_batch_that_cannot_be_normalised_is_one_sentence(job: Job, tmp_path: Path) -> None:
+    run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.accumulate=4"]}), tmp_path)
+    with pytest.raises(InputError, match="one expression .*lower train.accumulate"):
+        run.train(resume=False)
+
+
 def test_a_loss_that_is_not_finite_is_one_sentence(job: Job, tmp_path: Path) -> None:
     run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.lr=1e20"]}), tmp_path)
     with pytest.raises(InputError, match="no longer finite .*Lower train.lr"):
         run.train(resume=False)
+
+
+def test_runs_started_in_the_same_second_have_folders_of_their_own(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5))
+    monkeypatch.setattr(running, "datetime", now)
+    names = [running.start(job, tmp_path / "runs").folder.name for _ in range(3)]
+    assert names[0].endswith("-20260102-030405") and names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
+    assert all((tmp_path / "runs" / name / "run.toml").is_file() for name in names)
 
 
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
