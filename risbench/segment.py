@@ -30,7 +30,7 @@ def draw(checkpoint: Path, image: Path, expression: str, output: Path) -> float:
     opened = Checkpoint(checkpoint)
     model, tokenizer = opened.model()
     chosen = predict.inputs(opened.recipe, protocol.load("original"))
-    fabric = dist.start(opened.recipe.train.precision)
+    fabric = dist.start()  # in full precision, which every device has
     predictor = Predictor(model.to(fabric.device).eval(), tokenizer, opened.recipe, chosen, fabric)
     picture = images.read(image)
     place = images.frame((picture.height, picture.width), predictor.image())

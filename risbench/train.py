@@ -138,7 +138,9 @@ class Trainer:
             self._log(epoch=epoch, val=reached)
         if self.fabric.global_rank == 0:
             self._save("best", None) if better or not (self.run / "checkpoints" / "best").exists() else None
-            self._save("last", {"optimizer": optimizer.state_dict(), "position": vars(self.position)})
+            scaler = self.fabric.strategy.precision.state_dict()  # of 16-mixed; empty otherwise
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler, "position": vars(self.position)}
+            self._save("last", state)
         dist.barrier(self.fabric)
 
     def _save(self, name: str, state: dict[str, Any] | None) -> None:
@@ -155,6 +157,8 @@ class Trainer:
         state = last.state()
         checkpoint.load_weights(self.model, last.weights)
         optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
 
     def _cut_log(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import shutil
@@ -10,9 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
+from lightning_fabric.plugins.precision.precision import Precision
 from safetensors.torch import load_file
 
+from risbench import dist
 from risbench import run as running
+from risbench.checkpoint import Checkpoint
 from risbench.data.loader import Samples
 from risbench.errors import InputError
 from risbench.run import Job
@@ -59,9 +65,16 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     monkeypatch.setattr(Trainer, "_step", dying)
 
 
+@pytest.mark.parametrize("precision", [Precision(), MixedPrecision("16-mixed", "cpu")])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
+    """16-mixed, which Fabric refuses on the CPU by name, is there for the state of its scaler."""
+
+    def start(_: str) -> Fabric:
+        return Fabric(accelerator="cpu", devices=1, plugins=[copy.deepcopy(precision)])
+
+    monkeypatch.setattr(dist, "start", start)
     whole = running.start(job, tmp_path / "whole")
     whole.train(resume=False)
 
@@ -75,6 +88,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
     assert same(weights(whole.folder), weights(resumed.folder))
     assert same(weights(whole.folder, "best"), weights(resumed.folder, "best"))
+    scalers = [Checkpoint(run.folder / "checkpoints" / "last").state()["scaler"] for run in (whole, resumed)]
+    assert scalers[0] == scalers[1] and bool(scalers[0]) == isinstance(precision, MixedPrecision)
     lines = [logged(whole.folder), logged(resumed.folder)]
     for line in (*lines[0], *lines[1]):
         line.pop("seconds", None)
@@ -190,6 +205,23 @@ def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
     with pytest.raises(InputError, match=f"take a multiple of {multiple}"):
         running.start(wrong, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_mixed_precision_reaches_the_layers_in_training(job: Job, tmp_path: Path) -> None:
+    seen: set[torch.dtype] = set()
+
+    def record(module: torch.nn.Module, _: object, output: object) -> None:
+        if module.training and isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            assert isinstance(output, torch.Tensor)
+            seen.add(output.dtype)
+
+    short = [*SHORT, "train.epochs=1", "train.milestones=[]"]
+    for precision, expected in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+        seen.clear()
+        with torch.nn.modules.module.register_module_forward_hook(record):
+            mixed = job.model_copy(update={"overrides": [*short, f"train.precision={precision}"]})
+            running.start(mixed, tmp_path / precision).train(resume=False)
+        assert seen == {expected}
 
 
 def test_a_micro_batch_that_cannot_be_normalised_is_one_sentence(job: Job, tmp_path: Path) -> None:
