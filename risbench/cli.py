@@ -366,8 +366,8 @@ def _refuse_beside(context: typer.Context, chosen: str, names: Iterable[str]) ->
 
 def _seeds(text: str) -> list[int]:
     seeds = _list(text)
-    if not seeds or not all(seed.isdecimal() for seed in seeds):
-        raise InputError(f"--seed {text!r} is not a list of numbers: write 0 or 0,1,2.")
+    if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
+        raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
     return [int(seed) for seed in seeds]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from risbench import (
@@ -40,7 +40,7 @@ from risbench.checkpoint import Checkpoint, Facts
 from risbench.data import loader, source
 from risbench.data.index import Index
 from risbench.data.loader import Samples
-from risbench.errors import InputError
+from risbench.errors import InputError, defect
 from risbench.predict import Predictor
 from risbench.predictions import Header, Predictions
 from risbench.protocol import Protocol
@@ -60,7 +60,7 @@ class Job(BaseModel):
     overrides: list[str] = []
     splits: list[str] = []
     protocols: list[str] = ["original"]
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoint: str = ""
     init: str = ""
     data_root: str = ""
@@ -80,8 +80,11 @@ class Job(BaseModel):
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise InputError(f"{folder} is not a run: it holds no run.toml. Give a folder such as runs/ID.") from None
-        except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}). Start a new run.") from None
+        except ValidationError as error:
+            reason = defect(error)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            reason = str(error)
+        raise InputError(f"{path} cannot be read ({reason}). Start a new run.")
 
 
 @dataclass
@@ -234,6 +237,7 @@ class Run:
         """Predict a split to a file that says what made it."""
         header = Header(
             dataset=self.index.card.name,
+            index=self.index.hash,
             split=split,
             input=dict(predictor.inputs),
             method=opened.facts.method,
@@ -308,6 +312,10 @@ def _new_folder(runs: Path, name: str) -> Path:
 
 def predict_to(job: Job, output: Path) -> None:
     """Predict one split of a job with its checkpoint, and write nothing but the predictions file."""
+    if output.suffix != ".parquet" or output.is_dir():
+        raise InputError(f"--output {output} does not name a predictions file: give a file that ends in .parquet.")
+    if not job.checkpoint:
+        raise InputError("Which checkpoint? Give --checkpoint FOLDER, such as runs/ID/checkpoints/best.")
     settings, variants = settings_of(job)
     run = Run(job, output.parent, dist.start(settings.train.precision), settings, variants)
     run.check()

@@ -126,6 +126,28 @@ def test_segment_draws_a_picture(ask: Ask, trained: Path, small_root: Path, tmp_
     assert re.search(r"\d % of the image", out)
 
 
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
+def test_segment_draws_a_strip_of_pixels(ask: Ask, trained: Path, size: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "strip.png")
+    code, _, err = ask("segment", tmp_path / "strip.png", "the left one", "--checkpoint", trained)
+    assert code == 0, err
+    with Image.open(tmp_path / "segment.png") as picture:
+        assert max(picture.size) <= 2500
+
+
+@pytest.mark.parametrize("output", [".", "val", "val.jsonl", "folder.parquet"])
+def test_predict_wants_the_name_of_a_predictions_file_before_any_work(ask: Ask, output: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    code, _, err = ask("predict", "--checkpoint", "nowhere", "--split", "val", "--output", output)
+    assert code == 2 and f"--output {output} does not name a predictions file" in err
+
+
+@pytest.mark.parametrize("output", [".", "picture", "picture.docx"])
+def test_segment_wants_the_name_of_a_picture_before_any_work(ask: Ask, output: str) -> None:
+    code, _, err = ask("segment", "none.jpg", "a cup", "--checkpoint", "nowhere", "--output", output)
+    assert code == 2 and f"--output {output} does not name a picture" in err
+
+
 def test_data_index_and_doctor_say_what_they_found(ask: Ask, small_root: Path, small_card: Path) -> None:
     code, out, _ = ask("data", "index", small_card, "--data-root", small_root)
     assert code == 0 and "val: 1 images, 2 refs, 4 expressions" in out
@@ -140,6 +162,8 @@ BAD: list[tuple[list[str], str]] = [
     (["run", "--method", "lts", "--dataset", "refcoco", "--data-root", "nowhere"], "nowhere does not exist"),
     (["run", "--method", "lts", "--variant", "tinny"], "Did you mean 'tiny'"),
     (["run", "--method", "lts", "--seed", "one"], "--seed 'one'"),
+    (["run", "--method", "lts", "--seed", "0,4294967296"], "from 0 to 4294967295"),
+    (["train", "--method", "lts", "--seed", "99999999999"], "from 0 to 4294967295"),
     (["run", "--method", "lts", "train.epoch=2"], "Did you mean 'train.epochs'"),
     (["run", "--method", "lts", "--protocol", "orignal"], "Did you mean 'original'"),
     (["run", "--method", "reference/largest"], "reference"),
@@ -155,6 +179,10 @@ BAD: list[tuple[list[str], str]] = [
     (["data", "index", "refcoco", "--data-root", "."], "refs(unc).p"),
     (["predict", "--checkpoint", "nowhere", "--split", "val", "--output", "x.parquet"], "nowhere is not a checkpoint"),
     (["segment", "none.jpg", "a cup", "--checkpoint", "nowhere"], "nowhere is not a checkpoint"),
+    (["segment", "none.jpg", "a cup", "--checkpoint", ""], "is not a checkpoint"),
+    (["run", "--checkpoint", "."], "is not a checkpoint"),
+    (["run", "--checkpoint", ""], "Which method?"),
+    (["predict", "--checkpoint", "", "--split", "val", "--output", "x.parquet"], "Which checkpoint?"),
     (["data", "make", "refcoco"], "not generated"),
 ]
 
@@ -210,6 +238,7 @@ def test_what_a_prediction_depends_on_can_be_overridden(ask: Ask, where: list[st
     assert code == 0, err
     header = predictions.read(Path("x.parquet")).header
     assert header is not None and (header.input["image_size"], header.input["threshold"]) == (32, 0.1)
+    assert header.index  # parts of another copy of the data are told apart by it
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,13 @@ def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         Job.read(tmp_path)
 
 
+@pytest.mark.parametrize(("content", "words"), [(b"# \xff", "utf-8"), (b"seed = 'x'", "dataset: Field required")])
+def test_a_broken_run_file_is_one_sentence(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "run.toml").write_bytes(content)
+    with pytest.raises(InputError, match=rf"run.toml cannot be read \(.*{words}"):
+        Job.read(tmp_path)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_training_needs_its_splits_before_it_begins(job: Job, small_root: Path, tmp_path: Path, split: str) -> None:
     root = shutil.copytree(small_root, tmp_path / "root")
