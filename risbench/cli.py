@@ -86,7 +86,7 @@ def run(
         return
     records = []
     for opened in _start(locals(), resume):
-        records += opened.evaluate(opened.train(resume is not None) if not opened.job.checkpoint else _given(opened))
+        records += opened.evaluate(opened.train(resume is not None))
         if _is_main():
             print(f"Kept in {opened.folder}", file=sys.stderr)
     _show(records, as_json)
@@ -369,12 +369,6 @@ def _seeds(text: str) -> list[int]:
     if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
         raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
     return [int(seed) for seed in seeds]
-
-
-def _given(opened: Any) -> Any:
-    from risbench.checkpoint import Checkpoint as Opened
-
-    return Opened(Path(opened.job.checkpoint))
 
 
 def _chosen_references(method: str) -> list[str]:

@@ -149,8 +149,10 @@ class Run:
                 )
 
     def train(self, resume: bool) -> Checkpoint:
-        """Train, and return the best checkpoint."""
+        """Train, and return the best checkpoint; that of --checkpoint is trained already."""
         job = self.job
+        if job.checkpoint:
+            return Checkpoint(Path(job.checkpoint))
         places = loader.training_places(self.training, self.index)
         sources = [(index, index.split("train")) for index in self.training]
         torch.manual_seed(job.seed)
@@ -224,14 +226,23 @@ class Run:
         )
 
     def evaluate(self, opened: Checkpoint) -> list[Record]:
-        """Predict, score and record every split under every protocol."""
-        predictors = {name: self.predictor(opened, name) for name in self.job.protocols}
-        return [self._record(opened, predictors[name], split, name) for split in self.splits() for name in predictors]
-
-    def predictor(self, opened: Checkpoint, name: str) -> Predictor:
-        """The checkpoint's model under a protocol."""
+        """Predict, score and record every split under every protocol; those of equal input share predictions."""
         model, tokenizer = opened.model()
-        return self._predictor(model, tokenizer, protocol.load(name))
+        predictors = {name: self._predictor(model, tokenizer, protocol.load(name)) for name in self.job.protocols}
+        records = []
+        for split in self.splits():
+            made: dict[Any, tuple[Path, Predictions, dict[str, Any]]] = {}
+            for name, predictor in predictors.items():
+                path = self.folder / "predictions" / f"{split}-{name}.parquet"
+                same = predictor.inputs, protocol.load(name).score.scored_at  # what stored masks depend on
+                if same not in made:
+                    found = self.predict(opened, predictor, split, path)
+                    made[same] = path, found, self._cost(opened, predictor, split)
+                first, found, cost = made[same]
+                if first != path and self.fabric.global_rank == 0:
+                    shutil.copyfile(first, path)
+                records.append(self._record(opened, split, name, found, cost))
+        return records
 
     def predict(self, opened: Checkpoint, predictor: Predictor, split: str, path: Path) -> Predictions:
         """Predict a split to a file that says what made it."""
@@ -248,15 +259,14 @@ class Run:
         )
         return predict.predict(predictor, self.index, self.index.split(split), header, path, path.stem)
 
-    def _record(self, opened: Checkpoint, predictor: Predictor, split: str, name: str) -> Record:
+    def _record(self, opened: Checkpoint, split: str, name: str, found: Predictions, cost: dict[str, Any]) -> Record:
         chosen = protocol.load(name)
-        found = self.predict(opened, predictor, split, self.folder / "predictions" / f"{split}-{name}.parquet")
         facts = {
             "seed": opened.facts.seed,
             "training_data": opened.facts.training_data,
             "weights": opened.facts.weights,
             "device": dist.device_name(self.fabric),
-            "cost": self._cost(opened, predictor, split),
+            "cost": cost,
         }
         folder = self.folder if self.fabric.global_rank == 0 else None
         shuffled = references.permuted(found, self.index.split(split))
@@ -322,7 +332,8 @@ def predict_to(job: Job, output: Path) -> None:
     if len(job.splits) != 1 or len(job.protocols) != 1:
         raise InputError("A predictions file holds one split under one protocol: give one --split and one --protocol.")
     opened = Checkpoint(Path(job.checkpoint))
-    run.predict(opened, run.predictor(opened, job.protocols[0]), job.splits[0], output)
+    predictor = run._predictor(*opened.model(), protocol.load(job.protocols[0]))
+    run.predict(opened, predictor, job.splits[0], output)
 
 
 def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -78,13 +79,29 @@ def test_one_command_trains_predicts_scores_and_records(ask: Ask, where: list[st
 
 
 def test_a_checkpoint_is_evaluated_under_several_protocols(
-    ask: Ask, where: list[str], trained: Path, tmp_path: Path
+    ask: Ask, where: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from risbench import predict
+
+    computed: list[str] = []
+
+    def counted(*given: Any) -> predictions.Predictions:
+        computed.append(given[4].name)
+        return whole(*given)
+
+    whole = predict.predict
+    monkeypatch.setattr(predict, "predict", counted)
     options = ["--split", "testB", "--protocol", "original,lts", "--json"]
     code, out, err = ask("run", "--checkpoint", trained, *where, *options)
     assert code == 0, err
     by_run = {r["protocol"]: r for r in json.loads(out)}
     assert set(by_run) == {"original", "lts"}
+    [run] = (tmp_path / "runs").iterdir()
+    files = [run / "predictions" / f"testB-{name}.parquet" for name in by_run]
+    assert files[0].read_bytes() == files[1].read_bytes()  # their input is the same for LTS
+    assert computed == ["testB-original.parquet"]
+    ask("run", "--checkpoint", trained, *where, *options, "predict.threshold=0.3")
+    assert computed[1:] == ["testB-original.parquet", "testB-lts.parquet"]
 
     file = tmp_path / "testB.parquet"
     code, _, err = ask("predict", "--checkpoint", trained, *where, "--split", "testB", "--output", file)
