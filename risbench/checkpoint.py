@@ -6,12 +6,13 @@ weights.safetensors, recipe.toml (resolved), text/ (vocabulary), checkpoint.json
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +22,7 @@ from torch import nn
 
 from risbench import __version__, methods, recipe
 from risbench.api import Method, Tokenizer
-from risbench.errors import InputError
+from risbench.errors import InputError, defect
 from risbench.recipe import Recipe
 
 _WEIGHTS, _RECIPE, _FACTS, _TEXT, _STATE = "weights.safetensors", "recipe.toml", "checkpoint.json", "text", "state.pt"
@@ -32,7 +33,7 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Literal[1] = 1
     risbench: str = __version__
     method: str
     variants: list[str]
@@ -42,6 +43,7 @@ class Facts(BaseModel):
     epoch: int
     training_seconds: float
     sha256: str = ""  # of weights.safetensors
+    files: dict[str, str] = {}  # sha256 of recipe.toml and of each file in text/
 
 
 class Checkpoint:
@@ -55,18 +57,15 @@ class Checkpoint:
                 raise InputError(
                     f"{folder} is not a checkpoint: it holds no {name}. Give a folder such as runs/ID/checkpoints/best."
                 )
-        try:
-            self.facts = Facts.model_validate_json((self.folder / _FACTS).read_text(encoding="utf-8"))
-        except ValidationError as error:
-            raise InputError(
-                f"{self.folder / _FACTS} cannot be read: {error.errors()[0]['msg']}. Copy it again."
-            ) from None
+        self.facts = _read_facts(self.folder / _FACTS)
+        for name, sha256 in {**self.facts.files, _WEIGHTS: self.facts.sha256}.items():
+            path = self.folder / name
+            if not path.is_file() or sha256 != file_sha256(path):
+                raise InputError(
+                    f"{path} is not the file that {_FACTS} describes (sha256 {sha256}). It was damaged or exchanged: "
+                    "copy the checkpoint again."
+                )
         self.recipe: Recipe = recipe.validate(recipe.read(self.folder / _RECIPE), str(self.folder / _RECIPE))
-        if self.facts.sha256 != file_sha256(self.folder / _WEIGHTS):
-            raise InputError(
-                f"{self.folder / _WEIGHTS} is not the file that {_FACTS} describes (sha256 {self.facts.sha256}). It "
-                "was damaged or exchanged: copy the checkpoint again."
-            )
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer."""
@@ -95,6 +94,19 @@ class Checkpoint:
         return state
 
 
+def _read_facts(path: Path) -> Facts:
+    try:
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict) and content.get("format", 1) != 1:
+            raise InputError(f"{path} has format {content['format']}, this risbench reads 1: use a newer risbench.")
+        return Facts.model_validate(content)
+    except ValidationError as error:
+        reason = defect(error)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = str(error)
+    raise InputError(f"{path} cannot be read ({reason}). Copy the checkpoint again.")
+
+
 def save(
     folder: Path,
     model: Method,
@@ -111,7 +123,9 @@ def save(
         save_file(tensors, new / _WEIGHTS)
         (new / _RECIPE).write_text(recipe.dumps(settings), encoding="utf-8")
         tokenizer.save(new / _TEXT)
-        written = facts.model_copy(update={"sha256": file_sha256(new / _WEIGHTS)})
+        files = [new / _RECIPE, *sorted(path for path in (new / _TEXT).rglob("*") if path.is_file())]
+        hashes = {path.relative_to(new).as_posix(): file_sha256(path) for path in files}
+        written = facts.model_copy(update={"sha256": file_sha256(new / _WEIGHTS), "files": hashes})
         (new / _FACTS).write_text(written.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if state is not None:
             torch.save(state, new / _STATE)
@@ -122,9 +136,8 @@ def save(
 
 def recover(folder: Path) -> Path:
     """Finish a replacement that was killed between its two renames."""
-    old = _old(folder)
-    if not folder.exists() and old.exists():
-        old.rename(folder)
+    if not folder.exists() and _old(folder).exists():
+        _old(folder).rename(folder)
     return folder
 
 

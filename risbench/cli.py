@@ -61,6 +61,7 @@ def about(
 
 @app.command()
 def run(
+    context: typer.Context,
     overrides: Overrides = None,
     method: Method = "",
     dataset: Dataset = "mini",
@@ -79,12 +80,13 @@ def run(
 ) -> None:
     """Train, predict, score and record; with --checkpoint, without training."""
     if method.split("/")[0] == "reference":
+        _refuse_beside(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])
         chosen = _chosen_references(method)
         _show(_references(chosen, dataset, split, protocol, seed, (data_root, images, partial), runs), as_json)
         return
     records = []
     for opened in _start(locals(), resume):
-        records += opened.evaluate(opened.train(resume is not None) if not opened.job.checkpoint else _given(opened))
+        records += opened.evaluate(opened.train(resume is not None))
         if _is_main():
             print(f"Kept in {opened.folder}", file=sys.stderr)
     _show(records, as_json)
@@ -92,6 +94,7 @@ def run(
 
 @app.command()
 def train(
+    context: typer.Context,
     overrides: Overrides = None,
     method: Method = "",
     dataset: Dataset = "mini",
@@ -340,25 +343,32 @@ def _start(options: dict[str, Any], resume: Path | None) -> Iterable[Any]:
     from risbench import run as running
 
     if resume is not None:
+        _refuse_beside(options["context"], "--resume", options.keys() - {"context", "resume", "as_json"})
         yield running.start(running.Job.read(resume), options["runs"], resume)
         return
     if not options["method"] and not options.get("checkpoint"):
         raise InputError("Which method? Give --method NAME (risbench list shows them), --checkpoint or --resume.")
-    for seed in _seeds(options["seed"]):
+    seeds = _seeds(options["seed"])
+    if len(seeds) > 1 and options.get("checkpoint"):
+        raise InputError("A checkpoint is trained, and its record has its seed: leave --seed out beside --checkpoint.")
+    for seed in seeds:
         yield running.start(_job(options).model_copy(update={"seed": seed}), options["runs"])
+
+
+def _refuse_beside(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
+    """Refuse an option that was given on the command line though the chosen one leaves it without effect."""
+    for name in sorted(names):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            shown = "overrides of the recipe" if name == "overrides" else f"--{name.replace('_', '-')}"
+            raise InputError(f"{chosen} takes no {shown}, which would have no effect: leave that out.")
 
 
 def _seeds(text: str) -> list[int]:
     seeds = _list(text)
-    if not seeds or not all(seed.isdecimal() for seed in seeds):
-        raise InputError(f"--seed {text!r} is not a list of numbers: write 0 or 0,1,2.")
+    if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
+        raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
     return [int(seed) for seed in seeds]
-
-
-def _given(opened: Any) -> Any:
-    from risbench.checkpoint import Checkpoint as Opened
-
-    return Opened(Path(opened.job.checkpoint))
 
 
 def _chosen_references(method: str) -> list[str]:

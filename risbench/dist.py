@@ -10,27 +10,63 @@ from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
+
+from risbench.errors import InputError
 
 T = TypeVar("T")
 
 
 def start(precision: str = "32-true") -> Fabric:
     """Set up the device, the precision and, where a launcher started several processes, their group."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
-    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
     cuda = torch.cuda.is_available()
+    if precision == "16-mixed" and not cuda:
+        raise InputError("train.precision=16-mixed needs CUDA, which is not here: take 32-true or bf16-mixed.")
+    world, nodes, environment = _launched()
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
-        devices=local,
-        num_nodes=max(1, world // local),
+        devices=world // nodes,
+        num_nodes=nodes,
         strategy=DDPStrategy() if world > 1 else "auto",
         precision=precision,  # type: ignore[arg-type]
+        plugins=[environment],  # Fabric by itself takes an allocation of Slurm for a launch by srun
     )
     if world > 1:
         fabric.launch()
     return fabric
+
+
+def _launched() -> tuple[int, int, ClusterEnvironment]:
+    """The number of processes, that of nodes, and what knows this process's rank; (1, 1, ...) without a launcher."""
+    given = os.environ
+    torchrun = {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= given.keys()
+    if torchrun:  # first, since srun may have started it
+        world = int(given["WORLD_SIZE"])
+        nodes = -(-world // int(given.get("LOCAL_WORLD_SIZE", 1)))
+    elif {"SLURM_STEP_ID", "SLURM_PROCID"} <= given.keys():  # srun; a batch script and salloc start no step
+        world = int(given.get("SLURM_STEP_NUM_TASKS") or given.get("SLURM_NTASKS") or 1)
+        nodes = int(
+            given.get("SLURM_STEP_NUM_NODES") or given.get("SLURM_NNODES") or given.get("SLURM_JOB_NUM_NODES") or 1
+        )
+    else:
+        world = nodes = 1
+    if world % nodes:
+        raise InputError(
+            f"{world} processes cannot be spread evenly over {nodes} nodes: give the launcher the number for each node "
+            "(srun --ntasks-per-node, torchrun --nproc-per-node)."
+        )
+    if world == 1:
+        return 1, 1, LightningEnvironment()
+    if torchrun:
+        return world, nodes, TorchElasticEnvironment()
+    # Fabric wants these to agree, but srun sets the last one only for its option --ntasks-per-node
+    given.update(SLURM_NTASKS=str(world), SLURM_NNODES=str(nodes), SLURM_NTASKS_PER_NODE=str(world // nodes))
+    return world, nodes, SLURMEnvironment()
 
 
 def barrier(fabric: Fabric) -> None:

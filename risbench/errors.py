@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
 
 class InputError(ValueError):
     """Wrong input: the message names the value, what is wrong with it and the cure."""
@@ -22,3 +24,10 @@ def unknown(what: str, name: str, known: Iterable[str], more: str = "") -> Input
     return InputError(
         f"Unknown {what} {name!r}.{guess} Known: {', '.join(names) or 'none'}.{' ' + more if more else ''}"
     )
+
+
+def defect(error: ValidationError) -> str:
+    """The first thing that a schema refuses: where it is, and what is wrong with it."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -6,6 +6,7 @@ that size); its metadata says where the masks come from. JSON Lines holds the sa
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import shutil
@@ -45,6 +46,7 @@ class Header(BaseModel):
 
     format: int = FORMAT
     dataset: str
+    index: str = ""  # sha256 of the annotation files
     split: str
     input: dict[str, Any]  # the resolved input half of the protocol
     method: str
@@ -216,6 +218,7 @@ def _read_lines(path: Path) -> Any:
     lines = []
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
                 lines.append(_read_line(line, f"{path}, line {number}"))
     return pa.Table.from_pylist(lines, schema=pa.schema([field.with_nullable(True) for field in SCHEMA]))

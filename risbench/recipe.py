@@ -8,11 +8,13 @@ switches off), `section.key=value` comes last. An override must name a key that 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field as Field  # methods, which import risbench alone, constrain their [model] with it
+from pydantic_core import ErrorDetails
 
 from risbench.errors import InputError, unknown
 
@@ -28,11 +30,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+S = TypeVar("S", bound=Section)
+
+
 class Text(Section):
     """How expressions are read."""
 
     field: Literal["raw", "sent"]
-    max_tokens: int = Field(ge=0, description="0: the data set card's max_words")
+    max_tokens: int = Field(ge=0, le=512, description="0: the data set card's max_words")
 
 
 class Image(Section):
@@ -113,7 +118,7 @@ def read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"There is no recipe at {path}. A method's folder holds recipe.toml.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}. Mend that line.") from None
 
 
@@ -123,20 +128,30 @@ def validate(tables: Mapping[str, Any], where: str) -> Recipe:
         return Recipe.model_validate(tables)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            section = Recipe.model_fields.get(str(first["loc"][0]))
-            part = section.annotation if section is not None else Recipe
-            known = part.model_fields if isinstance(part, type) and issubclass(part, BaseModel) else Recipe.model_fields
-            raise unknown(
-                "recipe key",
-                key,
-                [f"{'.'.join(map(str, first['loc'][:-1]))}.{k}".strip(".") for k in known],
-                f"It stands in {where}.",
-            ) from None
-        raise InputError(
-            f"{where}: {key} = {first['input']!r} is wrong: {first['msg']}. Give it another value."
-        ) from None
+        table = Recipe.model_fields.get(str(first["loc"][0]))
+        part = table.annotation if table is not None and len(first["loc"]) > 1 else Recipe
+        known = part.model_fields if isinstance(part, type) and issubclass(part, BaseModel) else {}
+        raise _explained(first, [str(part) for part in first["loc"]], known, where) from None
+
+
+def section(schema: type[S], values: Mapping[str, Any], name: str) -> S:
+    """Check one section of a recipe, such as a method's [model], against a schema of its own."""
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [name, *(str(part) for part in first["loc"])]
+        raise _explained(first, path, schema.model_fields, "the recipe") from None
+
+
+def _explained(first: ErrorDetails, path: list[str], known: Iterable[str], where: str) -> InputError:
+    """One sentence about the first defect, which lies at `path`; `known` are the keys beside it."""
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return unknown("recipe key", key, [".".join([*path[:-1], k]) for k in known], f"It stands in {where}.")
+    if first["type"] == "missing":
+        return InputError(f"{key} is missing in {where}: add it.")
+    return InputError(f"{where}: {key} = {first['input']!r} is wrong: {first['msg']}. Give it another value.")
 
 
 def dumps(recipe: Recipe) -> str:

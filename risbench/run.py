@@ -6,6 +6,7 @@ predictions/, rows/ and records/.
 
 from __future__ import annotations
 
+import itertools
 import resource
 import shutil
 import tomllib
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from risbench import (
@@ -39,7 +40,7 @@ from risbench.checkpoint import Checkpoint, Facts
 from risbench.data import loader, source
 from risbench.data.index import Index
 from risbench.data.loader import Samples
-from risbench.errors import InputError
+from risbench.errors import InputError, defect
 from risbench.predict import Predictor
 from risbench.predictions import Header, Predictions
 from risbench.protocol import Protocol
@@ -59,7 +60,7 @@ class Job(BaseModel):
     overrides: list[str] = []
     splits: list[str] = []
     protocols: list[str] = ["original"]
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoint: str = ""
     init: str = ""
     data_root: str = ""
@@ -79,8 +80,11 @@ class Job(BaseModel):
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise InputError(f"{folder} is not a run: it holds no run.toml. Give a folder such as runs/ID.") from None
-        except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}). Start a new run.") from None
+        except ValidationError as error:
+            reason = defect(error)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            reason = str(error)
+        raise InputError(f"{path} cannot be read ({reason}). Start a new run.")
 
 
 @dataclass
@@ -104,6 +108,11 @@ class Run:
         names = self.settings.train.datasets or [self.job.dataset]
         return [self.index if name == self.job.dataset else self._open(name) for name in names]
 
+    @cached_property
+    def initial(self) -> Checkpoint | None:
+        """The checkpoint of --init."""
+        return Checkpoint(Path(self.job.init)) if self.job.init else None
+
     def _open(self, name: str) -> Index:
         if self.fabric.global_rank == 0:  # generates and builds what is missing
             source.open_index(name, self.job.data_root, self.job.images, self.job.partial)
@@ -120,6 +129,12 @@ class Run:
 
     def check(self) -> None:
         """Refuse before any work what would fail after it."""
+        train = self.settings.train
+        if not self.job.checkpoint:
+            loader.check_batch_size(train.batch_size, train.accumulate, self.fabric.world_size, train.per_image)
+        method = methods.folder(self.job.method).name if self.job.method else ""
+        if self.initial and self.initial.facts.method != method:
+            raise InputError(f"--init {self.job.init} is a checkpoint of {self.initial.facts.method}, not of {method}.")
         self.splits()
         if not self.job.protocols:
             raise InputError(f"Under which protocol? Give --protocol; known: {', '.join(protocol.names())}.")
@@ -134,8 +149,10 @@ class Run:
                 )
 
     def train(self, resume: bool) -> Checkpoint:
-        """Train, and return the best checkpoint."""
+        """Train, and return the best checkpoint; that of --checkpoint is trained already."""
         job = self.job
+        if job.checkpoint:
+            return Checkpoint(Path(job.checkpoint))
         places = loader.training_places(self.training, self.index)
         sources = [(index, index.split("train")) for index in self.training]
         torch.manual_seed(job.seed)
@@ -144,10 +161,11 @@ class Run:
         samples = Samples(
             sources, places, self.settings.text.field, tokenizer, self.settings.image, train.per_image, train.min_scale
         )
+        seen = [index.card.name for index in self.training] + self.settings.train.pretraining
         facts = Facts(
             method=methods.folder(job.method).name,
             variants=self.variants,
-            training_data=[index.card.name for index in self.training] + self.settings.train.pretraining,
+            training_data=list(dict.fromkeys([*seen, *(self.initial.facts.training_data if self.initial else [])])),
             weights=model.weights,
             seed=job.seed,
             epoch=0,
@@ -173,12 +191,11 @@ class Run:
     def _start(self, sources: list[Any], places: list[tuple[int, int]]) -> tuple[Method, Tokenizer]:
         """A new model, or that of --init with its weights and words."""
         cls = methods.load(self.job.method)
-        if self.job.init:
-            given = Checkpoint(Path(self.job.init))
-            tokenizer = given.tokenizer()
+        if self.initial:
+            tokenizer = self.initial.tokenizer()
             model = cls.build(checkpoint.without_pretrained(self.settings), tokenizer)
-            checkpoint.load_weights(model, given.weights)
-            model.weights = f"checkpoint {given.facts.sha256[:12]} ({given.facts.weights})"
+            checkpoint.load_weights(model, self.initial.weights)
+            model.weights = f"checkpoint {self.initial.facts.sha256[:12]} ({self.initial.facts.weights})"
             return model, tokenizer
         texts = [(split.raw if self.settings.text.field == "raw" else split.sent) for _, split in sources]
         tokenizer = cls.tokenizer(self.settings, [texts[source][row] for source, row in places])
@@ -209,19 +226,29 @@ class Run:
         )
 
     def evaluate(self, opened: Checkpoint) -> list[Record]:
-        """Predict, score and record every split under every protocol."""
-        predictors = {name: self.predictor(opened, name) for name in self.job.protocols}
-        return [self._record(opened, predictors[name], split, name) for split in self.splits() for name in predictors]
-
-    def predictor(self, opened: Checkpoint, name: str) -> Predictor:
-        """The checkpoint's model under a protocol."""
+        """Predict, score and record every split under every protocol; those of equal input share predictions."""
         model, tokenizer = opened.model()
-        return self._predictor(model, tokenizer, protocol.load(name))
+        predictors = {name: self._predictor(model, tokenizer, protocol.load(name)) for name in self.job.protocols}
+        records = []
+        for split in self.splits():
+            made: dict[Any, tuple[Path, Predictions, dict[str, Any]]] = {}
+            for name, predictor in predictors.items():
+                path = self.folder / "predictions" / f"{split}-{name}.parquet"
+                same = predictor.inputs, protocol.load(name).score.scored_at  # what stored masks depend on
+                if same not in made:
+                    found = self.predict(opened, predictor, split, path)
+                    made[same] = path, found, self._cost(opened, predictor, split)
+                first, found, cost = made[same]
+                if first != path and self.fabric.global_rank == 0:
+                    shutil.copyfile(first, path)
+                records.append(self._record(opened, split, name, found, cost))
+        return records
 
     def predict(self, opened: Checkpoint, predictor: Predictor, split: str, path: Path) -> Predictions:
         """Predict a split to a file that says what made it."""
         header = Header(
             dataset=self.index.card.name,
+            index=self.index.hash,
             split=split,
             input=dict(predictor.inputs),
             method=opened.facts.method,
@@ -232,15 +259,14 @@ class Run:
         )
         return predict.predict(predictor, self.index, self.index.split(split), header, path, path.stem)
 
-    def _record(self, opened: Checkpoint, predictor: Predictor, split: str, name: str) -> Record:
+    def _record(self, opened: Checkpoint, split: str, name: str, found: Predictions, cost: dict[str, Any]) -> Record:
         chosen = protocol.load(name)
-        found = self.predict(opened, predictor, split, self.folder / "predictions" / f"{split}-{name}.parquet")
         facts = {
             "seed": opened.facts.seed,
             "training_data": opened.facts.training_data,
             "weights": opened.facts.weights,
             "device": dist.device_name(self.fabric),
-            "cost": self._cost(opened, predictor, split),
+            "cost": cost,
         }
         folder = self.folder if self.fabric.global_rank == 0 else None
         shuffled = references.permuted(found, self.index.split(split))
@@ -267,28 +293,47 @@ def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
     """Check a job, and open the folder of its run: a new one below `runs`, or the one to be resumed."""
     settings, variants = settings_of(job, resume)
     fabric = dist.start(settings.train.precision)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    named = [Path(job.method or job.checkpoint).name, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp]
-    folder = resume or Path(dist.from_main(fabric, str(runs / "-".join(named))))
-    run = Run(job, folder, fabric, settings, variants)
+    run = Run(job, resume or runs, fabric, settings, variants)
     run.check()
-    if fabric.global_rank == 0 and resume is None:
-        folder.mkdir(parents=True)  # another run of this second keeps its folder
-        job.write(folder)
-        (folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
-    dist.barrier(fabric)
+    if resume is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        trained = Path(job.method or job.checkpoint).resolve().name
+        name = "-".join([trained, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp])
+        run.folder = dist.from_main(fabric, _new_folder(runs, name) if fabric.global_rank == 0 else runs)
+        if fabric.global_rank == 0:
+            job.write(run.folder)
+            (run.folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
+        dist.barrier(fabric)
     return run
+
+
+def _new_folder(runs: Path, name: str) -> Path:
+    """Make a folder of this name, or of name-2, name-3, ... where other runs of the same second have it."""
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = runs / name
+    for number in itertools.count(2):
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            folder = runs / f"{name}-{number}"
+    return folder
 
 
 def predict_to(job: Job, output: Path) -> None:
     """Predict one split of a job with its checkpoint, and write nothing but the predictions file."""
+    if output.suffix != ".parquet" or output.is_dir():
+        raise InputError(f"--output {output} does not name a predictions file: give a file that ends in .parquet.")
+    if not job.checkpoint:
+        raise InputError("Which checkpoint? Give --checkpoint FOLDER, such as runs/ID/checkpoints/best.")
     settings, variants = settings_of(job)
     run = Run(job, output.parent, dist.start(settings.train.precision), settings, variants)
     run.check()
     if len(job.splits) != 1 or len(job.protocols) != 1:
         raise InputError("A predictions file holds one split under one protocol: give one --split and one --protocol.")
     opened = Checkpoint(Path(job.checkpoint))
-    run.predict(opened, run.predictor(opened, job.protocols[0]), job.splits[0], output)
+    predictor = run._predictor(*opened.model(), protocol.load(job.protocols[0]))
+    run.predict(opened, predictor, job.splits[0], output)
 
 
 def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:
@@ -304,7 +349,10 @@ def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]
             )
         if job.variants:
             raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
+        if job.init:
+            raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
         settings, _ = recipe.load(opened.folder / "recipe.toml", [], job.overrides)
+        _refuse_without_effect(job.overrides)
         return settings, opened.facts.variants
     card = datasets.load(job.dataset)
     settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
@@ -315,6 +363,17 @@ def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]
     together = [card, *(datasets.load(name) for name in settings.train.datasets)]
     words = max(each.max_words for each in together)
     return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})}), variants
+
+
+def _refuse_without_effect(overrides: list[str]) -> None:
+    """Refuse overrides of a checkpoint's recipe that speak of training or of the network, which are done."""
+    for assignment in overrides:
+        key = assignment.partition("=")[0].strip()
+        if not key.startswith(("image.", "predict.")) and key not in ("text.field", "train.workers", "train.precision"):
+            raise InputError(
+                f"{key} has no effect on a trained checkpoint, so it cannot be overridden: leave it out. Only image.*, "
+                "predict.*, text.field, train.workers and train.precision can."
+            )
 
 
 def memory() -> int:

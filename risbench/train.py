@@ -10,7 +10,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -112,7 +112,7 @@ class Trainer:
         for piece, batch in enumerate(batches, start=1):
             waiting = piece < pieces and self.fabric.world_size > 1
             with self.fabric.no_backward_sync(wrapped) if waiting else nullcontext():
-                with self.fabric.autocast():  # a wrapper without DDP does not cast by itself
+                with self.fabric.autocast(), _normalisable():  # a wrapper without DDP does not cast by itself
                     terms: dict[str, Tensor] = wrapped.loss(self.fabric.to_device(batch))
                 self.fabric.backward(terms["total"] / pieces)
             for name, value in terms.items():
@@ -138,7 +138,9 @@ class Trainer:
             self._log(epoch=epoch, val=reached)
         if self.fabric.global_rank == 0:
             self._save("best", None) if better or not (self.run / "checkpoints" / "best").exists() else None
-            self._save("last", {"optimizer": optimizer.state_dict(), "position": vars(self.position)})
+            scaler = self.fabric.strategy.precision.state_dict()  # of 16-mixed; empty otherwise
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler, "position": vars(self.position)}
+            self._save("last", state)
         dist.barrier(self.fabric)
 
     def _save(self, name: str, state: dict[str, Any] | None) -> None:
@@ -155,6 +157,8 @@ class Trainer:
         state = last.state()
         checkpoint.load_weights(self.model, last.weights)
         optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
 
     def _cut_log(self) -> None:
@@ -170,6 +174,20 @@ class Trainer:
             with (self.run / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
             progress.say(_line(values, self.recipe.train.epochs))
+
+
+@contextmanager
+def _normalisable() -> Iterator[None]:
+    """Say what to do where torch refuses to normalise a batch of one value; only torch knows which layer meets one."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "Batch normalisation cannot train on one expression (or one cell of one image) at a time, which is what a "
+            "micro-batch holds here: raise train.batch_size or image.size, or lower train.accumulate."
+        ) from None
 
 
 def _mixed(seed: int, epoch: int, rank: int) -> int:

@@ -39,7 +39,7 @@ def test_a_checkpoint_needs_nothing_but_its_folder(saved: Path, tmp_path: Path) 
     opened = Checkpoint(moved)
     model, tokenizer = opened.model()
     assert opened.recipe == SETTINGS
-    assert opened.facts.model_copy(update={"sha256": ""}) == FACTS
+    assert opened.facts.model_copy(update={"sha256": "", "files": {}}) == FACTS
     assert opened.state()["position"] == {"epoch": 2}
     assert tokenizer(["red"]).ids.tolist() == [[4, 0, 0, 0, 0]]
     assert model.weights == "from scratch"
@@ -70,6 +70,20 @@ def test_another_weights_file_is_noticed(saved: Path) -> None:
     (saved / "weights.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="damaged or exchanged"):
         Checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "text/words.json"])
+def test_a_changed_recipe_or_vocabulary_is_noticed(saved: Path, name: str) -> None:
+    (saved / name).write_text((saved / name).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name} is not the file .*damaged or exchanged"):
+        Checkpoint(saved)
+
+
+def test_a_checkpoint_from_before_the_hashes_of_its_other_files_opens(saved: Path) -> None:
+    facts = json.loads((saved / "checkpoint.json").read_text(encoding="utf-8"))
+    assert set(facts.pop("files")) == {"recipe.toml", "text/words.json"}
+    (saved / "checkpoint.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert Checkpoint(saved).model()
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "recipe.toml", "checkpoint.json"])
@@ -105,5 +119,30 @@ def test_a_state_with_code_in_it_is_refused(saved: Path) -> None:
 def test_unreadable_facts_are_one_sentence(saved: Path) -> None:
     facts = json.loads((saved / "checkpoint.json").read_text())
     (saved / "checkpoint.json").write_text(json.dumps({**facts, "epoch": "many"}))
+    with pytest.raises(InputError, match=r"checkpoint.json cannot be read \(epoch: "):
+        Checkpoint(saved)
+
+
+def test_a_newer_format_asks_for_a_newer_risbench(saved: Path) -> None:
+    facts = json.loads((saved / "checkpoint.json").read_text())
+    (saved / "checkpoint.json").write_text(json.dumps({**facts, "format": 99, "more": 1}))
+    with pytest.raises(InputError, match="has format 99, this risbench reads 1: use a newer risbench"):
+        Checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[]", b"3", b'{"format": null}'])
+def test_broken_facts_are_one_sentence(saved: Path, content: bytes) -> None:
+    (saved / "checkpoint.json").write_bytes(content)
     with pytest.raises(InputError, match="checkpoint.json"):
         Checkpoint(saved)
+
+
+@pytest.mark.parametrize("folder", [".", ""])
+def test_the_current_folder_may_be_a_checkpoint_or_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(saved)
+    assert Checkpoint(Path(folder)).facts.epoch == 2
+    monkeypatch.chdir(saved.parent)
+    with pytest.raises(InputError, match="is not a checkpoint: it holds no weights"):
+        Checkpoint(Path(folder))

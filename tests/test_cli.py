@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -78,13 +79,29 @@ def test_one_command_trains_predicts_scores_and_records(ask: Ask, where: list[st
 
 
 def test_a_checkpoint_is_evaluated_under_several_protocols(
-    ask: Ask, where: list[str], trained: Path, tmp_path: Path
+    ask: Ask, where: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from risbench import predict
+
+    computed: list[str] = []
+
+    def counted(*given: Any) -> predictions.Predictions:
+        computed.append(given[4].name)
+        return whole(*given)
+
+    whole = predict.predict
+    monkeypatch.setattr(predict, "predict", counted)
     options = ["--split", "testB", "--protocol", "original,lts", "--json"]
     code, out, err = ask("run", "--checkpoint", trained, *where, *options)
     assert code == 0, err
     by_run = {r["protocol"]: r for r in json.loads(out)}
     assert set(by_run) == {"original", "lts"}
+    [run] = (tmp_path / "runs").iterdir()
+    files = [run / "predictions" / f"testB-{name}.parquet" for name in by_run]
+    assert files[0].read_bytes() == files[1].read_bytes()  # their input is the same for LTS
+    assert computed == ["testB-original.parquet"]
+    ask("run", "--checkpoint", trained, *where, *options, "predict.threshold=0.3")
+    assert computed[1:] == ["testB-original.parquet", "testB-lts.parquet"]
 
     file = tmp_path / "testB.parquet"
     code, _, err = ask("predict", "--checkpoint", trained, *where, "--split", "testB", "--output", file)
@@ -126,6 +143,28 @@ def test_segment_draws_a_picture(ask: Ask, trained: Path, small_root: Path, tmp_
     assert re.search(r"\d % of the image", out)
 
 
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
+def test_segment_draws_a_strip_of_pixels(ask: Ask, trained: Path, size: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "strip.png")
+    code, _, err = ask("segment", tmp_path / "strip.png", "the left one", "--checkpoint", trained)
+    assert code == 0, err
+    with Image.open(tmp_path / "segment.png") as picture:
+        assert max(picture.size) <= 2500
+
+
+@pytest.mark.parametrize("output", [".", "val", "val.jsonl", "folder.parquet"])
+def test_predict_wants_the_name_of_a_predictions_file_before_any_work(ask: Ask, output: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    code, _, err = ask("predict", "--checkpoint", "nowhere", "--split", "val", "--output", output)
+    assert code == 2 and f"--output {output} does not name a predictions file" in err
+
+
+@pytest.mark.parametrize("output", [".", "picture", "picture.docx"])
+def test_segment_wants_the_name_of_a_picture_before_any_work(ask: Ask, output: str) -> None:
+    code, _, err = ask("segment", "none.jpg", "a cup", "--checkpoint", "nowhere", "--output", output)
+    assert code == 2 and f"--output {output} does not name a picture" in err
+
+
 def test_data_index_and_doctor_say_what_they_found(ask: Ask, small_root: Path, small_card: Path) -> None:
     code, out, _ = ask("data", "index", small_card, "--data-root", small_root)
     assert code == 0 and "val: 1 images, 2 refs, 4 expressions" in out
@@ -140,6 +179,8 @@ BAD: list[tuple[list[str], str]] = [
     (["run", "--method", "lts", "--dataset", "refcoco", "--data-root", "nowhere"], "nowhere does not exist"),
     (["run", "--method", "lts", "--variant", "tinny"], "Did you mean 'tiny'"),
     (["run", "--method", "lts", "--seed", "one"], "--seed 'one'"),
+    (["run", "--method", "lts", "--seed", "0,4294967296"], "from 0 to 4294967295"),
+    (["train", "--method", "lts", "--seed", "99999999999"], "from 0 to 4294967295"),
     (["run", "--method", "lts", "train.epoch=2"], "Did you mean 'train.epochs'"),
     (["run", "--method", "lts", "--protocol", "orignal"], "Did you mean 'original'"),
     (["run", "--method", "reference/largest"], "reference"),
@@ -155,6 +196,10 @@ BAD: list[tuple[list[str], str]] = [
     (["data", "index", "refcoco", "--data-root", "."], "refs(unc).p"),
     (["predict", "--checkpoint", "nowhere", "--split", "val", "--output", "x.parquet"], "nowhere is not a checkpoint"),
     (["segment", "none.jpg", "a cup", "--checkpoint", "nowhere"], "nowhere is not a checkpoint"),
+    (["segment", "none.jpg", "a cup", "--checkpoint", ""], "is not a checkpoint"),
+    (["run", "--checkpoint", "."], "is not a checkpoint"),
+    (["run", "--checkpoint", ""], "Which method?"),
+    (["predict", "--checkpoint", "", "--split", "val", "--output", "x.parquet"], "Which checkpoint?"),
     (["data", "make", "refcoco"], "not generated"),
 ]
 
@@ -188,6 +233,56 @@ def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
     (tmp_path / "other" / "recipe.toml").write_text("")
     (tmp_path / "other" / "other.py").write_text("")
     assert "not of other. Leave --method out" in ask("run", "--checkpoint", trained, "--method", "other", *where)[2]
+
+
+@pytest.mark.parametrize(
+    "override", ["train.lr=1e-5", "train.epochs=3", "text.max_tokens=4", "model.loc_weight=1.0", "train.seed=1"]
+)
+def test_an_override_that_a_checkpoint_leaves_without_effect_is_refused(
+    ask: Ask, where: list[str], trained: Path, override: str, tmp_path: Path
+) -> None:
+    key = override.partition("=")[0]
+    code, _, err = ask("run", "--checkpoint", trained, *where, override)
+    assert code == 2 and key in err and err.count("\n") == 1
+    assert ("Only image.*" in err) != (key == "train.seed")  # an unknown key is said to be unknown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_prediction_depends_on_can_be_overridden(ask: Ask, where: list[str], trained: Path) -> None:
+    overrides = ["image.size=32", "predict.threshold=0.1", "text.field=raw", "train.workers=0"]
+    options = ["--checkpoint", trained, *where, "--split", "val", "--output", "x.parquet"]
+    code, _, err = ask("predict", *options, *overrides)
+    assert code == 0, err
+    header = predictions.read(Path("x.parquet")).header
+    assert header is not None and (header.input["image_size"], header.input["threshold"]) == (32, 0.1)
+    assert header.index  # parts of another copy of the data are told apart by it
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["train.lr=1e-5"], ["--seed", "1"], ["--method", "lts"], ["--runs", "runs"], ["--data-root", "."], ["--partial"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_resuming_takes_no_other_option(ask: Ask, command: str, given: list[str]) -> None:
+    code, _, err = ask(command, "--resume", "nowhere", *given)
+    shown = given[0] if given[0].startswith("--") else "overrides of the recipe"
+    assert code == 2 and f"--resume takes no {shown}" in err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["train.lr=1e-5"], ["--checkpoint", "nowhere"], ["--init", "nowhere"], ["--variant", "tiny"], ["--resume", "x"]],
+    ids=" ".join,
+)
+def test_a_reference_takes_no_option_of_training(ask: Ask, where: list[str], given: list[str]) -> None:
+    code, _, err = ask("run", "--method", "reference/whole-image", *where, *given)
+    assert code == 2 and "--method reference takes no" in err
+
+
+def test_a_checkpoint_is_neither_trained_on_nor_seeded(ask: Ask, where: list[str], trained: Path) -> None:
+    assert "leave one of them out" in ask("run", "--checkpoint", trained, "--init", trained, *where)[2]
+    assert "leave --seed out" in ask("run", "--checkpoint", trained, "--seed", "0,1", *where)[2]
 
 
 def test_an_incomplete_predictions_file_names_the_missing(

@@ -54,6 +54,14 @@ def test_missing_images_are_named(root: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("limit", [2300, 1000])  # Pillow warns above its limit and raises above twice of it
+def test_images_of_too_many_pixels_or_bits_are_found(root: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    Image.new("I;16", (64, 48)).save(images(root) / "COCO_train2014_000000000001.jpg", format="PNG")
+    assert examine(root)[0].endswith("have more than 8 bits a channel: COCO_train2014_000000000001.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert any(f"have more than {limit} pixels" in finding for finding in examine(root))
+
+
 def test_truncated_jpeg_is_found_when_images_are_decoded(root: Path) -> None:
     path = images(root) / "COCO_train2014_000000000004.jpg"
     path.write_bytes(path.read_bytes()[:-60])

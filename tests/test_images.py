@@ -82,3 +82,28 @@ def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> N
 def test_grey_and_palette_images_become_rgb(tmp_path: Path) -> None:
     PIL.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "grey.png")
     assert np.asarray(images.read(tmp_path / "grey.png")).shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", np.uint16), ("I", np.int32), ("F", np.float32)])
+def test_an_image_of_more_than_8_bits_is_refused_with_its_mode(tmp_path: Path, mode: str, kind: type) -> None:
+    image = PIL.fromarray(np.full((4, 4), 300, kind))
+    image.save(tmp_path / "deep.tiff")
+    assert image.mode == mode
+    with pytest.raises(InputError, match=f"deep.tiff is of mode {mode}.*8 bits"):
+        images.read(tmp_path / "deep.tiff")
+
+
+@pytest.mark.parametrize("limit", [150, 50])  # Pillow warns above its limit and raises above twice of it
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    PIL.fromarray(np.zeros((20, 10, 3), np.uint8)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(PIL, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(InputError, match=f"bomb.png has more than {limit} pixels"):
+        images.read(tmp_path / "bomb.png")
+
+
+def test_exif_turns_a_picture_of_a_user_and_no_image_of_a_data_set(tmp_path: Path) -> None:
+    exif = PIL.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
+    PIL.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "turned.jpg", exif=exif)
+    assert images.read(tmp_path / "turned.jpg", (10, 20)).size == (20, 10)
+    assert images.read(tmp_path / "turned.jpg", upright=True).size == (10, 20)

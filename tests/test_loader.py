@@ -111,8 +111,9 @@ def test_shares_cut_every_batch_without_loss(accumulate: int, processes: int, pe
 
 
 def test_a_batch_that_cannot_be_cut_evenly_is_refused() -> None:
+    loader.check_batch_size(16, accumulate=2, processes=2, per_image=2)
     with pytest.raises(InputError, match="batch_size=12 .*take a multiple of 8"):
-        loader.shares([list(range(12))], accumulate=2, rank=0, processes=2, per_image=2)
+        loader.check_batch_size(12, accumulate=2, processes=2, per_image=2)
 
 
 def test_several_data_sets_leave_out_the_images_of_every_evaluation_split(small_index: Index) -> None:

@@ -269,6 +269,13 @@ def test_same_seed_makes_the_same_and_another_seed_another(tmp_path: Path) -> No
     assert hashes[0][0] != hashes[2][0] and hashes[0][1] != hashes[2][1]
 
 
+def test_what_is_not_as_the_card_pins_it_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mini, "IMAGES", FEW)
+    with pytest.raises(InputError, match="annotations of mini came out with sha256"):
+        mini.make(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_several_may_make_it_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: mini._make(tmp_path / "shared", 3, FEW), range(4)))

@@ -16,6 +16,7 @@ from risbench.predictions import Header, Predictions
 SETTINGS, _ = recipe.load(
     methods.recipe_file("lts"), ["tiny"], ["image.size=64", "text.max_tokens=8", "predict.images_per_batch=1"]
 )
+WRONG = predictions.build(None, [1], [(2, 2)], [rle.from_counts([4], (2, 2))], [None])
 
 
 @pytest.fixture
@@ -61,6 +62,15 @@ def test_a_killed_prediction_goes_on_where_it_was(
     assert len(computed) == 4  # three batches, of which the second was computed twice
     assert same(whole, again)
     assert same(predictions.read(tmp_path / "killed.parquet"), whole)
+
+
+def test_parts_of_another_copy_of_the_data_are_not_taken_over(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    mine = header(predictor).model_copy(update={"index": small_index.hash})
+    predictions.Parts(tmp_path / "file.parts", mine.model_copy(update={"index": "other"})).add(0, WRONG)
+    found = predict.predict(predictor, small_index, train, mine, tmp_path / "file.parquet", "")
+    assert found.sent_id.tolist() == train.sent_id.tolist()
 
 
 def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(

@@ -91,6 +91,12 @@ def test_json_lines_hold_the_same_without_a_header(tmp_path: Path) -> None:
     assert same(predictions.read(path), some(3, 2, 9, header=None))
 
 
+def test_json_lines_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = lines(tmp_path / "val.jsonl", line(3), line(2))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert predictions.read(path).sent_id.tolist() == [3, 2]
+
+
 def test_a_file_of_pandas_is_read_whatever_its_number_types(tmp_path: Path) -> None:
     frame = pd.DataFrame(columns(peak_row=[None, 0], peak_col=[None, 5], score=[0.1, 0.2]))
     frame.astype({"height": "int16", "sent_id": "uint32"}).to_parquet(tmp_path / "val.parquet")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,7 @@ def test_a_value_that_is_not_toml_is_a_string() -> None:
         (["train.epochs=many"], "'many'"),
         (["train.epochs=1.5"], "1.5"),
         (["train.epochs=0"], "greater than 0"),
+        (["text.max_tokens=513"], "text.max_tokens = 513"),
         (["epochs=3"], "section.key=value"),
         (["train.optimizer=sgd"], "'adam'"),
     ],
@@ -70,3 +72,32 @@ def test_a_wrong_override_is_one_sentence_that_names_it(overrides: list[str], wo
 def test_an_unknown_variant_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="Did you mean 'tiny'"):
         recipe.load(LTS, ["tiney"])
+
+
+def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"# \xff")
+    with pytest.raises(InputError, match="recipe.toml is not valid TOML"):
+        recipe.read(tmp_path / "recipe.toml")
+
+
+class Own(recipe.Section):
+    """The [model] of some method."""
+
+    width: int = recipe.Field(gt=0)
+    rates: list[int]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"width": 0, "rates": [1]}, "model.width = 0 is wrong"),
+        ({"width": 1, "rates": [1, "two"]}, "model.rates.1 = 'two' is wrong"),
+        ({"width": 1}, "model.rates is missing"),
+        ({"width": 1, "rates": [], "widht": 1}, "'model.widht'. Did you mean 'model.width'"),
+    ],
+)
+def test_a_section_of_a_method_is_checked_against_its_own_schema(values: dict[str, Any], words: str) -> None:
+    assert recipe.section(Own, {"width": 1, "rates": [2]}, "model").width == 1
+    with pytest.raises(InputError) as error:
+        recipe.section(Own, values, "model")
+    assert words in str(error.value) and "\n" not in str(error.value)

@@ -40,7 +40,19 @@ def test_a_checkpoint_without_vocabulary_is_named(tmp_path: Path) -> None:
         text.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"vocabulary": 3, "max_tokens": 5}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"vocabulary": 3, "max_tokens": 5}',
+        '{"vocabulary": "red", "max_tokens": 5}',
+        '{"vocabulary": ["red", 3], "max_tokens": 5}',
+        '{"vocabulary": ["red"], "max_tokens": 0}',
+        '{"vocabulary": ["red"], "max_tokens": "5"}',
+    ],
+)
 def test_a_broken_vocabulary_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "words.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="words.json cannot be read"):
@@ -65,3 +77,8 @@ def test_a_wrong_glove_file_names_the_line(tmp_path: Path, content: str, words: 
 def test_a_missing_glove_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no GloVe file at .*none.txt"):
         text.glove(tmp_path / "none.txt", ["red"], width=2)
+
+
+def test_a_folder_is_no_glove_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no GloVe text file"):
+        text.glove(tmp_path, ["red"], width=2)

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import shutil
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
+from lightning_fabric.plugins.precision.precision import Precision
 from safetensors.torch import load_file
 
+from risbench import dist
 from risbench import run as running
+from risbench.checkpoint import Checkpoint
 from risbench.data.loader import Samples
 from risbench.errors import InputError
 from risbench.run import Job
@@ -57,9 +65,16 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     monkeypatch.setattr(Trainer, "_step", dying)
 
 
+@pytest.mark.parametrize("precision", [Precision(), MixedPrecision("16-mixed", "cpu")])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
+    """16-mixed, which Fabric refuses on the CPU by name, is there for the state of its scaler."""
+
+    def start(_: str) -> Fabric:
+        return Fabric(accelerator="cpu", devices=1, plugins=[copy.deepcopy(precision)])
+
+    monkeypatch.setattr(dist, "start", start)
     whole = running.start(job, tmp_path / "whole")
     whole.train(resume=False)
 
@@ -73,6 +88,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
     assert same(weights(whole.folder), weights(resumed.folder))
     assert same(weights(whole.folder, "best"), weights(resumed.folder, "best"))
+    scalers = [Checkpoint(run.folder / "checkpoints" / "last").state()["scaler"] for run in (whole, resumed)]
+    assert scalers[0] == scalers[1] and bool(scalers[0]) == isinstance(precision, MixedPrecision)
     lines = [logged(whole.folder), logged(resumed.folder)]
     for line in (*lines[0], *lines[1]):
         line.pop("seconds", None)
@@ -133,6 +150,25 @@ def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_pa
     assert opened.facts.weights.startswith("checkpoint ")
 
 
+def test_what_an_initial_checkpoint_was_trained_on_counts_as_training_data(
+    job: Job, small_card: Path, small_root: Path, tmp_path: Path
+) -> None:
+    once = job.model_copy(update={"overrides": [*SHORT, "train.epochs=1", "train.milestones=[]"]})
+    earlier = job.model_copy(update={"overrides": [*once.overrides, "train.pretraining=['COCO', 'ImageNet-1k']"]})
+    first = running.start(earlier, tmp_path).train(resume=False)
+    assert first.facts.training_data == ["small", "COCO", "ImageNet-1k"]
+    second = running.start(once.model_copy(update={"init": str(first.folder)}), tmp_path).train(resume=False)
+    assert second.facts.training_data == ["small", "COCO", "ImageNet-1k"]
+
+
+def test_training_starts_from_a_checkpoint_of_its_method_alone(job: Job, tmp_path: Path) -> None:
+    first = running.start(job, tmp_path).train(resume=False).folder
+    facts = json.loads((first / "checkpoint.json").read_text(encoding="utf-8"))
+    (first / "checkpoint.json").write_text(json.dumps({**facts, "method": "other"}), encoding="utf-8")
+    with pytest.raises(InputError, match="a checkpoint of other, not of lts"):
+        running.start(job.model_copy(update={"init": str(first)}), tmp_path)
+
+
 def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path) -> None:
     """With normalisation frozen, two micro-batches of two give the gradient of one batch of four."""
     run = running.start(job, tmp_path)
@@ -154,14 +190,71 @@ def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
     assert run.train(resume=False).facts.epoch >= 1
 
 
+@pytest.mark.parametrize(
+    ("overrides", "multiple"),
+    [
+        (["train.batch_size=6", "train.per_image=4"], 4),
+        (["train.batch_size=2", "train.per_image=4"], 4),
+        (["train.batch_size=4", "train.accumulate=3"], 3),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
+    job: Job, tmp_path: Path, overrides: list[str], multiple: int
+) -> None:
+    wrong = job.model_copy(update={"overrides": [*SHORT, *overrides], "data_root": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match=f"take a multiple of {multiple}"):
+        running.start(wrong, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mixed_precision_reaches_the_layers_in_training(job: Job, tmp_path: Path) -> None:
+    seen: set[torch.dtype] = set()
+
+    def record(module: torch.nn.Module, _: object, output: object) -> None:
+        if module.training and isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            assert isinstance(output, torch.Tensor)
+            seen.add(output.dtype)
+
+    short = [*SHORT, "train.epochs=1", "train.milestones=[]"]
+    for precision, expected in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+        seen.clear()
+        with torch.nn.modules.module.register_module_forward_hook(record):
+            mixed = job.model_copy(update={"overrides": [*short, f"train.precision={precision}"]})
+            running.start(mixed, tmp_path / precision).train(resume=False)
+        assert seen == {expected}
+
+
+def test_a_micro_batch_that_cannot_be_normalised_is_one_sentence(job: Job, tmp_path: Path) -> None:
+    run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.accumulate=4"]}), tmp_path)
+    with pytest.raises(InputError, match="one expression .*lower train.accumulate"):
+        run.train(resume=False)
+
+
 def test_a_loss_that_is_not_finite_is_one_sentence(job: Job, tmp_path: Path) -> None:
     run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.lr=1e20"]}), tmp_path)
     with pytest.raises(InputError, match="no longer finite .*Lower train.lr"):
         run.train(resume=False)
 
 
+def test_runs_started_in_the_same_second_have_folders_of_their_own(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5))
+    monkeypatch.setattr(running, "datetime", now)
+    names = [running.start(job, tmp_path / "runs").folder.name for _ in range(3)]
+    assert names[0].endswith("-20260102-030405") and names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
+    assert all((tmp_path / "runs" / name / "run.toml").is_file() for name in names)
+
+
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run.toml"):
+        Job.read(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"# \xff", "utf-8"), (b"seed = 'x'", "dataset: Field required")])
+def test_a_broken_run_file_is_one_sentence(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "run.toml").write_bytes(content)
+    with pytest.raises(InputError, match=rf"run.toml cannot be read \(.*{words}"):
         Job.read(tmp_path)
 
 

@@ -74,6 +74,8 @@ def _load_darknet(network: nn.Module, path: Path) -> str:
         numbers = np.fromfile(path, dtype="<f4", offset=_HEADER)
     except FileNotFoundError:
         raise InputError(f"There is no darknet file at {path}. Give another model.backbone_weights.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, no darknet file. Give the .weights file in it.") from None
     targets = _tensors(network)
     needed = sum(tensor.numel() for tensor in targets)
     if len(numbers) < needed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from risbench.api import Batch, Method, Prediction, Words, at, peak_of
 from risbench.data.text import WordTokenizer
+from risbench.errors import InputError
 from risbench.nn.segmentation import ASPPDeconvolution, area_average, summed_bce
-from risbench.recipe import Recipe
+from risbench.recipe import Field, Recipe, Section, section
 
 from .darknet import darknet53, load_weights
 from .glove import embedding
@@ -100,6 +101,30 @@ class LTS(nn.Module):
         return heat, mask
 
 
+Positive = Annotated[int, Field(gt=0)]
+Slope = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(Section):
+    """[model] of recipe.toml, which says what each key means."""
+
+    pretrained: bool
+    backbone_weights: str
+    backbone_slope: Slope
+    stem_channels: Positive
+    stage_channels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=5, max_length=5)]
+    stage_depths: Annotated[list[Positive], Field(min_length=5, max_length=5)]
+    glove: str
+    word_width: Positive
+    text_channels: Annotated[int, Field(gt=0, multiple_of=2)]  # half for each direction
+    fusion_channels: Positive
+    slope: Slope
+    aspp_channels: Positive
+    aspp_rates: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    loc_weight: Annotated[float, Field(ge=0)]
+
+
 class Model(Method):
     """LTS behind the harness's contract."""
 
@@ -118,26 +143,26 @@ class Model(Method):
     @classmethod
     def build(cls, recipe: Recipe, tokenizer: WordTokenizer) -> Self:
         """Build the network of section 3 with the numbers of [model]."""
-        model: dict[str, Any] = recipe.model
-        slope, text_channels, channels = model["slope"], model["text_channels"], model["fusion_channels"]
-        backbone_weights, glove = (model[key] if model["pretrained"] else "" for key in ("backbone_weights", "glove"))
-        backbone = darknet53(
-            model["stem_channels"], model["stage_channels"], model["stage_depths"], model["backbone_slope"]
-        )
-        loaded = load_weights(backbone, backbone_weights, model["backbone_slope"])
-        if model["pretrained"] and not glove:
+        model = section(Settings, recipe.model, "model")
+        _check_side(recipe.image.size)
+        slope, text_channels, channels = model.slope, model.text_channels, model.fusion_channels
+        backbone = darknet53(model.stem_channels, model.stage_channels, model.stage_depths, model.backbone_slope)
+        loaded = load_weights(backbone, model.backbone_weights if model.pretrained else "", model.backbone_slope)
+        if model.pretrained and not model.glove:
             _log.warning("No GloVe file is given (model.glove): word vectors start random; the paper's are GloVe's.")
-        vectors, loaded_words = embedding(tokenizer.vocabulary, model["word_width"], glove)
+        glove = model.glove if model.pretrained else ""
+        vectors, loaded_words = embedding(tokenizer.vocabulary, model.word_width, glove)
         network = LTS(
             TextEncoder(vectors, text_channels),
-            Fusion(model["stage_channels"][:1:-1], text_channels, channels, slope),
+            Fusion(model.stage_channels[:1:-1], text_channels, channels, slope),
             RelevanceFilter(text_channels, 2 * channels),
-            ASPPDeconvolution(2 * channels + 1, model["aspp_channels"], model["aspp_rates"], model["dropout"], slope),
+            ASPPDeconvolution(2 * channels + 1, model.aspp_channels, model.aspp_rates, model.dropout, slope),
         )
-        return cls(backbone, network, model["loc_weight"], f"Darknet53 {loaded}; word vectors {loaded_words}")
+        return cls(backbone, network, model.loc_weight, f"Darknet53 {loaded}; word vectors {loaded_words}")
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
         """F_v1 (I, C1, H/32, W/32), F_v2 (I, C2, H/16, W/16), F_v3 (I, C3, H/8, W/8)."""
+        _check_side(batch.image.shape[-1])  # a protocol may set another size than the recipe
         fine, middle, coarse = self.backbone(batch.image)
         return coarse, middle, fine
 
@@ -154,6 +179,11 @@ class Model(Method):
         heat, mask = self.network(features, words)
         peak = 2 * peak_of(heat) + 1  # H_mask is half as fine: the cell whose corner is the centre of the coarse cell
         return Prediction(mask.sigmoid(), peak)
+
+
+def _check_side(side: int) -> None:
+    if side % 32:
+        raise InputError(f"image.size={side} does not fit LTS, whose coarsest map is H/32: give a multiple of 32.")
 
 
 def projection(in_channels: int, channels: int, slope: float) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,15 +49,21 @@ def _image_files(index: Index, splits: list[Split], decode: bool) -> Iterator[st
 
 def _image_defect(path: Path, size: Size, decode: bool) -> str | None:
     try:
-        with Image.open(path) as image:
-            if decode:
-                image.load()
-            if (image.height, image.width) != size:
-                return "have another size than instances.json says"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if decode:
+                    image.load()
+                if image.mode.startswith(("I", "F")):
+                    return "have more than 8 bits a channel"
+                if (image.height, image.width) != size:
+                    return "have another size than instances.json says"
     except FileNotFoundError:
         return "are missing"
     except (OSError, SyntaxError, ValueError):
         return "cannot be read"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"have more than {Image.MAX_IMAGE_PIXELS} pixels"
     return None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image as PIL
+from PIL import ImageOps
 from torch import Tensor
 from torch.nn import functional
 
@@ -47,17 +49,29 @@ def shrunk(place: Frame, min_scale: float, draw: np.random.Generator) -> Frame:
     return place._replace(top=top, left=left, height=height, width=width)
 
 
-def read(path: Path, size: Size | None = None) -> PIL.Image:
-    """Decode an image to RGB; `size` (height, width) is what the annotations say it has."""
+def read(path: Path, size: Size | None = None, upright: bool = False) -> PIL.Image:
+    """Decode an image to RGB; `size` (height, width) is what the annotations say it has.
+
+    `upright` turns a photograph as its EXIF orientation says; COCO's annotations were drawn on the pixels as stored.
+    """
     try:
-        with PIL.open(path) as image:
-            rgb = image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PIL.DecompressionBombWarning)
+            with PIL.open(path) as image:
+                mode = image.mode
+                rgb = (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
     except FileNotFoundError:
         raise InputError(
             f"There is no image {path}. Copy it there, or give the folder of the images with --images."
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"The image {path} cannot be read ({error}). Copy the file again.") from None
+    except (PIL.DecompressionBombError, PIL.DecompressionBombWarning):
+        raise InputError(
+            f"The image {path} has more than {PIL.MAX_IMAGE_PIXELS} pixels, which no data set here has. Shrink it."
+        ) from None
+    if mode.startswith(("I", "F")):  # whose values above 255 convert() would cut off
+        raise InputError(f"The image {path} is of mode {mode}, more than 8 bits a channel. Save it with 8 bits.")
     if size is not None and (rgb.height, rgb.width) != size:
         raise InputError(
             f"The image {path} is {rgb.height} x {rgb.width} (height x width), but instances.json says "

@@ -160,15 +160,20 @@ def _groups(numbers: NDArray[np.int64], size: int) -> list[list[int]]:
     return np.resize(numbers, (count, size)).tolist()
 
 
+def check_batch_size(batch_size: int, accumulate: int, processes: int, per_image: int) -> None:
+    """Refuse a batch size that cannot be cut into equal micro-batches of whole groups for every process."""
+    unit = accumulate * processes * per_image
+    if batch_size % unit:
+        raise InputError(
+            f"train.batch_size={batch_size} cannot be cut into {accumulate} micro-batches (train.accumulate) for "
+            f"{processes} processes with {per_image} expressions of an image (train.per_image): take a multiple of "
+            f"{unit}."
+        )
+
+
 def shares(batches: Sequence[list[int]], accumulate: int, rank: int, processes: int, per_image: int) -> list[list[int]]:
     """Cut each batch into micro-batches and keep those of one process: `accumulate` of them for each batch."""
     pieces = accumulate * processes
-    if any(len(batch) % (pieces * per_image) for batch in batches[:1]):
-        raise InputError(
-            f"train.batch_size={len(batches[0])} cannot be cut into {accumulate} micro-batches (train.accumulate) for "
-            f"{processes} processes with {per_image} expressions of an image (train.per_image): take a multiple of "
-            f"{pieces * per_image}."
-        )
     size = len(batches[0]) // pieces if batches else 0
     return [batch[piece * size : (piece + 1) * size] for batch in batches for piece in range(rank, pieces, processes)]
 

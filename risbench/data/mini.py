@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from risbench import datasets
 from risbench.data import pickles
 from risbench.data.mini_language import SHARES, Expression, Picture, express
 from risbench.data.mini_program import referent
@@ -33,7 +34,7 @@ TARGETS = {"train": EVERY, "val": EVERY, "testA": FAMILIES["round"], "testB": FA
 
 
 def make(folder: Path, seed: int = 0) -> None:
-    """Write the data set under a data root, unless it is there already."""
+    """Write the data set under a data root, unless it is there already; seed 0 must become what its card pins."""
     _make(folder, seed, IMAGES)
 
 
@@ -67,7 +68,20 @@ def _make(folder: Path, seed: int, images: dict[str, int]) -> None:
         raise InputError(f"mini cannot be written to {folder}: {error.strerror}. Name a folder that can.") from None
     with temporary as draft:
         _write(Path(draft), seed, images)
+        if seed == 0 and images == IMAGES:
+            _check(Path(draft))
         _publish(Path(draft), folder)
+
+
+def _check(draft: Path) -> None:
+    """Refuse a data set that is not the one the card pins: numbers on it could not be compared."""
+    pinned = datasets.load("mini").sha256
+    for what, made in (("annotations", annotations_sha256(draft)), ("pixels", pixels_sha256(draft))):
+        if made != pinned[what]:
+            raise InputError(
+                f"The {what} of mini came out with sha256 {made[:12]}..., not {pinned[what][:12]}... as its card says. "
+                "NumPy or Pillow draws differently here: install the versions of constraints.txt, and report it."
+            )
 
 
 def _refuse_other_seed(folder: Path, seed: int) -> None:
@@ -81,7 +95,7 @@ def _refuse_other_seed(folder: Path, seed: int) -> None:
 def _publish(draft: Path, folder: Path) -> None:
     """Move images, then annotations into place; another process may be doing the same with the same contents."""
     (folder / "images" / "mini").mkdir(parents=True, exist_ok=True)
-    for image in sorted((draft / "images").iterdir()):
+    for image in sorted((draft / "images" / "mini").iterdir()):
         os.replace(image, folder / "images" / "mini" / image.name)
     try:
         os.rename(draft / "mini", folder / "mini")
@@ -91,11 +105,12 @@ def _publish(draft: Path, folder: Path) -> None:
 
 
 def _write(draft: Path, seed: int, images: dict[str, int]) -> None:
-    (draft / "images").mkdir()
+    folder = draft / "images" / "mini"
+    folder.mkdir(parents=True)
     book = _Book(seed)
     for split, count in images.items():
         for _ in range(count):
-            book.add(split, draft / "images")
+            book.add(split, folder)
     (draft / "mini").mkdir()
     (draft / "mini" / "refs(unc).p").write_bytes(pickle.dumps(book.refs, protocol=2))
     text = json.dumps(book.instances(), sort_keys=True, separators=(",", ":"))

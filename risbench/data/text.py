@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from risbench.api import Tokenizer, Words
-from risbench.errors import InputError
+from risbench.errors import InputError, defect
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")  # letters and digits, with inner apostrophes
 _FILE = "words.json"
@@ -22,6 +23,15 @@ _FILE = "words.json"
 def words(expression: str) -> list[str]:
     """Split into lower-case words: "The man's RED hat, left" gives the man's red hat left."""
     return _WORD.findall(expression.lower())
+
+
+class _Words(BaseModel):
+    """words.json."""
+
+    model_config = ConfigDict(strict=True)
+
+    vocabulary: list[str]
+    max_tokens: int = Field(gt=0)
 
 
 class WordTokenizer:
@@ -58,10 +68,10 @@ class WordTokenizer:
     def load(cls, folder: Path) -> Self:
         """Read words.json."""
         try:
-            content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            return cls(content["vocabulary"], content["max_tokens"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder / _FILE} cannot be read ({error}). Copy the checkpoint again.") from None
+            content = _Words.model_validate_json((folder / _FILE).read_bytes())
+        except ValidationError as error:
+            raise InputError(f"{folder / _FILE} cannot be read ({defect(error)}). Copy the checkpoint again.") from None
+        return cls(content.vocabulary, content.max_tokens)
 
 
 def load(folder: Path) -> Tokenizer:
@@ -85,7 +95,7 @@ def glove(path: Path, vocabulary: Sequence[str], width: int) -> dict[str, Tensor
         raise InputError(
             f"There is no GloVe file at {path}. Give another model.glove, or an empty one for random vectors."
         ) from None
-    except UnicodeDecodeError:
+    except (IsADirectoryError, UnicodeDecodeError):
         raise InputError(f"{path} is no GloVe text file. Unpack the archive and give the .txt.") from None
     return vectors
 

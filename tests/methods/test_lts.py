@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from risbench import methods, recipe
-from risbench.api import Words
+from risbench.api import Batch, Words
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 from risbench.nn.segmentation import area_average, summed_bce
@@ -35,6 +35,50 @@ def test_the_full_size_maps_are_those_of_the_paper() -> None:
     assert heads.segmentation.aspp.convs[0][0].in_channels == 1025  # F_m3 and H_mask
     assert heads.text.gru.hidden_size == 512 and heads.text.gru.bidirectional
     assert sum(parameter.numel() for parameter in model.parameters()) == 55_360_701
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.stage_depths=[0]",
+        "model.stage_depths=[1, 1, 1, 1]",
+        "model.stage_channels=[8, 8, 8, 8, 1]",
+        "model.aspp_rates=[1, 2, 0]",
+        "model.stem_channels=-1",
+        "model.text_channels=7",
+        "model.word_width=0",
+        "model.dropout=2",
+        "model.slope=-0.1",
+        "model.loc_weight=-1",
+    ],
+)
+def test_a_setting_that_makes_no_network_is_one_sentence(override: str) -> None:
+    key, _, value = override.partition("=")
+    settings, _ = recipe.load(RECIPE, ["tiny"], [override])
+    with pytest.raises(InputError) as error:
+        methods.load("lts").build(settings, WordTokenizer.build(["red"], 5))
+    assert key in str(error.value) and value.strip("[]").split(", ")[-1] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_smallest_settings_make_a_network() -> None:
+    small = ["stem_channels=1", "stage_channels=[2, 2, 2, 2, 2]", "stage_depths=[1, 1, 1, 1, 1]", "word_width=1"]
+    small += ["text_channels=2", "fusion_channels=1", "aspp_channels=1", "aspp_rates=[1, 1, 1]", "dropout=0"]
+    settings, _ = recipe.load(RECIPE, ["tiny"], [f"model.{setting}" for setting in small])
+    model = methods.load("lts").build(settings, WordTokenizer.build(["red"], 5)).eval()
+    batch = Batch(torch.zeros(1, 3, 64, 64), torch.tensor([0]), WordTokenizer(["red"], 5)(["red"]), None)
+    assert model.predict(batch).probability.shape == (1, 16, 16)
+
+
+def test_an_input_that_cannot_be_halved_five_times_is_refused() -> None:
+    tokenizer = WordTokenizer.build(["red"], 5)
+    settings, _ = recipe.load(RECIPE, ["tiny"], ["image.size=100"])
+    with pytest.raises(InputError, match="image.size=100 .*multiple of 32"):
+        methods.load("lts").build(settings, tokenizer)
+    settings, _ = recipe.load(RECIPE, ["tiny"])
+    model = methods.load("lts").build(settings, tokenizer).eval()
+    with pytest.raises(InputError, match="image.size=80 .*multiple of 32"):
+        model.predict(Batch(torch.zeros(1, 3, 80, 80), torch.tensor([0]), tokenizer(["red"]), None))
 
 
 def test_the_sentence_is_the_mean_over_its_words_alone() -> None:
@@ -95,13 +139,14 @@ def test_the_52_convolutions_of_the_full_size_darknet_are_filled() -> None:
     assert sum(t.numel() for t in darknet._tensors(network)) == 40_620_640  # the numbers in darknet53.conv.74
 
 
-@pytest.mark.parametrize("name", ["short", "missing", "nan"])
+@pytest.mark.parametrize("name", ["short", "missing", "nan", "folder"])
 def test_a_wrong_darknet_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.1)
     write_darknet(tmp_path / "short", network)
     whole = (tmp_path / "short").read_bytes()
     (tmp_path / "nan").write_bytes(whole[:400] + b"\xff" * 8 + whole[408:])
     (tmp_path / "short").write_bytes(whole[:-8])
+    (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=name):
         darknet.load_weights(network, str(tmp_path / name), 0.1)
 
