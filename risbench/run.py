@@ -142,7 +142,15 @@ class Run:
         model, tokenizer = self._start(sources, places)
         train = self.settings.train
         samples = Samples(
-            sources, places, self.settings.text.field, tokenizer, self.settings.image, train.per_image, train.min_scale
+            sources,
+            places,
+            self.settings.text.field,
+            tokenizer,
+            self.settings.image,
+            train.per_image,
+            train.min_scale,
+            train.sentences,
+            train.ground_truth,
         )
         facts = Facts(
             method=methods.folder(job.method).name,
