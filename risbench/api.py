@@ -70,7 +70,13 @@ class Prediction(NamedTuple):
 class Tokenizer(Protocol):
     """Turns expressions into Words; pickles (loader workers get a copy) and saves to a checkpoint's text/ folder."""
 
+    max_tokens: int  # tokens beyond are cut
+
     def __call__(self, expressions: Sequence[str]) -> Words: ...
+
+    def limited(self, max_tokens: int) -> Tokenizer:
+        """A copy that cuts at another length: a protocol may name its own."""
+        ...
 
     def save(self, folder: Path) -> None: ...
 

@@ -392,8 +392,8 @@ def _references(
         folder = runs / f"reference-{name}-{Path(dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
         for part in splits:
             for number in _seeds(seed)[: None if name == "random-object" else 1]:
-                found = references.predict(name, index, part, number)
                 for chosen in map(protocols.load, _list(protocol)):
+                    found = references.predict(name, index, part, number, chosen)
                     kept = folder / f"seed{number}" if len(_seeds(seed)) > 1 else folder
                     records.append(record.keep(kept, found, index, part, chosen, seed=number, weights="none"))
     return records

@@ -19,7 +19,7 @@ from risbench.data.images import Frame
 from risbench.data.index import Index, Split
 from risbench.data.loader import Item, Samples
 from risbench.predictions import Header, Parts, Predictions
-from risbench.protocol import InputHalf, Protocol
+from risbench.protocol import InputHalf, Protocol, ScoreHalf
 from risbench.recipe import Image, Recipe
 
 
@@ -28,10 +28,17 @@ class Predictor:
     """A method in evaluation mode with the input half of a protocol."""
 
     model: Method
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # cuts where the protocol says
     recipe: Recipe
     inputs: InputHalf
+    rule: ScoreHalf  # says at which size masks are wanted
     fabric: Fabric
+
+    @classmethod
+    def of(cls, model: Method, tokenizer: Tokenizer, recipe: Recipe, protocol: Protocol, fabric: Fabric) -> Predictor:
+        """The model and its tokenizer under a protocol."""
+        given = inputs(recipe, protocol)
+        return cls(model, tokenizer.limited(int(given.max_tokens)), recipe, given, protocol.score, fabric)
 
     def image(self) -> Image:
         """The recipe's image section under the protocol."""
@@ -102,22 +109,26 @@ def speed(predictor: Predictor, index: Index, split: Split, seconds: float = 3.0
 
 
 def masks(predictor: Predictor, item: Item) -> tuple[list[Tensor], list[tuple[int, int] | None]]:
-    """Masks (H, W) of bool at each image's own size, and peaks in its pixels, in the order of the expressions."""
+    """Masks (H, W) of bool at the size at which each image is scored, and peaks in pixels of that size.
+
+    Both are in the order of the expressions.
+    """
     batch = predictor.fabric.to_device(item.batch)
     with predictor.fabric.autocast():
         prediction = predictor.model.predict(batch)
     found: list[Tensor] = [torch.empty(0)] * len(item.numbers)
     owners = item.batch.image_index
-    for image, frame in enumerate(item.frames):
+    frames = [frame._replace(size=predictor.rule.size(frame.size)) for frame in item.frames]
+    for image, frame in enumerate(frames):
         rows = (owners == image).nonzero()[:, 0]  # the expressions of this image
         sampled = images.to_size(prediction.probability[rows.to(prediction.probability.device)], frame)  # (b, H, W)
         for row, mask in zip(rows.tolist(), sampled > float(predictor.inputs.threshold), strict=True):
             found[row] = mask
-    return found, peaks(prediction, [item.frames[owner] for owner in owners.tolist()])
+    return found, peaks(prediction, [frames[owner] for owner in owners.tolist()])
 
 
 def peaks(prediction: Prediction, frames: Sequence[Frame]) -> list[tuple[int, int] | None]:
-    """The peaks of a prediction in pixels of the images; without any, the maxima of the probabilities."""
+    """The peaks of a prediction in pixels of the frames' sizes; without any, the maxima of the probabilities."""
     cells = peak_of(prediction.probability) if prediction.peak is None else prediction.peak  # (B, 2)
     grid = (prediction.probability.shape[1], prediction.probability.shape[2])
     return [images.peak_to_size((r, c), grid, frame) for (r, c), frame in zip(cells.tolist(), frames, strict=True)]

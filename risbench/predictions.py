@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ class Header(BaseModel):
     index: str = ""  # sha256 of the annotation files
     split: str
     input: dict[str, Any]  # the resolved input half of the protocol
+    scored_at: Literal["original"] | tuple[int, int] = "original"  # size of the masks, as in protocol.ScoreHalf
     method: str
     variants: list[str] = []
     checkpoint: str = ""  # sha256 of the weights

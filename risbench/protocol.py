@@ -7,11 +7,14 @@ on stored masks. A literal lists only what the harness implements.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from risbench import errors
+
+if TYPE_CHECKING:
+    from risbench.rle import Size
 
 FromRecipe = Literal["recipe"]
 
@@ -46,11 +49,16 @@ class ScoreHalf(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scored_at: Literal["original"] = "original"  # the size of the image file
+    scored_at: Literal["original"] | tuple[int, int] = "original"  # the size of the image file, or height and width
+    mask_resize: Literal["nearest"] = "nearest"  # PIL's, of truths and of masks at the image's size, to that one
     ground_truth: Literal["union", "once"] = "union"  # union of the polygons, or pixels that exactly one covers
     at_least: Literal[">=", ">"] = ">="  # how P@X compares IoU with X
     empty_union: Literal[0, 1, "nan"] = 0  # IoU of nothing predicted where nothing is; nan leaves the row out
     headline: Literal["oIoU", "mIoU"] = "oIoU"
+
+    def size(self, original: Size) -> Size:
+        """Height and width at which an image of this original size is scored."""
+        return original if self.scored_at == "original" else self.scored_at
 
 
 class Protocol(BaseModel):
@@ -63,6 +71,8 @@ class Protocol(BaseModel):
     input: InputHalf
     score: ScoreHalf
 
+
+_LAVT = InputHalf(image_size=480, geometry="stretch", resampling="bilinear", text="raw", max_tokens=20, threshold=0.5)
 
 _PROTOCOLS = (
     Protocol(
@@ -82,6 +92,16 @@ _PROTOCOLS = (
         " empty union",
         input=InputHalf(threshold=0.25),
         score=ScoreHalf(at_least=">"),
+    ),
+    Protocol(
+        name="lavt",
+        source="LAVT (CVPR 2022): test.py, transforms.py and refer.py of the released code: image and ground truth are"
+        " stretched to 480 x 480 (ground truth by PIL's nearest neighbour) and compared there; pixels that several"
+        " polygons of the referent cover are background; the raw expression, cut at 20 word pieces; the larger of two"
+        " classes, a tie being background, is a probability > 0.5; P@X counts IoU >= X; an empty union scores 0."
+        " MagNet's test.py does the same",
+        input=_LAVT,
+        score=ScoreHalf(scored_at=(480, 480), ground_truth="once"),
     ),
 )
 

@@ -60,6 +60,10 @@ class Train(Section):
     batch_size: int = Field(gt=0, description="expressions per optimiser step, over all processes")
     accumulate: int = Field(gt=0, description="micro-batches per optimiser step")
     per_image: int = Field(gt=0, description="expressions of one image in a row, which share its features")
+    sentences: Literal["each", "random"] = Field(description="of a ref in one epoch: every one, or one at random")
+    ground_truth: Literal["union", "once"] = Field(
+        description="union of the polygons, or pixels that exactly one covers"
+    )
     min_scale: float = Field(gt=0, le=1, description="images are shrunk to between this and 1 and placed at random")
     optimizer: Literal["adam", "adamw"]
     lr: float = Field(gt=0)

@@ -45,6 +45,7 @@ class Record(BaseModel):
     card: str  # sha256 of the card's file
     index: str  # sha256 of the annotation files
     partial: bool = False
+    resized: bool = False  # masks of the images' size were brought to the protocol's
     control: str = ""  # what was done to break the method on purpose
     training_data: list[str]
     recipe: dict[str, Any]
@@ -69,6 +70,7 @@ def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: 
         "card": index.card.file_sha256,
         "index": index.hash,
         "partial": index.partial,
+        "resized": summary.get("resized", False),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     unknown: dict[str, Any] = {"seed": None, "training_data": [], "weights": "", "cost": {}}

@@ -2,7 +2,8 @@
 
 Floors know nothing of the expression: the whole image, the largest object, a random object. A ceiling is the ground
 truth itself, seen through the grid of a network's output. The object references choose among the annotated objects of
-an image; where its annotations are incomplete they know fewer candidates, and score higher than they should.
+an image; where its annotations are incomplete they know fewer candidates, and score higher than they should. All answer
+at the size at which the protocol scores: objects are resized as the truth is, and a ceiling knows the protocol's truth.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from risbench import __version__, errors, rle
-from risbench.data.index import Index, Split
+from risbench import protocol as protocols
+from risbench.data.index import Candidate, Index, Split
 from risbench.predictions import Header, Predictions, build, in_order
+from risbench.protocol import Protocol, ScoreHalf
 
 PERMUTED = "expressions permuted within each image"  # the control a record names
 
 Peak = tuple[int, int]
 Answer = tuple[bytes, Peak]
+Choice = Callable[[list[Candidate], int], Candidate]
 Floats = NDArray[np.float64]
+
+_ORIGINAL = protocols.load("original")
 
 
 def names() -> list[str]:
@@ -31,9 +37,9 @@ def names() -> list[str]:
     return ["whole-image", "largest-object", "random-object", "oracle-104", "oracle-120"]
 
 
-def predict(name: str, index: Index, split: str, seed: int = 0) -> Predictions:
+def predict(name: str, index: Index, split: str, seed: int = 0, protocol: Protocol = _ORIGINAL) -> Predictions:
     """The answers of a reference to a split; `oracle-N` takes any N, only `random-object` depends on the seed."""
-    answer = _reference(name, index, seed)
+    answer = _reference(name, index, seed, protocol.score)
     asked = index.split(split)
     ids = zip(asked.sent_id.tolist(), asked.ann_id.tolist(), asked.image_id.tolist(), strict=True)
     sizes = list(zip(asked.height.tolist(), asked.width.tolist(), strict=True))
@@ -42,10 +48,12 @@ def predict(name: str, index: Index, split: str, seed: int = 0) -> Predictions:
         dataset=index.card.name,
         split=split,
         input={},
+        scored_at=protocol.score.scored_at,
         method=f"reference/{name}",
         versions={"risbench": __version__},
     )
-    return build(header, asked.sent_id.tolist(), sizes, [mask for mask, _ in answers], [peak for _, peak in answers])
+    scored = [protocol.score.size(size) for size in sizes]
+    return build(header, asked.sent_id.tolist(), scored, [mask for mask, _ in answers], [peak for _, peak in answers])
 
 
 def permuted(predictions: Predictions, split: Split, seed: int = 0) -> Predictions:
@@ -63,40 +71,43 @@ def permuted(predictions: Predictions, split: Split, seed: int = 0) -> Predictio
     return replace(own.take(source), sent_id=own.sent_id)
 
 
-def _reference(name: str, index: Index, seed: int) -> Callable[[int, int, int, rle.Size], Answer]:
-    """What answers (sent_id, ann_id, image_id, size)."""
+def _reference(name: str, index: Index, seed: int, rule: ScoreHalf) -> Callable[[int, int, int, rle.Size], Answer]:
+    """What answers (sent_id, ann_id, image_id, size of the image)."""
+
+    def largest(objects: list[Candidate], sent_id: int) -> Candidate:
+        return max(objects, key=lambda thing: thing.area)  # the first on ties
+
+    def drawn(objects: list[Candidate], sent_id: int) -> Candidate:
+        return objects[np.random.default_rng((seed, sent_id)).integers(len(objects))]  # whatever was drawn before
+
     oracle = re.fullmatch(r"oracle-([1-9][0-9]{0,3})", name)
     if oracle:
-        return lambda sent_id, ann_id, image_id, size: _oracle(index.truth(ann_id, "union"), size, int(oracle[1]))
+        return lambda sent_id, ann_id, image_id, size: _oracle(
+            _scored(index.truth(ann_id, rule.ground_truth), size, rule), rule.size(size), int(oracle[1])
+        )
     if name == "whole-image":
-        return lambda sent_id, ann_id, image_id, size: _whole(size)
-    if name == "largest-object":
-        return lambda sent_id, ann_id, image_id, size: _largest(index, image_id, size)
-    if name == "random-object":
-        return lambda sent_id, ann_id, image_id, size: _random(index, image_id, size, (seed, sent_id))
-    raise errors.unknown("reference", name, names(), "oracle-N takes any N.")
+        return lambda sent_id, ann_id, image_id, size: _whole(rule.size(size))
+    if name not in ("largest-object", "random-object"):
+        raise errors.unknown("reference", name, names(), "oracle-N takes any N.")
+    choose = largest if name == "largest-object" else drawn
+    return lambda sent_id, ann_id, image_id, size: _object(index.candidates(image_id), sent_id, size, choose, rule)
+
+
+@lru_cache(maxsize=64)  # the expressions of an image follow one another
+def _scored(counts: bytes, size: rle.Size, rule: ScoreHalf) -> bytes:
+    return rle.resized(counts, size, rule.size(size), rule.mask_resize)
 
 
 def _whole(size: rle.Size) -> Answer:
     return rle.from_counts([0, size[0] * size[1]], size), (size[0] // 2, size[1] // 2)
 
 
-def _largest(index: Index, image_id: int, size: rle.Size) -> Answer:
-    """The object with the largest mask, the first on ties; the whole image where none is annotated."""
-    objects = index.candidates(image_id)
+def _object(objects: list[Candidate], sent_id: int, size: rle.Size, choose: Choice, rule: ScoreHalf) -> Answer:
+    """One of the objects; the whole image where none is annotated."""
     if not objects:
-        return _whole(size)
-    largest = max(objects, key=lambda thing: thing.area)
-    return largest.counts, _middle(largest.counts, size)
-
-
-def _random(index: Index, image_id: int, size: rle.Size, seed: tuple[int, int]) -> Answer:
-    """Any object with equal chance, whatever was drawn before; the whole image where none is annotated."""
-    objects = index.candidates(image_id)
-    if not objects:
-        return _whole(size)
-    drawn = objects[np.random.default_rng(seed).integers(len(objects))]
-    return drawn.counts, _middle(drawn.counts, size)
+        return _whole(rule.size(size))
+    counts = _scored(choose(objects, sent_id).counts, size, rule)
+    return counts, _middle(counts, rule.size(size))
 
 
 @lru_cache(maxsize=64)

@@ -7,14 +7,17 @@ An RLE is the compressed string of pycocotools as bytes, with its size (height, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco
 
 Size = tuple[int, int]  # height, width
 Mask = NDArray[np.bool_]
+
+_RESAMPLING = {"nearest": Image.Resampling.NEAREST}
 
 
 def encode(mask: NDArray[Any]) -> bytes:
@@ -45,6 +48,15 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> list[bytes
 def from_counts(counts: Sequence[int], size: Size) -> bytes:
     """Compress a list of run lengths (column by column, background first)."""
     return bytes(coco.frPyObjects({"size": list(size), "counts": list(counts)}, *size)["counts"])
+
+
+def resized(counts: bytes, size: Size, to: Size, rule: Literal["nearest"]) -> bytes:
+    """Resize a mask from `size` to `to` by PIL itself: torch's nearest neighbour takes other pixels."""
+    if size == to:
+        return counts
+    columns_first = coco.decode(_rle(counts, size)).T  # (width, height) in C order, as PIL wants it: no copy
+    image = Image.fromarray(columns_first).resize(to, _RESAMPLING[rule])
+    return bytes(coco.encode(np.asarray(image).T)["counts"])
 
 
 def covers(counts: bytes, size: Size, row: int, column: int) -> bool:

@@ -157,9 +157,18 @@ class Run:
         sources = [(index, index.split("train")) for index in self.training]
         torch.manual_seed(job.seed)
         model, tokenizer = self._start(sources, places)
+        tokenizer = tokenizer.limited(self.settings.text.max_tokens)  # that of --init may cut elsewhere
         train = self.settings.train
         samples = Samples(
-            sources, places, self.settings.text.field, tokenizer, self.settings.image, train.per_image, train.min_scale
+            sources,
+            places,
+            self.settings.text.field,
+            tokenizer,
+            self.settings.image,
+            train.per_image,
+            train.min_scale,
+            train.sentences,
+            train.ground_truth,
         )
         seen = [index.card.name for index in self.training] + self.settings.train.pretraining
         facts = Facts(
@@ -210,7 +219,11 @@ class Run:
         def validate(model: Method) -> dict[str, float | None]:
             predictor = self._predictor(model, tokenizer, chosen)
             header = Header(
-                dataset=self.index.card.name, split="val", input=dict(predictor.inputs), method=type(model).__module__
+                dataset=self.index.card.name,
+                split="val",
+                input=dict(predictor.inputs),
+                scored_at=chosen.score.scored_at,
+                method=type(model).__module__,
             )
             if self.fabric.global_rank == 0:  # what an interrupted validation left is of other weights
                 shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
@@ -221,9 +234,7 @@ class Run:
         return validate
 
     def _predictor(self, model: Method, tokenizer: Tokenizer, chosen: Protocol) -> Predictor:
-        return Predictor(
-            model.to(self.fabric.device), tokenizer, self.settings, predict.inputs(self.settings, chosen), self.fabric
-        )
+        return Predictor.of(model.to(self.fabric.device), tokenizer, self.settings, chosen, self.fabric)
 
     def evaluate(self, opened: Checkpoint) -> list[Record]:
         """Predict, score and record every split under every protocol; those of equal input share predictions."""
@@ -251,6 +262,7 @@ class Run:
             index=self.index.hash,
             split=split,
             input=dict(predictor.inputs),
+            scored_at=predictor.rule.scored_at,
             method=opened.facts.method,
             variants=opened.facts.variants,
             checkpoint=opened.facts.sha256,
@@ -353,16 +365,20 @@ def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]
             raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
         settings, _ = recipe.load(opened.folder / "recipe.toml", [], job.overrides)
         _refuse_without_effect(job.overrides)
-        return settings, opened.facts.variants
+        return _with_max_tokens(settings, [job.dataset]), opened.facts.variants
     card = datasets.load(job.dataset)
     settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
     if resume is not None:
         return recipe.validate(recipe.read(resume / "recipe.toml"), str(resume / "recipe.toml")), variants
+    return _with_max_tokens(settings, [job.dataset, *settings.train.datasets]), variants
+
+
+def _with_max_tokens(settings: Recipe, names: list[str]) -> Recipe:
+    """Replace a text.max_tokens of 0 by the most words that the cards of these data sets name."""
     if settings.text.max_tokens:
-        return settings, variants
-    together = [card, *(datasets.load(name) for name in settings.train.datasets)]
-    words = max(each.max_words for each in together)
-    return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})}), variants
+        return settings
+    words = max(datasets.load(name).max_words for name in names)
+    return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})})
 
 
 def _refuse_without_effect(overrides: list[str]) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from risbench import metrics
+from risbench import metrics, rle
 from risbench.data.index import Index, Split
 from risbench.errors import InputError
 from risbench.predictions import Header, Predictions, in_order, refuse
-from risbench.protocol import Protocol
+from risbench.protocol import Protocol, ScoreHalf
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,16 @@ class Score:
 
 def score(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> Score:
     """Score predictions on a split; the summary holds percentages as floats."""
-    table = rows(predictions, index, split, protocol)
+    truths = index.split(split)
+    counting, resized = _counting(predictions, index, truths, protocol)
+    table = _table(counting, index, truths, protocol)
     sums = metrics.Sums.of(table, protocol.score)
     summary: dict[str, Any] = {"dataset": index.card.name, "split": split, "protocol": protocol.name, "n": sums.n}
     summary |= {**metrics.compute(sums), "intersection": sums.intersection, "union": sums.union}
     if index.partial:
         summary["partial"] = True
+    if resized:
+        summary["resized"] = True
     if table["kind"].any():
         summary["kinds"] = {str(kind): _kind(part, protocol) for kind, part in table.groupby("kind")}
     return Score(table, summary)
@@ -40,11 +45,20 @@ def score(predictions: Predictions, index: Index, split: str, protocol: Protocol
 def rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> pd.DataFrame:
     """One row for each expression in the order of the split: ids, the fields of `metrics.Counts`, kind."""
     truths = index.split(split)
+    counting, _ = _counting(predictions, index, truths, protocol)
+    return _table(counting, index, truths, protocol)
+
+
+def _counting(predictions: Predictions, index: Index, split: Split, protocol: Protocol) -> tuple[Predictions, bool]:
+    """The predictions in the order of the split at the size that is scored, and whether any of them was resized."""
     if predictions.header:
-        _check_header(predictions.header, index.card.name, split, protocol)
-    predictions = in_order(predictions, truths)
-    _check_sizes(predictions, truths)
+        _check_header(predictions.header, index.card.name, split.name, protocol)
+    predictions = in_order(predictions, split)
     _check_peaks(predictions)
+    return _at_scored_size(predictions, split, protocol.score)
+
+
+def _table(predictions: Predictions, index: Index, truths: Split, protocol: Protocol) -> pd.DataFrame:
     ids = {"sent_id": truths.sent_id, "ref_id": truths.ref_id, "image_id": truths.image_id}
     counts = np.array(_counts(predictions, index, truths, protocol), np.int64).reshape(-1, len(metrics.Counts._fields))
     table = pd.DataFrame({**ids, **dict(zip(metrics.Counts._fields, counts.T, strict=True)), "kind": truths.kind})
@@ -52,15 +66,19 @@ def rows(predictions: Predictions, index: Index, split: str, protocol: Protocol)
 
 
 def _counts(predictions: Predictions, index: Index, split: Split, protocol: Protocol) -> list[metrics.Counts]:
+    rule = protocol.score
+
     @lru_cache(maxsize=16)  # the expressions of a ref follow one another
-    def truth(ann_id: int) -> bytes:
-        return index.truth(ann_id, protocol.score.ground_truth)
+    def truth(ann_id: int, original: rle.Size, size: rle.Size) -> bytes:
+        return rle.resized(index.truth(ann_id, rule.ground_truth), original, size, rule.mask_resize)
 
     peaks = zip(predictions.peak_row.tolist(), predictions.peak_col.tolist(), strict=True)
-    sizes = zip(split.height.tolist(), split.width.tolist(), strict=True)
+    originals = zip(split.height.tolist(), split.width.tolist(), strict=True)
+    sizes = zip(predictions.height.tolist(), predictions.width.tolist(), strict=True)
+    given = zip(predictions.counts, split.ann_id.tolist(), originals, sizes, peaks, strict=True)
     return [
-        metrics.count(counts, truth(ann_id), size, None if peak[0] < 0 else peak)
-        for counts, ann_id, size, peak in zip(predictions.counts, split.ann_id.tolist(), sizes, peaks, strict=True)
+        metrics.count(counts, truth(ann_id, original, size), size, None if peak[0] < 0 else peak)
+        for counts, ann_id, original, size, peak in given
     ]
 
 
@@ -78,18 +96,40 @@ def _check_header(header: Header, dataset: str, split: str, protocol: Protocol) 
             )
 
 
-def _check_sizes(predictions: Predictions, split: Split) -> None:
-    wrong = np.flatnonzero((predictions.height != split.height) | (predictions.width != split.width))
-    if len(wrong):
-        first = ", ".join(
-            f"sent_id {split.sent_id[i]} has {predictions.height[i]} x {predictions.width[i]},"
-            f" its image {split.height[i]} x {split.width[i]}"
-            for i in wrong[:3]
-        )
-        raise InputError(
-            f"{len(wrong)} masks differ in size from their images, at which this protocol scores: {first}. Bring the"
-            " masks to the image's size (height x width) before writing them."
-        )
+def _at_scored_size(predictions: Predictions, split: Split, rule: ScoreHalf) -> tuple[Predictions, bool]:
+    """Resize what has the size of its image where the protocol scores at another; any other size is refused."""
+    own = np.stack([split.height, split.width], axis=1)  # (N, 2)
+    given = np.stack([predictions.height, predictions.width], axis=1)
+    wanted = own if rule.scored_at == "original" else np.broadcast_to(np.array(rule.scored_at, np.int32), own.shape)
+    fits = (given == wanted).all(axis=1)
+    _refuse_sizes(np.flatnonzero(~fits & (given != own).any(axis=1)), given, split, rule)
+    if fits.all():
+        return predictions, False
+    counts = list(predictions.counts)
+    for place in np.flatnonzero(~fits):
+        size, to = (tuple(pair[place].tolist()) for pair in (given, wanted))
+        counts[place] = rle.resized(counts[place], size, to, rule.mask_resize)
+    peak = np.stack([predictions.peak_row, predictions.peak_col], axis=1)
+    under = (2 * peak.astype(np.int64) + 1) * wanted // (2 * given)  # the pixel under the centre of the old one
+    row, column = np.where(peak < 0, peak, under).astype(np.int32).T
+    height, width = wanted.T
+    return replace(predictions, height=height, width=width, counts=counts, peak_row=row, peak_col=column), True
+
+
+def _refuse_sizes(wrong: NDArray[np.intp], given: NDArray[np.int32], split: Split, rule: ScoreHalf) -> None:
+    if not len(wrong):
+        return
+    first = ", ".join(
+        f"sent_id {split.sent_id[i]} has {given[i][0]} x {given[i][1]}, its image {split.height[i]} x {split.width[i]}"
+        for i in wrong[:3]
+    )
+    if rule.scored_at == "original":
+        what, cure = "differ in size from their images, at which this protocol scores", "the image's size"
+    else:
+        size = f"{rule.scored_at[0]} x {rule.scored_at[1]}"
+        what = f"have neither the size of their images nor {size}, at which this protocol scores"
+        cure = f"{size}, or of the image's size"
+    raise InputError(f"{len(wrong)} masks {what}: {first}. Write masks of {cure} (height x width).")
 
 
 def _check_peaks(predictions: Predictions) -> None:

@@ -31,15 +31,15 @@ def draw(checkpoint: Path, image: Path, expression: str, output: Path) -> float:
     _check_output(output)
     opened = Checkpoint(checkpoint)
     model, tokenizer = opened.model()
-    chosen = predict.inputs(opened.recipe, protocol.load("original"))
     fabric = dist.start()  # in full precision, which every device has
-    predictor = Predictor(model.to(fabric.device).eval(), tokenizer, opened.recipe, chosen, fabric)
+    original = protocol.load("original")
+    predictor = Predictor.of(model.to(fabric.device).eval(), tokenizer, opened.recipe, original, fabric)
     picture = images.read(image, upright=True)
     place = images.frame((picture.height, picture.width), predictor.image())
     batch = Batch(
         image=images.to_input(picture, place, predictor.image())[None],  # (1, 3, side, side)
         image_index=torch.tensor([0]),
-        words=tokenizer([expression]),
+        words=predictor.tokenizer([expression]),
         mask=None,
     )
     with torch.inference_mode():

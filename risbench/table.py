@@ -49,7 +49,8 @@ class _Line:
         first = self.runs[0] if self.runs else None
         partial = "partial" if first and first.partial else ""
         control = f"control: {first.control}" if first and first.control else ""
-        said = "; ".join(filter(None, [kind, partial, control, self.differs]))
+        resized = "resized" if first and first.resized else ""
+        said = "; ".join(filter(None, [kind, partial, resized, control, self.differs]))
         return f"({said})" if said else ""
 
     def metric(self, name: str, with_interval: bool) -> Cell:
@@ -96,6 +97,7 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         *(Column(name, numeric=True) for name in (*METRICS, f"published {metric}", "difference")),
         Column("source", "wide"),
         Column("partial", "data"),
+        Column("resized", "data"),
         Column("control", "data"),
     )
     title = f"Measured results, and the published {metric}"
@@ -135,6 +137,7 @@ def _row(line: _Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...
         line.difference(metric),
         Cell(line.published.where if line.published else ""),
         Cell("yes" if line.runs and line.runs[0].partial else ""),
+        Cell("yes" if line.runs and line.runs[0].resized else ""),
         Cell(line.runs[0].control if line.runs else ""),
     )
 
@@ -180,7 +183,8 @@ def _same_label(groups: dict[tuple[str, ...], dict[int | None, Record]]) -> list
 
 
 def _label(run: Record) -> tuple[object, ...]:
-    return (run.method, tuple(run.variants), run.dataset, run.split, run.protocol, run.partial, run.control, run.n)
+    data = (run.dataset, run.split, run.n, run.partial)
+    return (run.method, tuple(run.variants), *data, run.protocol, run.resized, run.control)
 
 
 def _settings(run: Record) -> tuple[str, ...]:
@@ -218,6 +222,9 @@ def _legend(lines: Sequence[_Line], metric: str) -> list[str]:
         ),
         "partial: measured on a part of the data set; not comparable with any other number.": any(
             run.partial for run in runs
+        ),
+        "resized: predicted at the images' size, and brought to the size at which the protocol scores.": any(
+            run.resized for run in runs
         ),
         "difference: measured minus published, only where protocol, data, variant and weights are the source's.": any(
             line.published for line in lines

@@ -110,11 +110,35 @@ def test_a_checkpoint_is_evaluated_under_several_protocols(
     assert json.loads(out)["oIoU"] == by_run["original"]["metrics"]["oIoU"]
 
 
-def test_floors_and_ceilings_are_records_too(ask: Ask, where: list[str]) -> None:
-    code, out, _ = ask("run", "--method", "reference/whole-image,oracle-32", *where, "--split", "val", "--json")
+@pytest.mark.parametrize(("words", "expected"), [("text.max_tokens=0", 15), ("text.max_tokens=3", 3)])
+def test_a_checkpoint_is_evaluated_with_as_many_words_as_asked(
+    trained: Path, small_card: Path, words: str, expected: int
+) -> None:
+    from risbench import run as running
+
+    job = running.Job(checkpoint=str(trained), dataset=str(small_card), overrides=[words])
+    assert running.settings_of(job)[0].text.max_tokens == expected  # 0: as the card says
+
+
+@pytest.mark.parametrize("protocol", ["original", "lavt"])
+def test_floors_and_ceilings_are_records_too(ask: Ask, where: list[str], protocol: str) -> None:
+    options = ["--protocol", protocol, "--split", "val", "--json"]
+    code, out, _ = ask("run", "--method", "reference/whole-image,oracle-32", *where, *options)
     assert code == 0
     floor, ceiling = json.loads(out)
     assert floor["metrics"]["oIoU"] < 50 < ceiling["metrics"]["oIoU"]
+    assert (floor["protocol"], floor["resized"]) == (protocol, False)
+
+
+def test_masks_of_the_images_size_scored_under_lavt_are_said_to_be_resized(
+    ask: Ask, where: list[str], small_index: Index, tmp_path: Path
+) -> None:
+    predictions.write(tmp_path / "val.parquet", references.predict("oracle-32", small_index, "val"))
+    for protocol, resized in (("lavt", True), ("original", None)):
+        code, out, _ = ask(
+            "score", tmp_path / "val.parquet", *where, "--split", "val", "--protocol", protocol, "--json"
+        )
+        assert code == 0 and json.loads(out).get("resized") is resized
 
 
 def test_score_prints_the_documented_object(ask: Ask, where: list[str], small_index: Index, tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ def test_the_border_is_grey_and_the_image_inside_is_the_resized_one() -> None:
     assert (pixels[:, 16:48] == 1).all()
 
 
+@pytest.mark.parametrize("size", [(480, 640), (427, 640), (333, 500), (640, 481), (480, 480)])
+def test_an_image_is_stretched_as_pil_does_it_on_its_bytes(size: tuple[int, int]) -> None:
+    image = PIL.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    recipe = STRETCH.model_copy(update={"size": 480})
+    pixels = images.to_input(image, images.frame(size, recipe), recipe)
+    expected = np.asarray(image.resize((480, 480), PIL.Resampling.BILINEAR), np.float32)
+    assert np.abs(pixels.permute(1, 2, 0).numpy() * 255 - expected).max() < 0.01  # of a grey level
+
+
 @pytest.mark.parametrize("size", [(48, 64), (100, 37)])
 def test_stretched_probabilities_are_sampled_as_torch_interpolates(size: tuple[int, int]) -> None:
     probability = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -82,6 +82,50 @@ def test_groups_are_of_one_image_and_leave_no_expression_out(small_index: Index,
     assert all(len(set(image_id[batch])) == 1 and len(batch) == per_image for batch in batches)
 
 
+def test_an_epoch_of_random_sentences_holds_one_expression_of_each_ref(small_index: Index) -> None:
+    train = replace(samples(small_index, "train"), sentences="random")
+    ref_id = small_index.split("train").ref_id
+    epochs = [replace(train, draw=(0, epoch)) for epoch in range(300)]
+    for epoch in epochs[:5]:
+        batches = loader.epoch_batches(epoch, 3)
+        assert sorted(ref_id[number] for batch in batches for number in batch) == sorted(set(ref_id))
+        assert batches == loader.epoch_batches(epoch, 3)
+    drawn = np.concatenate([epoch.of_epoch() for epoch in epochs])
+    for number, times in enumerate(np.bincount(drawn, minlength=len(train))):
+        of_ref = int((ref_id == ref_id[number]).sum())  # one or two
+        assert abs(times / len(epochs) - 1 / of_ref) < 0.12  # four standard deviations
+    by_seed = [[replace(train, draw=(seed, epoch)).of_epoch().tolist() for epoch in range(5)] for seed in (0, 1)]
+    assert by_seed[0] != by_seed[1]
+
+
+def test_groups_of_random_sentences_are_different_refs_of_one_image(small_index: Index) -> None:
+    train = replace(samples(small_index, "train", per_image=2), sentences="random")
+    split = small_index.split("train")  # two refs in each of three images
+    batches = loader.epoch_batches(train, 2)
+    assert sorted({int(split.image_id[number]) for batch in batches for number in batch}) == [1, 2, 3]
+    for batch in batches:
+        assert len(set(split.image_id[batch])) == 1 and len(set(split.ref_id[batch])) == 2
+
+
+def test_refs_of_two_data_sets_are_drawn_apart(small_index: Index) -> None:
+    one = samples(small_index, "train")
+    places = [(source, row) for source in (0, 1) for _, row in one.places]
+    both = replace(one, sources=[*one.sources, *one.sources], places=places, sentences="random")
+    assert len(both.of_epoch()) == 2 * len(set(small_index.split("train").ref_id))
+
+
+def test_pixels_that_two_polygons_cover_are_background_where_the_recipe_says_once(small_index: Index) -> None:
+    row = small_index.split("train").sent.index("the red thing")  # two squares of 20 x 20 that share 10 x 10
+    image = SETTINGS.image.model_copy(update={"size": 64, "geometry": "stretch"})
+    train = replace(samples(small_index, "train"), image=image)
+    union, once = (replace(train, ground_truth=rule)[[row]].batch.mask for rule in ("union", "once"))
+    assert union is not None and once is not None
+    height, width = 48, 64
+    assert int(union.sum()) == pytest.approx(700 * 64 * 64 / (height * width), rel=0.05)
+    assert int((union - once).sum()) == pytest.approx(100 * 64 * 64 / (height * width), rel=0.2)
+    assert (once <= union).all()
+
+
 def test_training_images_are_shrunk_with_their_masks_from_seed_and_epoch(small_index: Index) -> None:
     train = replace(samples(small_index, "train"), min_scale=0.5)
     whole = replace(train, min_scale=1.0)[[0]].batch
@@ -95,7 +139,7 @@ def test_training_images_are_shrunk_with_their_masks_from_seed_and_epoch(small_i
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(small_index: Index) -> None:
-    with pytest.raises(InputError, match="10 training expressions, fewer than train.batch_size=11"):
+    with pytest.raises(InputError, match="10 training expressions in an epoch, fewer than train.batch_size=11"):
         loader.epoch_batches(samples(small_index, "train"), 11)
 
 

@@ -180,6 +180,13 @@ def test_the_tokenizer_pickles(case: Case) -> None:
     assert all(map(torch.equal, copy(case.expressions), case.tokenizer(case.expressions)))
 
 
+def test_a_shorter_tokenizer_gives_the_first_tokens(case: Case) -> None:
+    """A protocol may cut expressions elsewhere than the recipe."""
+    ids = case.tokenizer(case.expressions).ids
+    assert case.tokenizer.max_tokens == ids.shape[1] == 8
+    assert torch.equal(case.tokenizer.limited(3)(case.expressions).ids, ids[:, :3])
+
+
 def test_two_builds_from_one_seed_train_to_the_same_weights(case: Case) -> None:
     assert all(map(torch.equal, _trained(case), _trained(case)))
 

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from torch.nn import functional
 
 from risbench import checkpoint, dist, methods, predict, predictions, protocol, recipe, rle
-from risbench.api import Prediction, peak_of
+from risbench.api import Batch, Method, Prediction, peak_of
 from risbench.data import loader
 from risbench.data.index import Index, Split
 from risbench.predict import Predictor
 from risbench.predictions import Header, Predictions
+from risbench.protocol import ScoreHalf
 
 SETTINGS, _ = recipe.load(
     methods.recipe_file("lts"), ["tiny"], ["image.size=64", "text.max_tokens=8", "predict.images_per_batch=1"]
@@ -30,7 +33,23 @@ def predictor(train: Split) -> Predictor:
     torch.manual_seed(0)
     tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
     model = methods.load("lts").build(checkpoint.without_pretrained(SETTINGS), tokenizer)
-    return Predictor(model, tokenizer, SETTINGS, predict.inputs(SETTINGS, protocol.load("original")), dist.start())
+    return Predictor.of(model, tokenizer, SETTINGS, protocol.load("original"), dist.start())
+
+
+class Given(torch.nn.Module):
+    """A method that answers what it is given."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        super().__init__()
+        self.prediction = prediction
+
+    def predict(self, batch: Batch) -> Prediction:
+        return self.prediction
+
+
+def under_lavt(prediction: Prediction, train: Split) -> Predictor:
+    tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
+    return Predictor.of(cast(Method, Given(prediction)), tokenizer, SETTINGS, protocol.load("lavt"), dist.start())
 
 
 def header(predictor: Predictor) -> Header:
@@ -103,6 +122,46 @@ def test_without_a_peak_of_the_method_it_is_the_maximum_of_the_probability(
     ours = predict.peaks(Prediction(probability), item.frames)
     given = predict.peaks(Prediction(probability, torch.tensor([[9, 3]])), item.frames)
     assert ours == given
+
+
+def test_under_lavt_an_answer_at_480_is_cut_as_it_is(small_index: Index, train: Split) -> None:
+    probability = torch.rand(2, 480, 480, generator=torch.Generator().manual_seed(0))
+    probability[0, 3, 5] = 0.5  # a tie of two classes is background
+    predictor = under_lavt(Prediction(probability, torch.tensor([[7, 470], [479, 0]])), train)
+    item = predictor.samples(small_index, train)[[0, 1]]
+    assert item.batch.image.shape == (1, 3, 480, 480)
+    masks, peaks = predict.masks(predictor, item)
+    assert torch.equal(torch.stack(masks), probability > 0.5) and not masks[0][3, 5]
+    assert peaks == [(7, 470), (479, 0)]
+
+
+def test_under_lavt_a_coarser_answer_is_sampled_once_to_480(small_index: Index, train: Split) -> None:
+    probability = torch.rand(2, 120, 120, generator=torch.Generator().manual_seed(0))
+    predictor = under_lavt(Prediction(probability), train)
+    masks, peaks = predict.masks(predictor, predictor.samples(small_index, train)[[0, 1]])
+    sampled = functional.interpolate(probability[None], (480, 480), mode="bilinear", align_corners=False)[0]
+    clear = (sampled - 0.5).abs() > 1e-4
+    assert torch.equal(torch.stack(masks)[clear], (sampled > 0.5)[clear])
+    assert peaks == [(4 * row + 2, 4 * column + 2) for row, column in peak_of(probability).tolist()]
+
+
+def test_a_protocol_says_where_expressions_are_cut(small_index: Index, train: Split) -> None:
+    """The recipe says 8 words, lavt 20."""
+    predictor = under_lavt(Prediction(torch.zeros(1, 4, 4)), train)
+    assert predictor.tokenizer.max_tokens == 20
+    assert predictor.samples(small_index, train)[[0]].batch.words.ids.shape == (1, 20)
+
+
+def test_the_file_of_a_fixed_size_says_so(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    small = ScoreHalf(scored_at=(40, 30))
+    made = header(predictor).model_copy(update={"scored_at": (40, 30)})
+    predict.predict(replace(predictor, rule=small), small_index, train, made, tmp_path / "file.parquet", "")
+    found = predictions.read(tmp_path / "file.parquet")
+    assert found.header and found.header.scored_at == (40, 30)
+    assert (set(found.height.tolist()), set(found.width.tolist())) == ({40}, {30})
+    assert (found.peak_row < 40).all() and (found.peak_col < 30).all()
 
 
 def test_the_stored_mask_is_the_predicted_one(

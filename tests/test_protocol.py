@@ -20,7 +20,7 @@ RECIPE = {
 
 
 def test_the_default_comes_first_and_every_protocol_names_its_source() -> None:
-    assert protocol.names() == ["original", "lts"]
+    assert protocol.names() == ["original", "lts", "lavt"]
     assert all(protocol.load(name).name == name and protocol.load(name).source for name in protocol.names())
 
 
@@ -41,6 +41,18 @@ def test_lts_cuts_at_a_quarter_and_scores_above() -> None:
     lts = protocol.load("lts")
     assert lts.input.threshold == 0.25
     assert lts.score.at_least == ">"
+
+
+def test_lavt_compares_at_480_by_480_with_the_pixels_that_one_polygon_covers() -> None:
+    lavt = protocol.load("lavt")
+    given = {"image_size": 480, "geometry": "stretch", "resampling": "bilinear", "text": "raw", "max_tokens": 20}
+    assert dict(lavt.input) == {**given, "border": "recipe", "sentences": "each", "threshold": 0.5}
+    assert (lavt.score.scored_at, lavt.score.ground_truth, lavt.score.mask_resize) == ((480, 480), "once", "nearest")
+    assert (lavt.score.at_least, lavt.score.empty_union, lavt.score.headline) == (">=", 0, "oIoU")
+    assert [name for name in protocol.names() if protocol.load(name).score.size((5, 7)) == (5, 7)] == [
+        "original",
+        "lts",
+    ]
 
 
 def test_resolving_replaces_only_what_is_left_to_the_recipe() -> None:

@@ -17,7 +17,7 @@ from risbench.data.index import Index, Split
 from risbench.errors import InputError
 from risbench.predictions import Predictions
 
-ORIGINAL = protocol.load("original")
+ORIGINAL, LAVT = protocol.load("original"), protocol.load("lavt")
 
 
 IDS = ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")
@@ -43,6 +43,31 @@ def test_every_reference_answers_every_expression(name: str, split: str, small_i
     summary = score.score(found, small_index, split, ORIGINAL).summary
     assert summary["n"] == len(small_index.split(split))
     assert summary["pointing"] is not None
+
+
+@pytest.mark.parametrize("name", [*references.names(), "oracle-7"])
+def test_under_lavt_every_reference_answers_at_480(name: str, small_index: Index) -> None:
+    found = references.predict(name, small_index, "testA", protocol=LAVT)
+    assert found.header and found.header.scored_at == (480, 480)
+    assert {*found.height, *found.width} == {480}
+    summary = score.score(found, small_index, "testA", LAVT).summary
+    assert summary["pointing"] is not None and "resized" not in summary
+
+
+def test_an_object_is_resized_as_the_truth_is(small_index: Index) -> None:
+    found = references.predict("largest-object", small_index, "val", protocol=LAVT)
+    own = references.predict("largest-object", small_index, "val")
+    assert score.rows(own, small_index, "val", LAVT)["intersection"].equals(
+        score.rows(found, small_index, "val", LAVT)["intersection"]
+    )
+
+
+def test_a_ceiling_knows_the_truth_of_its_protocol(small_index: Index) -> None:
+    """Image 5 has overlapping polygons, whose shared pixels are background under lavt."""
+    fine = references.predict("oracle-480", small_index, "testA", protocol=LAVT)
+    assert score.score(fine, small_index, "testA", LAVT).summary["oIoU"] == 100
+    of_union = references.predict("oracle-64", small_index, "testA")
+    assert score.score(of_union, small_index, "testA", LAVT).summary["oIoU"] < 99
 
 
 def test_the_whole_image_is_predicted_with_its_centre(small_index: Index) -> None:

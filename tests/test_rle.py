@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+from PIL import Image
 
 from risbench import rle
 
@@ -21,6 +22,33 @@ def test_a_mask_comes_back_from_its_rle_which_passes_the_check(mask: NDArray[np.
     assert rle.check(counts, (size[0], size[1])) is None
     assert np.array_equal(rle.decode(counts, (size[0], size[1])), mask)
     assert rle.area(counts, (size[0], size[1])) == mask.sum()
+
+
+@settings(deadline=None, derandomize=True)
+@given(masks, st.tuples(st.integers(1, 50), st.integers(1, 50)))
+def test_a_mask_is_resized_as_pil_resizes_its_pixels(mask: NDArray[np.bool_], to: rle.Size) -> None:
+    size = (mask.shape[0], mask.shape[1])
+    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
+    expected = np.asarray(image.resize((to[1], to[0]), Image.Resampling.NEAREST))
+    assert np.array_equal(rle.decode(rle.resized(rle.encode(mask), size, to, "nearest"), to), expected)
+
+
+def test_pils_nearest_neighbour_adds_up_its_steps_and_torch_takes_other_columns() -> None:
+    """640 columns to 480: every third centre lies on the border of two pixels, where PIL's rounding errors decide."""
+    torch = pytest.importorskip("torch")
+    taken = np.zeros(480, np.int64)
+    for column in range(640):
+        mask = np.arange(640)[None] == column  # (1, 640)
+        taken[rle.decode(rle.resized(rle.encode(mask), (1, 640), (1, 480), "nearest"), (1, 480))[0]] = column
+    step = 640 / 480
+    assert np.array_equal(taken, np.add.accumulate([step / 2, *[step] * 479]).astype(np.int64))
+    assert taken[[0, 1, 2, 3, 4, 5, 238, 479]].tolist() == [0, 2, 3, 4, 5, 7, 317, 639]  # 4 and 238: not 6 and 318
+    assert (taken != (2 * np.arange(480) + 1) * 640 // 960).sum() == 99  # of the exact borders
+
+    columns = torch.arange(640.0)[None, None]
+    for mode, differing in (("nearest-exact", 99), ("nearest", 221)):
+        theirs = torch.nn.functional.interpolate(columns, size=480, mode=mode)[0, 0].numpy()
+        assert (taken != theirs).sum() == differing
 
 
 @settings(deadline=None, derandomize=True)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
 
 from risbench import datasets, predictions, protocol, references, rle, score
 from risbench.data import index as indices
@@ -18,7 +21,7 @@ from risbench.errors import InputError
 from risbench.metrics import NAMES
 from risbench.predictions import Header, Predictions
 
-ORIGINAL, LTS = protocol.load("original"), protocol.load("lts")
+ORIGINAL, LTS, LAVT = (protocol.load(name) for name in ("original", "lts", "lavt"))
 ONCE = ORIGINAL.model_copy(update={"score": ORIGINAL.score.model_copy(update={"ground_truth": "once"})})
 
 
@@ -111,8 +114,80 @@ def test_a_file_for_something_else_is_refused(small_index: Index) -> None:
 def test_masks_of_another_size_are_refused_with_both_sizes(small_index: Index) -> None:
     own = perfect(small_index, "val")
     turned = replace(own, height=own.width, width=own.height)
-    with pytest.raises(InputError, match=rf"4 masks differ .* sent_id {own.sent_id[0]} has 47 x 33, its image 33 x 47"):
+    with pytest.raises(
+        InputError, match=rf"4 masks differ in size .* sent_id {own.sent_id[0]} has 47 x 33, its image 33 x 47"
+    ):
         score.rows(turned, small_index, "val", ORIGINAL)
+
+
+def as_released(root: Path, ann_id: int, size: rle.Size) -> NDArray[np.bool_]:
+    """The ground truth as LAVT's released code makes it: the sum of the polygons, where it is 1, as a palette image."""
+    annotations = json.loads((root / "small" / "instances.json").read_text())["annotations"]
+    polygons = next(each["segmentation"] for each in annotations if each["id"] == ann_id)
+    added = coco.decode(coco.frPyObjects(polygons, *size)).sum(axis=2)
+    image = Image.fromarray((added == 1).astype(np.uint8)).convert("P")
+    return np.asarray(image.resize((480, 480), Image.Resampling.NEAREST), np.bool_)
+
+
+@pytest.mark.parametrize("split", ["val", "testA", "testB"])
+def test_lavt_counts_what_the_released_code_counts_at_480(small_root: Path, small_index: Index, split: str) -> None:
+    asked = small_index.split(split)
+    generator = np.random.default_rng(0)
+    masks = [generator.random((480, 480)) < generator.random() for _ in range(len(asked))]
+    peaks = [(int(row), int(column)) for row, column in generator.integers(480, size=(len(asked), 2))]
+    sizes = [(480, 480)] * len(asked)
+    given = predictions.build(None, asked.sent_id.tolist(), sizes, [rle.encode(mask) for mask in masks], peaks)
+    found = score.score(given, small_index, split, LAVT)
+
+    expected = []
+    original = zip(asked.height.tolist(), asked.width.tolist(), strict=True)
+    for mask, peak, ann_id, size in zip(masks, peaks, asked.ann_id.tolist(), original, strict=True):
+        truth = as_released(small_root, ann_id, size)
+        both, either = (mask & truth).sum(), (mask | truth).sum()
+        expected.append([both, either, mask.sum(), truth.sum(), truth[peak]])
+    fields = ["intersection", "union", "predicted_area", "true_area", "peak_hit"]
+    assert found.rows[fields].to_numpy().tolist() == np.array(expected).tolist()
+    assert found.summary["oIoU"] == 100 * sum(row[0] for row in expected) / sum(row[1] for row in expected)
+    assert "resized" not in found.summary
+
+
+def test_masks_of_the_images_size_are_resized_and_the_result_says_so(small_root: Path, small_index: Index) -> None:
+    asked = small_index.split("testA")
+    own = perfect(small_index, "testA")  # 64 x 64
+    places = np.arange(3, dtype=np.int32)
+    given = replace(own, peak_row=places, peak_col=places + 20)
+    found = score.score(given, small_index, "testA", LAVT)
+    assert found.summary["resized"] is True
+
+    masks = [
+        np.asarray(Image.fromarray(rle.decode(counts, (64, 64))).resize((480, 480), Image.Resampling.NEAREST))
+        for counts in own.counts
+    ]
+    peaks = [(int(7.5 * (k + 0.5)), int(7.5 * (k + 20.5))) for k in range(3)]  # under the centres of the pixels
+    sizes = [(480, 480)] * 3
+    by_hand = predictions.build(None, asked.sent_id.tolist(), sizes, [rle.encode(mask) for mask in masks], peaks)
+    assert found.rows.equals(score.rows(by_hand, small_index, "testA", LAVT))
+
+    without = score.rows(own, small_index, "testA", LAVT)
+    assert (without["peak_hit"] == -1).all()
+    mixed = replace(by_hand, counts=[*by_hand.counts[:2], own.counts[2]])
+    for field, value in (("height", 64), ("width", 64), ("peak_row", 2), ("peak_col", 22)):
+        getattr(mixed, field)[2] = value
+    assert score.rows(mixed, small_index, "testA", LAVT).equals(found.rows)
+
+
+def test_a_mask_of_a_network_is_not_scored_at_the_size_of_the_image(small_index: Index) -> None:
+    found = references.predict("whole-image", small_index, "val", protocol=LAVT)
+    with pytest.raises(InputError, match="4 masks differ in size from their images.* has 480 x 480, its image 33 x 47"):
+        score.rows(found, small_index, "val", ORIGINAL)
+
+
+def test_under_lavt_a_mask_of_any_third_size_is_refused(small_index: Index) -> None:
+    own = perfect(small_index, "val")
+    turned = replace(own, height=own.width, width=own.height)
+    says = "4 masks have neither the size of their images nor 480 x 480, at .* has 47 x 33, its image 33 x 47"
+    with pytest.raises(InputError, match=says):
+        score.rows(turned, small_index, "val", LAVT)
 
 
 def test_peaks_for_some_expressions_only_are_refused(small_index: Index) -> None:

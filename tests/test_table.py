@@ -103,9 +103,15 @@ def test_difference_needs_a_protocol_that_means_the_same() -> None:
 
 
 def test_partial_and_control_are_said_beside_the_method() -> None:
-    built = table.comparison([record(partial=True), record(control="no words")])
-    assert [row["method"] for row in texts(built)] == ["lts (control: no words)", "lts (partial)"]
-    assert [(row["partial"], row["control"]) for row in built.flat()] == [("", "no words"), ("yes", "")]
+    built = table.comparison([record(partial=True), record(control="no words"), record(resized=True)])
+    assert [row["method"] for row in texts(built)] == ["lts (control: no words)", "lts (partial)", "lts (resized)"]
+    names = ("partial", "resized", "control")
+    assert [[row[name] for name in names] for row in built.flat()] == [
+        ["", "", "no words"],
+        ["yes", "", ""],
+        ["", "yes", ""],
+    ]
+    assert any(note.startswith("resized: predicted at the images' size") for note in built.notes)
 
 
 def test_floors_and_ceilings_stand_above_the_methods_of_their_block() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class Samples(Dataset[Item]):
     image: Image
     per_image: int = 0
     min_scale: float = 1.0  # of training images, see images.shrunk
+    sentences: Literal["each", "random"] = "each"  # of a ref in one epoch of training
+    ground_truth: Literal["union", "once"] = "union"  # as in protocol.ScoreHalf
     draw: tuple[int, int] = (0, 0)  # seed and epoch of what is drawn at random
 
     def __len__(self) -> int:
@@ -64,12 +66,23 @@ class Samples(Dataset[Item]):
         )
         return Item(batch, numbers, frames)
 
-    def by_image(self) -> list[NDArray[np.int64]]:
-        """The numbers of the samples of each image."""
-        keys = [(source, self.sources[source][1].image_id[row]) for source, row in self.places]
+    def of_epoch(self) -> NDArray[np.int64]:
+        """The numbers of the samples of one epoch, rising: all, or one that is drawn for each ref."""
+        numbers = np.arange(len(self))
+        if self.sentences == "each":
+            return numbers
+        shuffled = np.random.default_rng([*self.draw, 1]).permutation(numbers)  # 1: not the draw of the batches
+        refs = np.array([(source, self.sources[source][1].ref_id[row]) for source, row in self.places])
+        _, first = np.unique(refs[shuffled], axis=0, return_index=True)
+        return np.sort(shuffled[first])
+
+    def by_image(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Some numbers of samples, those of each image together."""
+        places = [self.places[number] for number in numbers]
+        keys = [(source, self.sources[source][1].image_id[row]) for source, row in places]
         _, owner = np.unique(np.array(keys), axis=0, return_inverse=True)
         order = np.argsort(owner, kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
+        return np.split(numbers[order], np.flatnonzero(np.diff(owner[order])) + 1)
 
     def expression(self, number: int) -> str:
         """The text of a sample."""
@@ -91,7 +104,9 @@ class Samples(Dataset[Item]):
         if not self.per_image:
             return torch.empty(0)
         index, split = self.sources[source]
-        return images.mask_to_input(rle.decode(index.truth(int(split.ann_id[row]), "union"), place.size), place)
+        return images.mask_to_input(
+            rle.decode(index.truth(int(split.ann_id[row]), self.ground_truth), place.size), place
+        )
 
 
 def evaluation(index: Index, split: Split, field: str, tokenizer: Tokenizer, image: Image) -> Samples:
@@ -139,15 +154,17 @@ def whole_images(split: Split, images_per_batch: int) -> list[list[int]]:
 def epoch_batches(samples: Samples, batch_size: int) -> list[list[int]]:
     """Training batches of the epoch that `samples.draw` names, in random order, the incomplete last one left out.
 
-    Every expression comes once, in groups of `per_image` expressions of one image; an image's last group is filled up
-    with others of its expressions.
+    Every expression of the epoch (`Samples.of_epoch`) comes once, in groups of `per_image` expressions of one image;
+    an image's last group is filled up with others of its expressions.
     """
-    if len(samples) < batch_size:
+    numbers = samples.of_epoch()
+    if len(numbers) < batch_size:
         raise InputError(
-            f"There are {len(samples)} training expressions, fewer than train.batch_size={batch_size}. Lower it."
+            f"There are {len(numbers)} training expressions in an epoch, fewer than train.batch_size={batch_size}. "
+            "Lower it."
         )
     draw = np.random.default_rng(samples.draw)
-    groups = [group for own in samples.by_image() for group in _groups(draw.permutation(own), samples.per_image)]
+    groups = [group for own in samples.by_image(numbers) for group in _groups(draw.permutation(own), samples.per_image)]
     order = draw.permutation(len(groups))
     size = batch_size // samples.per_image  # groups
     starts = range(0, len(groups) - size + 1, size)

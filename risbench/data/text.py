@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,8 +17,13 @@ from torch import Tensor
 from risbench.api import Tokenizer, Words
 from risbench.errors import InputError, defect
 
+if TYPE_CHECKING:
+    from tokenizers import BertWordPieceTokenizer
+
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")  # letters and digits, with inner apostrophes
 _FILE = "words.json"
+_PIECES, _LENGTH = "vocab.txt", "wordpiece.json"
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def words(expression: str) -> list[str]:
@@ -59,6 +65,10 @@ class WordTokenizer:
             ids[row, : len(found)] = torch.tensor(found)
         return Words(ids, ids > 0)
 
+    def limited(self, max_tokens: int) -> Self:
+        """A copy that cuts at another length."""
+        return type(self)(self.vocabulary, max_tokens)
+
     def save(self, folder: Path) -> None:
         """Write words.json."""
         content = {"max_tokens": self.max_tokens, "vocabulary": self.vocabulary}
@@ -74,11 +84,127 @@ class WordTokenizer:
         return cls(content.vocabulary, content.max_tokens)
 
 
+class WordPieceTokenizer:
+    """BERT's pieces of lower-cased words: [CLS], the pieces, [SEP], cut at max_tokens, padded with [PAD], which is 0.
+
+    The cut comes last, as in the released code of LAVT: a long expression loses its [SEP]. The pieces are found by the
+    library tokenizers.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], max_tokens: int) -> None:
+        self.vocabulary = list(vocabulary)
+        self.max_tokens = max_tokens
+        self._library = _bert(self.vocabulary)
+
+    @classmethod
+    def train(cls, expressions: Iterable[str], max_tokens: int, size: int) -> Self:
+        """Make a vocabulary of up to `size` pieces (more where the characters alone are more) from the training text.
+
+        Every piece of one character is given, sorted: the library numbers those it finds itself in another order each
+        time, and breaks ties between the merges of pieces by these numbers.
+        """
+        texts, library = list(expressions), _bert(_SPECIAL)
+        words = (library.pre_tokenizer.pre_tokenize_str(library.normalizer.normalize_str(text)) for text in texts)
+        characters = sorted({character for found in words for word, _ in found for character in word})
+        library.train_from_iterator(
+            iter(texts),
+            vocab_size=size,
+            show_progress=False,
+            special_tokens=[*_SPECIAL, *characters, *(f"##{character}" for character in characters)],
+        )
+        ids = library.get_vocab()
+        return cls(sorted(ids, key=ids.__getitem__), max_tokens)
+
+    @classmethod
+    def pretrained(cls, name_or_path: str, max_tokens: int) -> Self:
+        """Read the vocabulary of pretrained weights: a vocab.txt, a folder with one, or a name on Hugging Face."""
+        path = Path(name_or_path)
+        if path.is_dir():
+            path = path / _PIECES
+        elif path.suffix != ".txt" and not path.is_file():
+            path = _downloaded(name_or_path)
+        return cls(_pieces(path), max_tokens)
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def __call__(self, expressions: Sequence[str]) -> Words:
+        """Tokenise to (B, max_tokens)."""
+        ids = torch.zeros(len(expressions), self.max_tokens, dtype=torch.int64)
+        mask = torch.zeros(len(expressions), self.max_tokens, dtype=torch.bool)
+        for row, encoded in enumerate(self._library.encode_batch(list(expressions))):
+            found = encoded.ids[: self.max_tokens]
+            ids[row, : len(found)] = torch.tensor(found)
+            mask[row, : len(found)] = True
+        return Words(ids, mask)
+
+    def limited(self, max_tokens: int) -> Self:
+        """A copy that cuts at another length."""
+        return type(self)(self.vocabulary, max_tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write vocab.txt, one piece per line, and wordpiece.json."""
+        (folder / _PIECES).write_text("".join(f"{piece}\n" for piece in self.vocabulary), encoding="utf-8")
+        (folder / _LENGTH).write_text(json.dumps({"max_tokens": self.max_tokens}) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read vocab.txt and wordpiece.json."""
+        try:
+            max_tokens = int(json.loads((folder / _LENGTH).read_text(encoding="utf-8"))["max_tokens"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder / _LENGTH} cannot be read ({error}). Copy the checkpoint again.") from None
+        return cls(_pieces(folder / _PIECES), max_tokens)
+
+
 def load(folder: Path) -> Tokenizer:
     """Load the tokenizer that was saved to a checkpoint's text/ folder."""
-    if not (folder / _FILE).is_file():
-        raise InputError(f"{folder} holds no {_FILE}. The checkpoint is incomplete: copy its folder again, or train.")
-    return WordTokenizer.load(folder)
+    if (folder / _FILE).is_file():
+        return WordTokenizer.load(folder)
+    if (folder / _PIECES).is_file():
+        return WordPieceTokenizer.load(folder)
+    raise InputError(
+        f"{folder} holds no {_FILE} and no {_PIECES}. The checkpoint is incomplete: copy its folder again, or train."
+    )
+
+
+def _bert(vocabulary: Sequence[str]) -> BertWordPieceTokenizer:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of loader processes
+    from tokenizers import BertWordPieceTokenizer
+
+    return BertWordPieceTokenizer({piece: number for number, piece in enumerate(vocabulary)}, lowercase=True)
+
+
+def _pieces(path: Path) -> list[str]:
+    """Read the pieces of a vocab.txt: one per line, [PAD] first."""
+    try:
+        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise InputError(f"The vocabulary {path} cannot be read ({error.strerror}). Give a BERT vocab.txt.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text. Give a BERT vocab.txt, one piece per line.") from None
+    missing = [piece for piece in _SPECIAL if piece not in pieces]
+    if missing or pieces[0] != _SPECIAL[0]:
+        what = f"lacks {', '.join(missing)}" if missing else f"does not begin with {_SPECIAL[0]}, whose id must be 0"
+        raise InputError(f"{path} {what}. Give a BERT vocab.txt, one piece per line.")
+    twice = [piece for piece, times in Counter(pieces).items() if times > 1]
+    if twice:
+        raise InputError(f"{path} holds {twice[0]!r} more than once. Give a BERT vocab.txt, each piece on one line.")
+    return pieces
+
+
+def _downloaded(name: str) -> Path:
+    """The vocab.txt of a model on the Hugging Face hub, from its cache where it lies there."""
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, _PIECES))
+    except (OSError, ValueError, errors.EntryNotFoundError) as error:
+        reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")
+        raise InputError(
+            f"{name!r} is no vocabulary file here, and could not be had from Hugging Face ({reason}). Give the path of "
+            "a vocab.txt, or do without pretrained weights: model.pretrained=false."
+        ) from None
 
 
 def glove(path: Path, vocabulary: Sequence[str], width: int) -> dict[str, Tensor]:

@@ -1,0 +1,50 @@
+"""LAVT's decoder (section 3.4): from the coarsest fused map to the finest, by 3x3 convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+class ConvNormReLU(nn.Module):
+    """3x3 convolution, batch normalisation, ReLU; in evaluation the normalisation is folded into the convolution."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, channels, h, w)."""
+        if self.training:
+            return functional.relu(self.norm(self.conv(x)))
+        norm = self.norm
+        weight, bias = fuse_conv_bn_weights(  # cheap beside the convolution, and never out of date
+            self.conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        return functional.relu_(functional.conv2d(x, weight, bias, padding=1))
+
+
+class Decoder(nn.Module):
+    """Up-sample, join the next finer map, two convolutions; three times (eq. 8)."""
+
+    def __init__(self, widths: Sequence[int], channels: int) -> None:
+        super().__init__()
+        coarsest, *finer = widths[::-1]
+        self.levels = nn.ModuleList()
+        for below, width in zip([coarsest, channels, channels], finer, strict=True):
+            self.levels.append(nn.Sequential(ConvNormReLU(below + width, channels), ConvNormReLU(channels, channels)))
+        self.logits = nn.Conv2d(channels, 2, kernel_size=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, h, w, C), the finest first, to logits of background and object (B, 2, H/4, W/4)."""
+        *finer, x = (fused.permute(0, 3, 1, 2) for fused in maps)  # (B, C, h, w), channels last in memory
+        for level, fused in zip(self.levels, finer[::-1], strict=True):
+            x = functional.interpolate(x, fused.shape[2:], mode="bilinear", align_corners=True)
+            x = level(torch.cat((x, fused), dim=1))
+        logits: Tensor = self.logits(x)
+        return logits

@@ -1,0 +1,62 @@
+"""Pixel-word attention and the language gate (LAVT, sections 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PWAM(nn.Module):
+    """Pixel-Word Attention Module: each pixel gathers words, and the answer modulates it.
+
+    All layers are 1x1 convolutions of the paper, written as linear layers over the channels that come last.
+    """
+
+    def __init__(self, width: int, text_width: int, dropout: float) -> None:
+        super().__init__()
+        self.visual = nn.Linear(width, width)  # omega_m
+        self.query = nn.Linear(width, width)  # omega_iq
+        self.key = nn.Linear(text_width, width)  # omega_ik
+        self.value = nn.Linear(text_width, width)  # omega_iv
+        self.out = nn.Linear(width, width)  # omega_iw
+        self.project = nn.Linear(width, width)  # omega_o
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """Pixels (B, h, w, C), words (B, T, D) and their mask (B, T) to F_i (B, h, w, C), eq. 1-5."""
+        size = pixels.shape
+        flat = pixels.flatten(1, 2)  # (B, hw, C)
+        visual = self.dropout(functional.gelu(self.visual(flat)))
+        gathered = functional.scaled_dot_product_attention(  # one head; scale C^-0.5
+            instance_norm(self.query(flat))[:, None],
+            self.key(words)[:, None],
+            self.value(words)[:, None],
+            attn_mask=mask[:, None, None],
+        )[:, 0]  # (B, hw, C)
+        language = instance_norm(self.out(gathered))
+        fused = self.dropout(functional.gelu(self.project(visual * language)))
+        return fused.view(size)
+
+
+class LanguageGate(nn.Module):
+    """How much of what the words said flows into the next stage (eq. 6-7)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width, bias=False)
+        self.outer = nn.Linear(width, width, bias=False)
+        for layer in (self.inner, self.outer):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+
+    def forward(self, pixels: Tensor, fused: Tensor) -> Tensor:
+        """V_i and F_i to V_i + tanh(MLP(F_i)) F_i, all (B, h, w, C)."""
+        return pixels + torch.tanh(self.outer(functional.relu(self.inner(fused)))) * fused
+
+
+def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalise each channel over the positions, without parameters: (B, N, C) to the same shape."""
+    with torch.autocast(x.device.type, enabled=False):
+        whole = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        variance, mean = torch.var_mean(whole, dim=1, correction=0, keepdim=True)  # (B, 1, C)
+        return ((whole - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
