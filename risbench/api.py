@@ -34,7 +34,7 @@ Letters: I images, B expressions, T words, H W the network input, h w any grid o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -84,7 +84,8 @@ class Tokenizer(Protocol):
 class Method(nn.Module, ABC):
     """Base class of every method's Model."""
 
-    weights: str = "from scratch"  # which pretrained weights `build` loaded; goes into every record
+    weights: str = "from scratch"  # which pretrained weights were loaded; goes into every record
+    frozen: Mapping[str, str] = {}  # beginnings of the names of parameters that are not trained, and why
 
     @classmethod
     @abstractmethod
@@ -101,7 +102,10 @@ class Method(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, recipe: Recipe, tokenizer: Any) -> Self:
-        """Build the network; `recipe.model` holds the method's own settings."""
+        """Build the network without pretrained weights; `recipe.model` holds the method's own settings."""
+
+    def load_pretrained(self, recipe: Recipe, tokenizer: Any) -> None:  # noqa: B027
+        """Load the pretrained weights that training starts from, if the recipe names any, and set `weights`."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

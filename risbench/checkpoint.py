@@ -74,7 +74,7 @@ class Checkpoint:
     def model(self) -> tuple[Method, Tokenizer]:
         """Build the method and load its weights."""
         tokenizer = self.tokenizer()
-        model = methods.load(self.facts.method).build(without_pretrained(self.recipe), tokenizer)
+        model = methods.load(self.facts.method).build(self.recipe, tokenizer)
         load_weights(model, self.weights)
         model.weights = self.facts.weights
         return model, tokenizer
@@ -157,11 +157,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"shape, first {', '.join(wrong[:3])}. Build the model with the recipe and vocabulary of the checkpoint."
         )
     model.load_state_dict(tensors)
-
-
-def without_pretrained(settings: Recipe) -> Recipe:
-    """The recipe of a network that is built to receive weights: `model.pretrained=false` loads none by itself."""
-    return settings.model_copy(update={"model": settings.model | {"pretrained": False}})
 
 
 def file_sha256(path: Path) -> str:

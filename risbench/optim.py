@@ -23,8 +23,14 @@ def optimizer(groups: list[dict[str, Any]], recipe: Train) -> Optimizer:
 def factor(recipe: Train, step: int, steps_per_epoch: int) -> float:
     """The learning rate of an optimiser step (from 0) as a share of the initial one.
 
-    step: times `decay` after each epoch of `milestones`. poly: (1 - step / all steps) ** decay.
+    step: times `decay` after each epoch of `milestones`. poly: (1 - step / all steps) ** decay. During the first
+    `warmup` epochs either is also multiplied by the share of them that is done.
     """
+    rising = recipe.warmup * steps_per_epoch  # steps
+    return _falling(recipe, step, steps_per_epoch) * (min(1.0, (step + 1) / rising) if rising else 1.0)
+
+
+def _falling(recipe: Train, step: int, steps_per_epoch: int) -> float:
     if recipe.schedule == "step":
         return recipe.decay ** bisect_right(recipe.milestones, step // steps_per_epoch)
     share: float = (1 - step / (steps_per_epoch * recipe.epochs)) ** recipe.decay

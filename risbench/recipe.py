@@ -71,6 +71,8 @@ class Train(Section):
     schedule: Literal["step", "poly"]
     milestones: list[int] = Field(description="epochs after which a step schedule multiplies by decay")
     decay: float = Field(gt=0, description="factor of a step schedule, power of a poly schedule")
+    warmup: float = Field(ge=0, description="epochs over which the rate rises linearly from 0; 0: none")
+    clip_norm: float = Field(ge=0, description="largest norm of a step's gradient; 0: any")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     validate_every: int = Field(gt=0, description="epochs between validations on val")
     workers: int = Field(ge=0, le=64, description="loader processes")

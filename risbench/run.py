@@ -156,7 +156,7 @@ class Run:
         places = loader.training_places(self.training, self.index)
         sources = [(index, index.split("train")) for index in self.training]
         torch.manual_seed(job.seed)
-        model, tokenizer = self._start(sources, places)
+        model, tokenizer = self._start(sources, places, resume)
         tokenizer = tokenizer.limited(self.settings.text.max_tokens)  # that of --init may cut elsewhere
         train = self.settings.train
         samples = Samples(
@@ -197,18 +197,27 @@ class Run:
         trainer.fit(resume)
         return Checkpoint(self.folder / "checkpoints" / "best")
 
-    def _start(self, sources: list[Any], places: list[tuple[int, int]]) -> tuple[Method, Tokenizer]:
-        """A new model, or that of --init with its weights and words."""
+    def _start(self, sources: list[Any], places: list[tuple[int, int]], resume: bool) -> tuple[Method, Tokenizer]:
+        """A new model with pretrained weights, or that of --init or of a run to be resumed, with its words."""
         cls = methods.load(self.job.method)
+        last = checkpoint.recover(self.folder / "checkpoints" / "last")
+        if resume and last.exists():
+            opened = Checkpoint(last)
+            tokenizer = opened.tokenizer()
+            model = cls.build(self.settings, tokenizer)
+            model.weights = opened.facts.weights
+            return model, tokenizer  # the trainer loads the weights with the rest of the state
         if self.initial:
             tokenizer = self.initial.tokenizer()
-            model = cls.build(checkpoint.without_pretrained(self.settings), tokenizer)
+            model = cls.build(self.settings, tokenizer)
             checkpoint.load_weights(model, self.initial.weights)
             model.weights = f"checkpoint {self.initial.facts.sha256[:12]} ({self.initial.facts.weights})"
             return model, tokenizer
         texts = [(split.raw if self.settings.text.field == "raw" else split.sent) for _, split in sources]
         tokenizer = cls.tokenizer(self.settings, [texts[source][row] for source, row in places])
-        return cls.build(self.settings, tokenizer), tokenizer
+        model = cls.build(self.settings, tokenizer)
+        model.load_pretrained(self.settings, tokenizer)
+        return model, tokenizer
 
     def _validate(self, tokenizer: Tokenizer) -> Any:
         """Validation while training: predictions, rows, metrics, as in the final evaluation."""
@@ -385,10 +394,10 @@ def _refuse_without_effect(overrides: list[str]) -> None:
     """Refuse overrides of a checkpoint's recipe that speak of training or of the network, which are done."""
     for assignment in overrides:
         key = assignment.partition("=")[0].strip()
-        if not key.startswith(("image.", "predict.")) and key not in ("text.field", "train.workers", "train.precision"):
+        if not key.startswith(("image.", "text.", "predict.")) and key not in ("train.workers", "train.precision"):
             raise InputError(
                 f"{key} has no effect on a trained checkpoint, so it cannot be overridden: leave it out. Only image.*, "
-                "predict.*, text.field, train.workers and train.precision can."
+                "text.*, predict.*, train.workers and train.precision can."
             )
 
 

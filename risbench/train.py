@@ -122,6 +122,10 @@ class Trainer:
                 f"The loss is no longer finite in epoch {self.position.epoch + 1} ({dict(sums)}). Lower train.lr, or "
                 "train in full precision (train.precision=32-true)."
             )
+        if self.recipe.train.clip_norm:
+            self.fabric.clip_gradients(
+                wrapped, optimizer, max_norm=self.recipe.train.clip_norm, error_if_nonfinite=False
+            )
         optimizer.step()
         return sums
 

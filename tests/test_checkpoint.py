@@ -28,7 +28,7 @@ FACTS = Facts(
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     tokenizer = WordTokenizer.build(["left red cup"], 5)
-    model = methods.load("lts").build(checkpoint.without_pretrained(SETTINGS), tokenizer)
+    model = methods.load("lts").build(SETTINGS, tokenizer)
     checkpoint.save(tmp_path / "last", model, tokenizer, SETTINGS, FACTS, {"optimizer": {}, "position": {"epoch": 2}})
     return tmp_path / "last"
 
@@ -101,7 +101,7 @@ def test_no_state_means_no_resuming(saved: Path) -> None:
 
 def test_weights_of_another_shape_name_the_first_keys(saved: Path) -> None:
     tokenizer = WordTokenizer.build(["another vocabulary of five words"], 5)
-    model = methods.load("lts").build(checkpoint.without_pretrained(SETTINGS), tokenizer)
+    model = methods.load("lts").build(SETTINGS, tokenizer)
     with pytest.raises(InputError, match=r"1 of \d+ keys .*network.text.vectors.weight"):
         checkpoint.load_weights(model, saved / "weights.safetensors")
 

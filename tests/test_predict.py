@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from risbench import checkpoint, dist, methods, predict, predictions, protocol, recipe, rle
+from risbench import dist, methods, predict, predictions, protocol, recipe, rle
 from risbench.api import Batch, Method, Prediction, peak_of
 from risbench.data import loader
 from risbench.data.index import Index, Split
@@ -32,7 +32,7 @@ def train(small_index: Index) -> Split:
 def predictor(train: Split) -> Predictor:
     torch.manual_seed(0)
     tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
-    model = methods.load("lts").build(checkpoint.without_pretrained(SETTINGS), tokenizer)
+    model = methods.load("lts").build(SETTINGS, tokenizer)
     return Predictor.of(model, tokenizer, SETTINGS, protocol.load("original"), dist.start())
 
 

@@ -24,7 +24,7 @@ from risbench.nn.segmentation import ASPPDeconvolution, area_average, summed_bce
 from risbench.recipe import Field, Recipe, Section, section
 
 from .darknet import darknet53, load_weights
-from .glove import embedding
+from .glove import fill, random_vectors
 
 _log = logging.getLogger(__name__)
 
@@ -128,12 +128,11 @@ class Settings(Section):
 class Model(Method):
     """LTS behind the harness's contract."""
 
-    def __init__(self, backbone: nn.Module, network: LTS, loc_weight: float, weights: str) -> None:
+    def __init__(self, backbone: nn.Module, network: LTS, loc_weight: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.network = network
         self.loc_weight = loc_weight
-        self.weights = weights
 
     @classmethod
     def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordTokenizer:
@@ -147,18 +146,24 @@ class Model(Method):
         _check_side(recipe.image.size)
         slope, text_channels, channels = model.slope, model.text_channels, model.fusion_channels
         backbone = darknet53(model.stem_channels, model.stage_channels, model.stage_depths, model.backbone_slope)
-        loaded = load_weights(backbone, model.backbone_weights if model.pretrained else "", model.backbone_slope)
-        if model.pretrained and not model.glove:
-            _log.warning("No GloVe file is given (model.glove): word vectors start random; the paper's are GloVe's.")
-        glove = model.glove if model.pretrained else ""
-        vectors, loaded_words = embedding(tokenizer.vocabulary, model.word_width, glove)
         network = LTS(
-            TextEncoder(vectors, text_channels),
+            TextEncoder(random_vectors(len(tokenizer), model.word_width), text_channels),
             Fusion(model.stage_channels[:1:-1], text_channels, channels, slope),
             RelevanceFilter(text_channels, 2 * channels),
             ASPPDeconvolution(2 * channels + 1, model.aspp_channels, model.aspp_rates, model.dropout, slope),
         )
-        return cls(backbone, network, model.loc_weight, f"Darknet53 {loaded}; word vectors {loaded_words}")
+        return cls(backbone, network, model.loc_weight)
+
+    def load_pretrained(self, recipe: Recipe, tokenizer: WordTokenizer) -> None:
+        """Darknet53's weights and GloVe's vectors, as [model] names them."""
+        model = section(Settings, recipe.model, "model")
+        if not model.pretrained:
+            return
+        loaded = load_weights(self.backbone, model.backbone_weights, model.backbone_slope)
+        if not model.glove:
+            _log.warning("No GloVe file is given (model.glove): word vectors start random; the paper's are GloVe's.")
+        loaded_words = fill(self.network.text.vectors, tokenizer.vocabulary, model.glove) if model.glove else "random"
+        self.weights = f"Darknet53 {loaded}; word vectors {loaded_words}"
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
         """F_v1 (I, C1, H/32, W/32), F_v2 (I, C2, H/16, W/16), F_v3 (I, C3, H/8, W/8)."""

@@ -58,5 +58,3 @@ class Bert(BertModel):  # type: ignore[misc]  # untyped
         for name, parameter in self.named_parameters():
             number = name.partition("encoder.layer.")[2].partition(".")[0]
             parameter.requires_grad_(number.isdecimal() and int(number) < layers)
-
-

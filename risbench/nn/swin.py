@@ -1,8 +1,8 @@
 """Swin Transformer (Liu et al., ICCV 2021) from timm, open between the blocks of a stage and the patch merging behind.
 
 timm's blocks shift a map first and pad it to whole windows after; the networks of LAVT, CoupAlign and MagNet pad first
-and shift the padded map. The two differ wherever a map is no multiple of the window (480 px, window 12: stages 3 and 4),
-so the blocks here pad first. Everything else is timm's, down to the names of the weights.
+and shift the padded map. The two differ wherever a map is no multiple of the window (stages 3 and 4 at 480 px and window
+12), so the blocks here pad first. Everything else is timm's, down to the names of the weights.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Block(nn.Module):
         return x[:, :height, :width]
 
 
-class Swin(SwinTransformer):  # type: ignore[misc]  # timm has no types
+class Swin(SwinTransformer):
     """Four stages that are called one by one; maps are (B, h, w, C)."""
 
     def __init__(
@@ -134,6 +134,10 @@ class Swin(SwinTransformer):  # type: ignore[misc]  # timm has no types
     def merge(self, number: int, x: Tensor) -> Tensor:
         """Patch merging between a stage and the next: (B, h, w, C) to (B, ceil(h/2), ceil(w/2), 2C)."""
         return cast(Tensor, self.layers[number + 1].downsample(x))
+
+    def blocks(self) -> list[nn.Module]:
+        """All blocks, for what acts on each alone."""
+        return [block for stage in self.layers for block in stage.blocks]
 
     def load_pretrained(self, source: str) -> str:
         """Load ImageNet weights: a model name of timm, or a file as timm or the authors of Swin publish it.

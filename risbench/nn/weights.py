@@ -30,7 +30,9 @@ def read(path: Path, allowed: Sequence[type] = ()) -> dict[str, Any]:
         with torch.serialization.safe_globals(list(allowed)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is refused: {_reason(error)} Nothing in it was run; give a file of weights.") from None
+        raise InputError(
+            f"{path} is refused: {_reason(error)} Nothing in it was run; give a file of weights."
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({_reason(error)}). It is damaged: download it again.") from None
     if not isinstance(content, dict):
@@ -45,12 +47,14 @@ def from_hub(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise InputError(
-            f"The pretrained weights {name} cannot be had ({type(error).__name__}). Connect to the Hugging Face hub or a "
-            "mirror (HF_ENDPOINT) once, give the path of a file, or model.pretrained=false to train from scratch."
+            f"The pretrained weights {name} cannot be had ({type(error).__name__}). Connect to the Hugging Face hub "
+            "or a mirror (HF_ENDPOINT) once, give the path of a file, or model.pretrained=false to train from scratch."
         ) from None
 
 
 def _reason(error: Exception) -> str:
     """The line of torch's long message that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else repr(error))
+    return next(
+        (line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else repr(error)
+    )

@@ -171,12 +171,14 @@ def test_glove_vectors_stand_under_their_words(tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_text("cup 1 2 3\nred 4 5 6\n", encoding="utf-8")
     settings, _ = recipe.load(RECIPE, ["tiny"], [f"model.glove={tmp_path / 'glove.txt'}", "model.word_width=3"])
     model: Any = methods.load("lts").build(settings, WordTokenizer.build(["red red cup unicorn"], 5))
+    model.load_pretrained(settings, WordTokenizer.build(["red red cup unicorn"], 5))
     assert model.network.text.vectors.weight[2:4].tolist() == [[4, 5, 6], [1, 2, 3]]
     assert "glove.txt for 2 of 3 words" in model.weights
 
 
 def test_without_glove_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     settings, _ = recipe.load(RECIPE, ["tiny"])
-    model = methods.load("lts").build(settings, WordTokenizer.build(["red"], 5))
+    model = methods.load("lts").build(settings, tokenizer := WordTokenizer.build(["red"], 5))
+    model.load_pretrained(settings, tokenizer)
     assert "word vectors start random" in caplog.text
     assert "word vectors random" in model.weights

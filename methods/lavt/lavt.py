@@ -1,0 +1,226 @@
+"""LAVT, "Language-Aware Vision Transformer for Referring Image Segmentation" (Yang et al., CVPR 2022).
+
+Follows the authors' released network, with which this one agrees to rounding; README.md lists where it departs.
+
+B expressions, I images, T words, D text width, C channels, H W the network input. Stages count from the finest (H/4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from risbench.api import Batch, Method, Prediction, Words, at
+from risbench.data.text import WordPieceTokenizer
+from risbench.errors import InputError
+from risbench.nn.bert import Bert
+from risbench.nn.resnet import ResNet
+from risbench.nn.swin import Swin
+from risbench.recipe import Field, Recipe, Section, section
+
+from .decoder import Decoder
+from .fusion import PWAM, LanguageGate
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Four = Annotated[list[Positive], Field(min_length=4, max_length=4)]
+
+
+class Settings(Section):
+    """[model] of recipe.toml, which says what each key means."""
+
+    pretrained: bool
+    backbone: str
+    backbone_weights: str
+    width: Positive
+    depths: Four
+    heads: Four
+    window: Positive
+    patch: Positive
+    drop_path: Share
+    text_weights: str
+    vocabulary: Positive
+    text_width: Positive
+    text_layers: Positive
+    text_heads: Positive
+    text_layers_trained: Positive
+    text_dropout: Share
+    fusion_dropout: Share
+    decoder_channels: Positive
+    loss: Literal["cross-entropy", "dice"]
+    class_weights: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+    activation_checkpointing: bool
+    compile: bool
+
+
+class LAVT(nn.Module):
+    """Swin whose stages read the sentence between their blocks and the patch merging."""
+
+    def __init__(self, backbone: Swin | ResNet, text: Bert, decoder: Decoder, fusion_dropout: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.text = text
+        width = text.config.hidden_size
+        self.fusions = nn.ModuleList(PWAM(channels, width, fusion_dropout) for channels in backbone.widths)
+        self.gates = nn.ModuleList(map(LanguageGate, backbone.widths))  # the last one's result is never used
+        self.norms = nn.ModuleList(map(nn.LayerNorm, backbone.widths))
+        self.decoder = decoder
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """(I, 3, H, W) to what the words have not touched yet, the first stage's map (I, H/4, W/4, C1)."""
+        return self.backbone.stage(0, self.backbone.embed(image))
+
+    def forward(self, first: Tensor, words: Words) -> Tensor:
+        """The first stage's map (B, H/4, W/4, C1) to logits of background and object (B, 2, H/4, W/4)."""
+        return cast(Tensor, self.decoder(self.maps(first, self.text.hidden(words), words.mask)))
+
+    def maps(self, x: Tensor, states: Tensor, mask: Tensor) -> list[Tensor]:
+        """The first stage's map and the words' hidden states (B, T, D) to the four fused maps (B, h, w, C)."""
+        fused = []
+        for number, (fusion, gate, norm) in enumerate(zip(self.fusions, self.gates, self.norms, strict=True)):
+            if number:
+                x = self.backbone.stage(number, self.backbone.merge(number - 1, x))
+            answer = fusion(x, states, mask)
+            fused.append(norm(answer))
+            if number + 1 < len(self.fusions):
+                x = gate(x, answer)
+        return fused
+
+
+class Model(Method):
+    """LAVT behind the harness's contract."""
+
+    def __init__(self, network: LAVT, settings: Settings) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = settings.loss
+        self.register_buffer("class_weights", torch.tensor(settings.class_weights), persistent=False)
+        self.frozen = {"network.gates.3.": "the decoder reads the last stage's map before its gate"}
+        if settings.pretrained and settings.text_weights:
+            network.text.train_only(settings.text_layers_trained)
+            self.frozen |= _frozen_text(settings)
+        for parameter in network.gates[-1].parameters():
+            parameter.requires_grad_(False)
+
+    @classmethod
+    def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordPieceTokenizer:
+        """The word pieces of the pretrained text encoder, or such of the training text where it starts from scratch."""
+        model = section(Settings, recipe.model, "model")
+        if model.pretrained and model.text_weights:
+            return WordPieceTokenizer.pretrained(model.text_weights, recipe.text.max_tokens)
+        return WordPieceTokenizer.train(expressions, recipe.text.max_tokens, model.vocabulary)
+
+    @classmethod
+    def build(cls, recipe: Recipe, tokenizer: WordPieceTokenizer) -> Self:
+        """Build the network with the numbers of [model]."""
+        model = section(Settings, recipe.model, "model")
+        _check_heads(model)
+        backbone: Swin | ResNet
+        if model.backbone == "swin":
+            backbone = Swin(model.width, model.depths, model.heads, model.window, model.patch, model.drop_path)
+        else:
+            backbone = ResNet(model.backbone)
+        backbone.checkpointing = model.activation_checkpointing
+        text = Bert(len(tokenizer), model.text_width, model.text_layers, model.text_heads, model.text_dropout)
+        network = LAVT(backbone, text, Decoder(backbone.widths, model.decoder_channels), model.fusion_dropout)
+        built = cls(network.to(memory_format=torch.channels_last), model)
+        if model.compile:
+            built.compile_parts()
+        return built
+
+    def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:
+        """ImageNet weights for the backbone and BERT's for the text, as [model] names them."""
+        model = section(Settings, recipe.model, "model")
+        if not model.pretrained:
+            return
+        network, said = self.network, []
+        for name, part, source in (
+            ("backbone", network.backbone, model.backbone_weights),
+            ("text", network.text, model.text_weights),
+        ):
+            said.append(part.load_pretrained(source) if source else f"{name} from scratch")
+        self.weights = "; ".join(said)
+
+    def compile_parts(self) -> None:
+        """Compile what is called over and over with few shapes: blocks, fusions, decoder."""
+        network = self.network
+        for part in (*network.backbone.blocks(), *network.fusions, *network.gates, network.decoder):
+            part.compile()
+
+    def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The first stage's map (I, H/4, W/4, C1)."""
+        side, stride = batch.image.shape[-1], self.network.backbone.stride
+        if side % stride:
+            raise InputError(f"image.size={side} does not fit a first map of H/{stride}: give a multiple of {stride}.")
+        return (self.network.encode_image(batch.image),)
+
+    def logits(self, features: tuple[Tensor, ...], words: Words) -> Tensor:
+        """Logits of background and object on the network input (B, 2, H, W), as the authors' network returns them."""
+        return self._upsampled(self.network(features[0], words))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy with class weights, or Dice, on the network input."""
+        assert batch.mask is not None
+        logits = self.logits(at(self.encode_image(batch), batch.image_index), batch.words)  # (B, 2, H, W)
+        if self.objective == "dice":
+            total = dice(logits.softmax(dim=1), batch.mask)
+        else:
+            weights = cast(Tensor, self.class_weights).to(logits.dtype)
+            total = functional.cross_entropy(logits, batch.mask.long(), weights)
+        return {"total": total, self.objective: total}
+
+    def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
+        """Probability of the object on the network input; above 0.5 is where argmax says object."""
+        logits = self.network(features[0], words)  # (B, 2, H/4, W/4)
+        margin = self._upsampled(logits[:, 1:] - logits[:, :1])[:, 0]  # (B, H, W); up-sampling is linear
+        return Prediction(margin.float().sigmoid())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """No weight decay for the backbone's normalisations and bias tables, as released."""
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[_is_undecayed(name)].append(parameter)
+        return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
+
+    def _upsampled(self, logits: Tensor) -> Tensor:
+        """(B, n, H/4, W/4) to (B, n, H, W), corner on corner."""
+        size = [length * self.network.backbone.stride for length in logits.shape[2:]]
+        whole = logits.float() if logits.dtype == torch.bfloat16 else logits
+        return functional.interpolate(whole, size, mode="bilinear", align_corners=True)
+
+
+def dice(probability: Tensor, mask: Tensor) -> Tensor:
+    """Soft Dice loss, averaged over classes and expressions (our reading): (B, 2, H, W) and (B, H, W) of 0 or 1.
+
+    1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1) with the sums over positions; the 1 keeps it defined where both are 0.
+    """
+    truth = torch.stack((1 - mask, mask), dim=1)  # (B, 2, H, W)
+    common, both = (probability * truth).sum(dim=(2, 3)), (probability + truth).sum(dim=(2, 3))  # (B, 2)
+    return (1 - (2 * common + 1) / (both + 1)).mean()
+
+
+def _is_undecayed(name: str) -> bool:
+    """Whether the released recipe leaves a parameter without weight decay: names in the authors' `backbone`."""
+    in_backbone = name.startswith(("network.backbone.", "network.norms."))
+    return in_backbone and ("norm" in name or "relative_position_bias_table" in name)
+
+
+def _frozen_text(model: Settings) -> dict[str, str]:
+    reason = "the authors leave it out of the optimiser"
+    behind = range(model.text_layers_trained, model.text_layers)
+    return {"network.text.embeddings.": reason} | {f"network.text.encoder.layer.{n}.": reason for n in behind}
+
+
+def _check_heads(model: Settings) -> None:
+    """Attention heads share the channels evenly."""
+    pairs = [("width", model.width * 2**n, "heads", heads) for n, heads in enumerate(model.heads)]
+    for key, width, other, heads in (*pairs, ("text_width", model.text_width, "text_heads", model.text_heads)):
+        if width % heads:
+            raise InputError(
+                f"model.{other}: {heads} heads cannot share {width} channels (model.{key}). Give divisors."
+            )
