@@ -222,7 +222,7 @@ def protocols(as_json: Json = False) -> None:
         if as_json:
             print(chosen.model_dump_json())
             continue
-        halves = {**dict(chosen.input), **dict(chosen.score)}
+        halves = {**dict(chosen.input), **dict(chosen.score), "comparable": chosen.comparable}
         print(f"{chosen.name}\n  source: {chosen.source}")
         print("\n".join(f"  {key}: {value}" for key, value in halves.items()))
 

@@ -47,8 +47,9 @@ class Predictor:
         return self.recipe.image.model_copy(update={**changes, "resampling": given.resampling})
 
     def samples(self, index: Index, split: Split) -> Samples:
-        """The split as this protocol reads it."""
-        return loader.evaluation(index, split, str(self.inputs.text), self.tokenizer, self.image())
+        """The split as this protocol reads it: what it asks, in its text and size."""
+        asked = self.inputs.asked(split)
+        return loader.evaluation(index, asked, str(self.inputs.text), self.tokenizer, self.image())
 
 
 def inputs(recipe: Recipe, protocol: Protocol) -> InputHalf:
@@ -76,6 +77,7 @@ def predict(predictor: Predictor, index: Index, split: Split, header: Header, pa
         Parts(parts_folder, header)  # removes what another header left
     dist.barrier(fabric)
     parts = Parts(parts_folder, header)
+    split = predictor.inputs.asked(split)
     batches = loader.whole_images(split, predictor.recipe.predict.images_per_batch)
     done = parts.done()
     mine = [n for n in range(fabric.global_rank, len(batches), fabric.world_size) if n not in done]
@@ -95,6 +97,7 @@ def predict(predictor: Predictor, index: Index, split: Split, header: Header, pa
 
 def speed(predictor: Predictor, index: Index, split: Split, seconds: float = 3.0) -> float:
     """Expressions per second, reading, network and encoding together, over the first batches of a split."""
+    split = predictor.inputs.asked(split)
     batches = loader.whole_images(split, predictor.recipe.predict.images_per_batch)
     header = Header(dataset="", split="", input={}, method="")
     predictor.model.eval()

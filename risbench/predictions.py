@@ -92,15 +92,20 @@ def build(
     return Predictions(header, np.array(sent_id, np.int64), height, width, list(counts), row, column)
 
 
-def in_order(predictions: Predictions, split: Split) -> Predictions:
-    """The predictions in the order of the split, refused unless they answer each of its expressions once."""
+def in_order(predictions: Predictions, split: Split, asked: Split | None = None) -> Predictions:
+    """The predictions in the order of the split, refused unless they answer each of its expressions once.
+
+    Where only some of them are `asked`, these must be answered, and answers to the others are left out.
+    """
+    asked = asked or split
     ids, times = np.unique(predictions.sent_id, return_counts=True)
     refuse("Predicted more than once", ids[times > 1], "Keep one row for each.")
     refuse(f"Not in split {split.name!r}", np.setdiff1d(ids, split.sent_id), "Give the split that was predicted.")
-    missing = split.sent_id[~np.isin(split.sent_id, ids)]
-    refuse("Without a prediction", missing, f"Predict all {len(split)} expressions of split {split.name!r}.")
+    missing = asked.sent_id[~np.isin(asked.sent_id, ids)]
+    drawn = " that the protocol draws" if len(asked) < len(split) else ""
+    refuse("Without a prediction", missing, f"Predict all {len(asked)} expressions of split {split.name!r}{drawn}.")
     order = np.argsort(predictions.sent_id)
-    return predictions.take(order[np.searchsorted(predictions.sent_id, split.sent_id, sorter=order)])
+    return predictions.take(order[np.searchsorted(predictions.sent_id, asked.sent_id, sorter=order)])
 
 
 def refuse(what: str, sent_ids: NDArray[np.int64], cure: str) -> None:

@@ -14,9 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from risbench import errors
 
 if TYPE_CHECKING:
+    from risbench.data.index import Split
     from risbench.rle import Size
 
 FromRecipe = Literal["recipe"]
+
+_SENTENCE_SEED = 0  # belongs to every protocol with random sentences: another seed is another protocol
 
 
 class InputHalf(BaseModel):
@@ -29,9 +32,13 @@ class InputHalf(BaseModel):
     border: int | FromRecipe = "recipe"  # grey value 0-255 around a letterboxed image
     resampling: Literal["bilinear", "bicubic"] | FromRecipe = "recipe"
     text: Literal["raw", "sent"] | FromRecipe = "recipe"  # the field of the annotation file
-    sentences: Literal["each"] = "each"  # every expression is answered alone
+    sentences: Literal["each", "random"] = "each"  # every expression is answered alone; or one drawn for each ref
     max_tokens: int | FromRecipe = "recipe"
     threshold: float | FromRecipe = "recipe"  # foreground is probability > threshold
+
+    def asked(self, split: Split) -> Split:
+        """The expressions of a split that are answered."""
+        return split if self.sentences == "each" else split.one_of_each_ref(_SENTENCE_SEED)
 
     def resolved(self, values: Mapping[str, Any]) -> InputHalf:
         """Replace every "recipe" by the value under the field's name."""
@@ -70,9 +77,11 @@ class Protocol(BaseModel):
     source: str
     input: InputHalf
     score: ScoreHalf
+    comparable: bool = True  # False: for following a training only, never beside a published number
 
 
 _LAVT = InputHalf(image_size=480, geometry="stretch", resampling="bilinear", text="raw", max_tokens=20, threshold=0.5)
+_LAVT_SCORE = ScoreHalf(scored_at=(480, 480), ground_truth="once")
 
 _PROTOCOLS = (
     Protocol(
@@ -101,7 +110,17 @@ _PROTOCOLS = (
         " classes, a tie being background, is a probability > 0.5; P@X counts IoU >= X; an empty union scores 0."
         " MagNet's test.py does the same",
         input=_LAVT,
-        score=ScoreHalf(scored_at=(480, 480), ground_truth="once"),
+        score=_LAVT_SCORE,
+    ),
+    Protocol(
+        name="lavt-train",
+        source="LAVT (CVPR 2022): the validation inside train.py of the released code: as `lavt`, but on one random"
+        " sentence of each ref, by which the best epoch is chosen. Its README says that these numbers do not compare"
+        " with those of test.py. The released code draws anew each time; here the draw is fixed by seed 0 and depends"
+        " on nothing but the ref",
+        input=_LAVT.model_copy(update={"sentences": "random"}),
+        score=_LAVT_SCORE,
+        comparable=False,
     ),
 )
 

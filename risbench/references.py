@@ -40,7 +40,7 @@ def names() -> list[str]:
 def predict(name: str, index: Index, split: str, seed: int = 0, protocol: Protocol = _ORIGINAL) -> Predictions:
     """The answers of a reference to a split; `oracle-N` takes any N, only `random-object` depends on the seed."""
     answer = _reference(name, index, seed, protocol.score)
-    asked = index.split(split)
+    asked = protocol.input.asked(index.split(split))
     ids = zip(asked.sent_id.tolist(), asked.ann_id.tolist(), asked.image_id.tolist(), strict=True)
     sizes = list(zip(asked.height.tolist(), asked.width.tolist(), strict=True))
     answers = [answer(*entry, size) for entry, size in zip(ids, sizes, strict=True)]

@@ -213,6 +213,7 @@ _LATEX: dict[str, str] = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
+    "†": r"$\dagger$",
     "×": r"$\times$",
     "[": "{[}",  # a row that begins with a bracket would be the option of the \\\\ before it
     "\n": " ",

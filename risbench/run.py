@@ -290,7 +290,7 @@ class Run:
             "cost": cost,
         }
         folder = self.folder if self.fabric.global_rank == 0 else None
-        shuffled = references.permuted(found, self.index.split(split))
+        shuffled = references.permuted(found, chosen.input.asked(self.index.split(split)))
         record.keep(folder, shuffled, self.index, split, chosen, control=references.PERMUTED, **facts)
         return record.keep(folder, found, self.index, split, chosen, **facts)
 

@@ -27,9 +27,7 @@ class Score:
 
 def score(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> Score:
     """Score predictions on a split; the summary holds percentages as floats."""
-    truths = index.split(split)
-    counting, resized = _counting(predictions, index, truths, protocol)
-    table = _table(counting, index, truths, protocol)
+    table, resized = _rows(predictions, index, split, protocol)
     sums = metrics.Sums.of(table, protocol.score)
     summary: dict[str, Any] = {"dataset": index.card.name, "split": split, "protocol": protocol.name, "n": sums.n}
     summary |= {**metrics.compute(sums), "intersection": sums.intersection, "union": sums.union}
@@ -43,26 +41,23 @@ def score(predictions: Predictions, index: Index, split: str, protocol: Protocol
 
 
 def rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> pd.DataFrame:
-    """One row for each expression in the order of the split: ids, the fields of `metrics.Counts`, kind."""
-    truths = index.split(split)
-    counting, _ = _counting(predictions, index, truths, protocol)
-    return _table(counting, index, truths, protocol)
+    """One row for each expression that is asked, in the order of the split: ids, `metrics.Counts`, kind."""
+    return _rows(predictions, index, split, protocol)[0]
 
 
-def _counting(predictions: Predictions, index: Index, split: Split, protocol: Protocol) -> tuple[Predictions, bool]:
-    """The predictions in the order of the split at the size that is scored, and whether any of them was resized."""
+def _rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> tuple[pd.DataFrame, bool]:
+    """The rows, and whether any mask was resized for them."""
+    whole = index.split(split)
+    truths = protocol.input.asked(whole)
     if predictions.header:
-        _check_header(predictions.header, index.card.name, split.name, protocol)
-    predictions = in_order(predictions, split)
+        _check_header(predictions.header, index.card.name, split, protocol)
+    predictions = in_order(predictions, whole, truths)
     _check_peaks(predictions)
-    return _at_scored_size(predictions, split, protocol.score)
-
-
-def _table(predictions: Predictions, index: Index, truths: Split, protocol: Protocol) -> pd.DataFrame:
+    predictions, resized = _at_scored_size(predictions, truths, protocol.score)
     ids = {"sent_id": truths.sent_id, "ref_id": truths.ref_id, "image_id": truths.image_id}
     counts = np.array(_counts(predictions, index, truths, protocol), np.int64).reshape(-1, len(metrics.Counts._fields))
     table = pd.DataFrame({**ids, **dict(zip(metrics.Counts._fields, counts.T, strict=True)), "kind": truths.kind})
-    return table.astype({"peak_hit": np.int8})
+    return table.astype({"peak_hit": np.int8}), resized
 
 
 def _counts(predictions: Predictions, index: Index, split: Split, protocol: Protocol) -> list[metrics.Counts]:
@@ -88,6 +83,8 @@ def _check_header(header: Header, dataset: str, split: str, protocol: Protocol) 
         field: value for field, value in protocol.input if value != "recipe" and field in header.input
     }
     made = {"dataset": header.dataset, "split": header.split, **header.input}
+    if made.get("sentences") == "each":  # also answers what another protocol draws
+        made["sentences"] = protocol.input.sentences
     for field, value in asked.items():
         if made[field] != value:
             raise InputError(

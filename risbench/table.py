@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from risbench import datasets
+from risbench import datasets, protocol
 from risbench.errors import unknown
 from risbench.published import HEADLINES, Published, headline, headlines
 from risbench.record import Record
@@ -33,6 +33,10 @@ class _Line:
     @property
     def is_ceiling(self) -> bool:
         return self.method.startswith("reference/oracle")
+
+    @property
+    def is_comparable(self) -> bool:
+        return not self.runs or _is_comparable(self.runs[0])
 
     def labels(self) -> tuple[str, str]:
         """The variants and the protocol."""
@@ -144,7 +148,8 @@ def _row(line: _Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...
 
 def _label_cells(line: _Line) -> tuple[Cell, ...]:
     labels = (Cell(line.dataset), Cell(line.split), Cell(line.method, remark=line.remark()))
-    return (*labels, *map(Cell, line.labels()))
+    variants, under = line.labels()
+    return (*labels, Cell(variants), Cell(under, footnote="" if line.is_comparable else "†"))
 
 
 def _of(dataset: str | None, records: Iterable[Record]) -> list[Record]:
@@ -197,9 +202,13 @@ def _settings(run: Record) -> tuple[str, ...]:
 
 def _as_published(run: Record) -> bool:
     """Tell whether a run is what the source measured: its network and training, its protocol, all of the data."""
-    altered = run.partial or run.control or run.variants or run.weights == "from scratch"
+    altered = run.partial or run.control or run.variants or run.weights == "from scratch" or not _is_comparable(run)
     trained_on = set(run.training_data) & set(datasets.names())  # the rest is what the pretrained weights have seen
     return not altered and trained_on == {run.dataset} and run.protocol in HEADLINES[run.method].protocols
+
+
+def _is_comparable(run: Record) -> bool:
+    return run.protocol not in protocol.names() or protocol.load(run.protocol).comparable
 
 
 def _unmeasured(lines: Iterable[_Line], dataset: str | None, metric: str) -> list[_Line]:
@@ -222,6 +231,9 @@ def _legend(lines: Sequence[_Line], metric: str) -> list[str]:
         ),
         "partial: measured on a part of the data set; not comparable with any other number.": any(
             run.partial for run in runs
+        ),
+        "†: a protocol for following a training; comparable with no published number and no other protocol.": not all(
+            line.is_comparable for line in lines
         ),
         "resized: predicted at the images' size, and brought to the size at which the protocol scores.": any(
             run.resized for run in runs

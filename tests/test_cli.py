@@ -110,6 +110,25 @@ def test_a_checkpoint_is_evaluated_under_several_protocols(
     assert json.loads(out)["oIoU"] == by_run["original"]["metrics"]["oIoU"]
 
 
+def test_a_run_under_lavt_is_stored_at_480_and_cut_at_20_words(
+    ask: Ask, where: list[str], trained: Path, tmp_path: Path
+) -> None:
+    options = ["--split", "testB", "--protocol", "lavt,lavt-train", "--json"]
+    code, out, err = ask("run", "--checkpoint", trained, *where, *options, "predict.images_per_batch=1")
+    assert code == 0, err
+    assert [(r["protocol"], r["n"], r["resized"]) for r in json.loads(out)] == [
+        ("lavt", 3, False),
+        ("lavt-train", 2, False),
+    ]
+    (folder,) = (tmp_path / "runs").iterdir()
+    for name, number in (("lavt", 3), ("lavt-train", 2)):
+        found = predictions.read(folder / "predictions" / f"testB-{name}.parquet")
+        assert found.header and found.header.scored_at == (480, 480) and found.header.input["max_tokens"] == 20
+        assert len(found) == number and {*found.height, *found.width} == {480}
+    code, out, _ = ask("table")
+    assert code == 0 and "lavt-train†" in out
+
+
 @pytest.mark.parametrize(("words", "expected"), [("text.max_tokens=0", 15), ("text.max_tokens=3", 3)])
 def test_a_checkpoint_is_evaluated_with_as_many_words_as_asked(
     trained: Path, small_card: Path, words: str, expected: int

@@ -152,6 +152,18 @@ def test_a_protocol_says_where_expressions_are_cut(small_index: Index, train: Sp
     assert predictor.samples(small_index, train)[[0]].batch.words.ids.shape == (1, 20)
 
 
+def test_only_what_the_protocol_asks_is_predicted(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    drawing = replace(predictor, inputs=predictor.inputs.model_copy(update={"sentences": "random"}))
+    found = predict.predict(drawing, small_index, train, header(drawing), tmp_path / "drawn.parquet", "")
+    whole = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
+    asked = drawing.inputs.asked(train)
+    assert found.sent_id.tolist() == asked.sent_id.tolist()
+    assert found.counts == predictions.in_order(whole, train, asked).counts
+    assert predict.speed(drawing, small_index, train, seconds=0) > 0
+
+
 def test_the_file_of_a_fixed_size_says_so(
     predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
 ) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from risbench import protocol
+from risbench.data.index import Index
 from risbench.errors import InputError
 
 RECIPE = {
@@ -20,7 +24,7 @@ RECIPE = {
 
 
 def test_the_default_comes_first_and_every_protocol_names_its_source() -> None:
-    assert protocol.names() == ["original", "lts", "lavt"]
+    assert protocol.names() == ["original", "lts", "lavt", "lavt-train"]
     assert all(protocol.load(name).name == name and protocol.load(name).source for name in protocol.names())
 
 
@@ -53,6 +57,39 @@ def test_lavt_compares_at_480_by_480_with_the_pixels_that_one_polygon_covers() -
         "original",
         "lts",
     ]
+
+
+def test_lavt_train_is_lavt_on_drawn_sentences_and_not_comparable() -> None:
+    test, train = protocol.load("lavt"), protocol.load("lavt-train")
+    assert train.score == test.score
+    assert dict(train.input) == {**dict(test.input), "sentences": "random"}
+    assert [name for name in protocol.names() if not protocol.load(name).comparable] == ["lavt-train"]
+    assert "seed 0" in train.source
+
+
+def test_one_sentence_of_each_ref_is_asked_whatever_else_is_in_the_split(small_index: Index) -> None:
+    split, half = small_index.split("train"), protocol.load("lavt-train").input
+    asked = half.asked(split)
+    assert sorted(asked.ref_id) == sorted(set(split.ref_id)) and len(asked) == 6 < len(split)
+    drawn = dict(zip(asked.ref_id.tolist(), asked.sent_id.tolist(), strict=True))
+    for ref_id, sent_id in drawn.items():  # independent: numpy's generator over the sorted ids of the ref
+        own = sorted(split.sent_id[split.ref_id == ref_id].tolist())
+        assert sent_id == own[np.random.default_rng((0, ref_id)).integers(len(own))]
+    turned = half.asked(split.take(np.arange(len(split))[::-1]))
+    assert dict(zip(turned.ref_id.tolist(), turned.sent_id.tolist(), strict=True)) == drawn
+    part = half.asked(split.take(np.flatnonzero(split.image_id != 1)))
+    assert set(part.sent_id) == set(asked.sent_id[asked.image_id != 1])
+    again = half.asked(asked)
+    assert all(list(getattr(again, f.name)) == list(getattr(asked, f.name)) for f in fields(asked) if f.name != "name")
+    assert protocol.load("lavt").input.asked(split) is split
+
+
+def test_every_sentence_of_a_ref_may_be_drawn(small_index: Index) -> None:
+    split = small_index.split("train")
+    drawn = np.concatenate([split.one_of_each_ref(seed).sent_id for seed in range(300)])
+    for sent_id, ref_id in zip(split.sent_id, split.ref_id, strict=True):
+        share = (drawn == sent_id).sum() / 300
+        assert abs(share - 1 / (split.ref_id == ref_id).sum()) < 0.12  # four standard deviations
 
 
 def test_resolving_replaces_only_what_is_left_to_the_recipe() -> None:

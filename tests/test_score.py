@@ -21,7 +21,7 @@ from risbench.errors import InputError
 from risbench.metrics import NAMES
 from risbench.predictions import Header, Predictions
 
-ORIGINAL, LTS, LAVT = (protocol.load(name) for name in ("original", "lts", "lavt"))
+ORIGINAL, LTS, LAVT, TRAIN = (protocol.load(name) for name in ("original", "lts", "lavt", "lavt-train"))
 ONCE = ORIGINAL.model_copy(update={"score": ORIGINAL.score.model_copy(update={"ground_truth": "once"})})
 
 
@@ -188,6 +188,46 @@ def test_under_lavt_a_mask_of_any_third_size_is_refused(small_index: Index) -> N
     says = "4 masks have neither the size of their images nor 480 x 480, at .* has 47 x 33, its image 33 x 47"
     with pytest.raises(InputError, match=says):
         score.rows(turned, small_index, "val", LAVT)
+
+
+def test_under_lavt_train_only_the_drawn_sentences_count(small_index: Index) -> None:
+    asked = TRAIN.input.asked(small_index.split("train"))
+    whole = references.predict("random-object", small_index, "train", protocol=LAVT)
+    found = score.score(whole, small_index, "train", TRAIN)
+    assert found.rows["sent_id"].tolist() == asked.sent_id.tolist()
+    assert found.summary["n"] == 6 < len(whole)
+    every = score.rows(whole, small_index, "train", LAVT)
+    of_drawn = every[every["sent_id"].isin(asked.sent_id)].reset_index(drop=True)
+    assert of_drawn.equals(found.rows)
+
+    only = references.predict("random-object", small_index, "train", protocol=TRAIN)
+    assert only.sent_id.tolist() == asked.sent_id.tolist()
+    assert score.rows(only, small_index, "train", TRAIN).equals(found.rows)
+
+
+def test_without_a_drawn_sentence_or_with_the_drawn_ones_only_a_file_may_be_incomplete(small_index: Index) -> None:
+    asked = TRAIN.input.asked(small_index.split("train"))
+    whole = references.predict("whole-image", small_index, "train", protocol=LAVT)
+    without = whole.take(np.flatnonzero(whole.sent_id != asked.sent_id[2]))
+    says = (
+        rf"sent_id {asked.sent_id[2]} \(1 in all\). Predict all 6 expressions of split 'train' that the protocol draws"
+    )
+    with pytest.raises(InputError, match=says):
+        score.rows(without, small_index, "train", TRAIN)
+    with pytest.raises(InputError, match="Without a prediction.*Predict all 10 expressions of split 'train'."):
+        score.rows(references.predict("whole-image", small_index, "train", protocol=TRAIN), small_index, "train", LAVT)
+
+
+def test_a_header_with_drawn_sentences_does_not_pass_for_all(small_index: Index) -> None:
+    whole, drawn = (references.predict("whole-image", small_index, "val", protocol=made) for made in (LAVT, TRAIN))
+    whole, drawn = (
+        replace(found, header=header(input={"sentences": sentences}))
+        for found, sentences in ((whole, "each"), (drawn, "random"))
+    )
+    lengths = [len(score.rows(found, small_index, "val", TRAIN)) for found in (whole, drawn)]
+    assert lengths == [2, 2] and len(score.rows(whole, small_index, "val", LAVT)) == 4
+    with pytest.raises(InputError, match="made with sentences 'random', but are to be scored with 'each'"):
+        score.rows(drawn, small_index, "val", LAVT)
 
 
 def test_peaks_for_some_expressions_only_are_refused(small_index: Index) -> None:

@@ -114,6 +114,20 @@ def test_partial_and_control_are_said_beside_the_method() -> None:
     assert any(note.startswith("resized: predicted at the images' size") for note in built.notes)
 
 
+@pytest.mark.parametrize("format", ["terminal", "markdown", "html"])
+def test_a_protocol_that_is_not_comparable_is_marked_and_has_no_difference(format: str) -> None:
+    trained = {"method": "lavt", "training_data": ["refcoco"], "weights": "swin", "recipe": {}}
+    records = [record(**trained, protocol=name) for name in ("lavt", "lavt-train")]
+    built = table.comparison(records)
+    test, train = built.flat()
+    assert (test["protocol"], train["protocol"]) == ("lavt", "lavt-train")
+    assert test["difference"] == pytest.approx(64.123456 - 72.73)
+    assert train["difference"] is None
+    assert "lavt-train†" in render.render([built], format) and "lavt†" not in render.render([built], format)
+    assert sum(note.startswith("†: ") for note in built.notes) == 1
+    assert not any("†" in note for note in table.comparison(records[:1]).notes)
+
+
 def test_floors_and_ceilings_stand_above_the_methods_of_their_block() -> None:
     methods = ["lts", "a_method", "reference/oracle-13", "reference/whole-image"]
     records = [record(method=name, split=split) for split in ("testA", "val") for name in methods]
@@ -226,7 +240,9 @@ def test_latex_escapes_its_special_characters() -> None:
 
 
 def test_latex_is_ascii_with_intervals_spreads_and_footnotes() -> None:
-    text = render.render([table.comparison([record(), record(split="testA"), record(split="testA", seed=1)])], "latex")
+    records = [record(), record(split="testA"), record(split="testA", seed=1), record(protocol="lavt-train")]
+    text = render.render([table.comparison(records)], "latex")
+    assert r"lavt-train$\dagger$" in text
     assert r"$\pm$ 0.00" in text
     assert r"65.43\textsuperscript{1}" in text
     assert text.isascii()

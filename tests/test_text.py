@@ -112,6 +112,13 @@ def _unpadded(tokenizer: WordPieceTokenizer, expressions: list[str]) -> list[lis
     return [ids[mask].tolist() for ids, mask in zip(words.ids, words.mask, strict=True)]
 
 
+def test_an_expression_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(InputError, match="'the .udcff cup' is not Unicode text"):
+        WordPieceTokenizer(PIECES, 8)(["red", "the \udcff cup"])
+    with pytest.raises(InputError, match="is not Unicode text"):
+        WordPieceTokenizer.train(["\ud83d"], 8, 20)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

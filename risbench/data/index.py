@@ -32,6 +32,8 @@ from risbench.rle import Size
 FORMAT = 1  # raise it whenever the same annotation files give another index
 
 Ints = NDArray[np.int64]
+_IDS = ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")
+_TEXTS = ("raw", "sent", "kind")
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,19 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.sent_id)
+
+    def take(self, rows: NDArray[np.intp]) -> Split:
+        """Some of its expressions, in this order."""
+        ids: dict[str, Any] = {key: getattr(self, key)[rows] for key in _IDS}
+        texts: dict[str, Any] = {key: [getattr(self, key)[row] for row in rows] for key in _TEXTS}
+        return Split(self.name, **ids, **texts)
+
+    def one_of_each_ref(self, seed: int) -> Split:
+        """One expression of each ref at random: which one depends on the seed and the ref alone, not on the order."""
+        order = np.lexsort((self.sent_id, self.ref_id))
+        refs, starts = np.unique(self.ref_id[order], return_index=True)
+        of_refs = zip(refs.tolist(), np.split(order, starts[1:]), strict=True)
+        return self.take(np.sort([own[np.random.default_rng((seed, ref)).integers(len(own))] for ref, own in of_refs]))
 
 
 @dataclass(frozen=True)
@@ -110,8 +125,8 @@ class Index:
         if name not in known:
             raise unknown(f"split of {self.card.name}", name, known)
         rows = self._expressions.slice(self._about["splits"][name]["start"], self._about["splits"][name]["expressions"])
-        ids = {key: _array(rows, key) for key in ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")}
-        texts = {key: rows.column(key).to_pylist() for key in ("raw", "sent", "kind")}
+        ids = {key: _array(rows, key) for key in _IDS}
+        texts = {key: rows.column(key).to_pylist() for key in _TEXTS}
         return Split(name, **ids, **texts)
 
     def truth(self, ann_id: int, rule: Literal["union", "once"]) -> bytes:

@@ -103,7 +103,7 @@ class WordPieceTokenizer:
         Every piece of one character is given, sorted: the library numbers those it finds itself in another order each
         time, and breaks ties between the merges of pieces by these numbers.
         """
-        texts, library = list(expressions), _bert(_SPECIAL)
+        texts, library = _unicode(expressions), _bert(_SPECIAL)
         words = (library.pre_tokenizer.pre_tokenize_str(library.normalizer.normalize_str(text)) for text in texts)
         characters = sorted({character for found in words for word, _ in found for character in word})
         library.train_from_iterator(
@@ -132,7 +132,7 @@ class WordPieceTokenizer:
         """Tokenise to (B, max_tokens)."""
         ids = torch.zeros(len(expressions), self.max_tokens, dtype=torch.int64)
         mask = torch.zeros(len(expressions), self.max_tokens, dtype=torch.bool)
-        for row, encoded in enumerate(self._library.encode_batch(list(expressions))):
+        for row, encoded in enumerate(self._library.encode_batch(_unicode(expressions))):
             found = encoded.ids[: self.max_tokens]
             ids[row, : len(found)] = torch.tensor(found)
             mask[row, : len(found)] = True
@@ -166,6 +166,17 @@ def load(folder: Path) -> Tokenizer:
     raise InputError(
         f"{folder} holds no {_FILE} and no {_PIECES}. The checkpoint is incomplete: copy its folder again, or train."
     )
+
+
+def _unicode(expressions: Iterable[str]) -> list[str]:
+    """Refuse what is no Unicode: half a pair of surrogates, which a terminal passes on for bytes that are no UTF-8."""
+    texts = list(expressions)
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"The expression {text!r} is not Unicode text. Write it in UTF-8.") from None
+    return texts
 
 
 def _bert(vocabulary: Sequence[str]) -> BertWordPieceTokenizer:
