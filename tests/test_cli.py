@@ -279,7 +279,7 @@ def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
 
 
 @pytest.mark.parametrize(
-    "override", ["train.lr=1e-5", "train.epochs=3", "text.max_tokens=4", "model.loc_weight=1.0", "train.seed=1"]
+    "override", ["train.lr=1e-5", "train.epochs=3", "model.loc_weight=1.0", "train.seed=1"]
 )
 def test_an_override_that_a_checkpoint_leaves_without_effect_is_refused(
     ask: Ask, where: list[str], trained: Path, override: str, tmp_path: Path

@@ -174,7 +174,7 @@ def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path)
     run = running.start(job, tmp_path)
     sources = [(index, index.split("train")) for index in run.training]
     torch.manual_seed(0)
-    model, tokenizer = run._start(sources, [(0, row) for row in range(10)])
+    model, tokenizer = run._start(sources, [(0, row) for row in range(10)], resume=False)
     samples = Samples(sources, [(0, row) for row in range(10)], "sent", tokenizer, run.settings.image, 1)
     gradients = []
     for batches in ([[0, 1, 2, 3]], [[0, 1], [2, 3]]):
