@@ -278,9 +278,7 @@ def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
     assert "not of other. Leave --method out" in ask("run", "--checkpoint", trained, "--method", "other", *where)[2]
 
 
-@pytest.mark.parametrize(
-    "override", ["train.lr=1e-5", "train.epochs=3", "model.loc_weight=1.0", "train.seed=1"]
-)
+@pytest.mark.parametrize("override", ["train.lr=1e-5", "train.epochs=3", "model.loc_weight=1.0", "train.seed=1"])
 def test_an_override_that_a_checkpoint_leaves_without_effect_is_refused(
     ask: Ask, where: list[str], trained: Path, override: str, tmp_path: Path
 ) -> None:

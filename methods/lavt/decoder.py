@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,11 @@ class ConvNormReLU(nn.Module):
         if self.training:
             return functional.relu(self.norm(self.conv(x)))
         norm = self.norm
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
         weight, bias = fuse_conv_bn_weights(  # cheap beside the convolution, and never out of date
-            self.conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            self.conv.weight, None, mean, variance, norm.eps, norm.weight, norm.bias
         )
-        return functional.relu_(functional.conv2d(x, weight, bias, padding=1))
+        return functional.relu_(_convolution(x, weight, bias))
 
 
 class Decoder(nn.Module):
@@ -48,3 +50,14 @@ class Decoder(nn.Module):
             x = level(torch.cat((x, fused), dim=1))
         logits: Tensor = self.logits(x)
         return logits
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3x3 convolution with padding 1; on the CPU in float32 by NNPACK, four times as fast by Winograd's algorithm.
+
+    torch itself turns to NNPACK for batches of 16 and more only.
+    """
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if plain and not torch.is_grad_enabled() and torch.backends.nnpack.is_available():  # type: ignore[no-untyped-call]
+        return torch._nnpack_spatial_convolution(x.contiguous(), weight, bias, padding=[1, 1])
+    return functional.conv2d(x, weight, bias, padding=1)

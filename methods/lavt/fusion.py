@@ -35,7 +35,7 @@ class PWAM(nn.Module):
             attn_mask=mask[:, None, None],
         )[:, 0]  # (B, hw, C)
         language = instance_norm(self.out(gathered))
-        fused = self.dropout(functional.gelu(self.project(visual * language)))
+        fused: Tensor = self.dropout(functional.gelu(self.project(visual * language)))
         return fused.view(size)
 
 

@@ -14,7 +14,7 @@ from risbench.nn import weights
 POSITIONS = 512  # the longest sequence BERT has position embeddings for
 
 
-class Bert(BertModel):  # type: ignore[misc]  # untyped
+class Bert(BertModel):  # type: ignore[no-untyped-call]
     """The encoder without its pooler."""
 
     def __init__(self, vocabulary: int, width: int, layers: int, heads: int, dropout: float) -> None:
@@ -27,7 +27,7 @@ class Bert(BertModel):  # type: ignore[misc]  # untyped
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             max_position_embeddings=POSITIONS,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # type: ignore[call-arg]
         )
         super().__init__(config, add_pooling_layer=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import timm
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ class ResNet(nn.Module):
         super().__init__()
         if name not in timm.list_models("resnet*"):
             raise InputError(f"model.backbone={name!r} is no ResNet of timm. Take resnet101, for example.")
-        self.net = timm.create_model(name, pretrained=False, num_classes=0)
-        self.widths = [info["num_chs"] for info in self.net.feature_info[1:]]
+        self.net: Any = timm.create_model(name, pretrained=False, num_classes=0)  # timm has no types
+        info: Any = self.net.feature_info
+        self.widths = [stage["num_chs"] for stage in info[1:]]
         self.checkpointing = False
 
     def embed(self, image: Tensor) -> Tensor:

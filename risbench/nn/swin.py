@@ -1,8 +1,8 @@
 """Swin Transformer (Liu et al., ICCV 2021) from timm, open between the blocks of a stage and the patch merging behind.
 
 timm's blocks shift a map first and pad it to whole windows after; the networks of LAVT, CoupAlign and MagNet pad first
-and shift the padded map. The two differ wherever a map is no multiple of the window (stages 3 and 4 at 480 px and window
-12), so the blocks here pad first. Everything else is timm's, down to the names of the weights.
+and shift the padded map. The two differ wherever a map is no multiple of the window (stages 3 and 4 at 480 px
+and window 12), so the blocks here pad first. Everything else is timm's, down to the names of the weights.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Block(nn.Module):
 
     def _bias(self, table: Tensor, height: int, width: int) -> Tensor:
         area = self.window**2
-        bias = table[self.attn.relative_position_index.flatten()].view(area, area, -1)  # (N, N, heads)
+        index = cast(Tensor, self.attn.relative_position_index)
+        bias = table[index.flatten()].view(area, area, -1)  # (N, N, heads)
         bias = bias.permute(2, 0, 1)[None].contiguous()  # (1, heads, N, N)
         if not self.shift:
             return bias
@@ -111,7 +112,7 @@ class Swin(SwinTransformer):
         )
         del self.norm, self.head
         for stage in self.layers:
-            stage.blocks = nn.Sequential(*map(Block, stage.blocks))
+            stage.blocks = nn.Sequential(*map(Block, cast(Any, stage.blocks)))
         self.widths = [width * 2**stage for stage in range(len(depths))]
         self.stride = patch  # of the first map
         self.checkpointing = False
@@ -123,8 +124,8 @@ class Swin(SwinTransformer):
     def stage(self, number: int, x: Tensor) -> Tensor:
         """The blocks of a stage, from 0: (B, h, w, C) to the same shape."""
         height, width = x.shape[1], x.shape[2]
-        for block in self.layers[number].blocks:
-            bias = block.bias(height, width)
+        for block in cast(nn.Sequential, self.layers[number].blocks):
+            bias = cast(Block, block).bias(height, width)
             if self.checkpointing and self.training:
                 x = cast(Tensor, checkpoint(block, x, bias, use_reentrant=False))
             else:
@@ -133,11 +134,11 @@ class Swin(SwinTransformer):
 
     def merge(self, number: int, x: Tensor) -> Tensor:
         """Patch merging between a stage and the next: (B, h, w, C) to (B, ceil(h/2), ceil(w/2), 2C)."""
-        return cast(Tensor, self.layers[number + 1].downsample(x))
+        return cast(Tensor, cast(nn.Module, self.layers[number + 1].downsample)(x))
 
     def blocks(self) -> list[nn.Module]:
         """All blocks, for what acts on each alone."""
-        return [block for stage in self.layers for block in stage.blocks]
+        return [block for stage in self.layers for block in cast(nn.Sequential, stage.blocks)]
 
     def load_pretrained(self, source: str) -> str:
         """Load ImageNet weights: a model name of timm, or a file as timm or the authors of Swin publish it.
