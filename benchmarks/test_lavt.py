@@ -6,20 +6,17 @@ attention written out, masks and biases computed in every block, batch normalisa
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
-from torch.nn import functional
 
 from risbench import methods, recipe
 from risbench.api import Words
 from risbench.data.text import WordPieceTokenizer
-from risbench.nn import swin
 
 EXPRESSIONS = 7  # RefCOCO val has 7.2 expressions to an image
 PIECES = 8  # of each expression, [CLS] and [SEP] included
@@ -52,17 +49,6 @@ def words() -> Words:
     return Words(ids, (torch.arange(20) < PIECES).expand(EXPRESSIONS, -1))
 
 
-@pytest.fixture
-def plainly(model: Any) -> Iterator[None]:
-    """Take everything away that makes the network faster."""
-    decoder = sys.modules[type(model.network.decoder).__module__]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functional, "scaled_dot_product_attention", _attention)
-        patch.setattr(swin.Block, "bias", lambda self, h, w: self._bias(self.attn.relative_position_bias_table, h, w))
-        patch.setattr(decoder.ConvNormReLU, "forward", lambda self, x: functional.relu(self.norm(self.conv(x))))
-        yield
-
-
 @torch.inference_mode()
 def test_reference(model: Any, image: Tensor, words: Words, plainly: None, benchmark: BenchmarkFixture) -> None:
     def loop() -> Tensor:
@@ -92,11 +78,3 @@ def _logits(model: Any, image: Tensor, words: Words) -> Tensor:
 
 def _one(words: Words, number: int) -> Words:
     return Words(words.ids[number : number + 1], words.mask[number : number + 1])
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
-    answer: Tensor = scores.softmax(dim=-1) @ v
-    return answer

@@ -1,0 +1,32 @@
+"""LAVT's network as released, without what makes it faster here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import pytest
+from torch import Tensor
+from torch.nn import functional
+
+from risbench import methods
+from risbench.nn import swin
+
+
+@pytest.fixture
+def plainly() -> Iterator[None]:
+    """Take everything away that makes the network faster."""
+    decoder = importlib.import_module(f"{methods.module('lavt').__package__}.decoder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functional, "scaled_dot_product_attention", _attention)
+        patch.setattr(swin.Block, "bias", lambda self, h, w: self._bias(self.attn.relative_position_bias_table, h, w))
+        patch.setattr(decoder.ConvNormReLU, "forward", lambda self, x: functional.relu(self.norm(self.conv(x))))
+        yield
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
+    answer: Tensor = scores.softmax(dim=-1) @ v
+    return answer
