@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator
 
 import pytest
+import torch
 from torch import Tensor
 from torch.nn import functional
 
