@@ -172,6 +172,22 @@ def segment(
     print(f"{output}: {100 * covered:.1f} % of the image")
 
 
+@app.command()
+def convert(
+    method: Annotated[str, typer.Argument(help="Name of the method, or path of its folder.")],
+    file: Annotated[Path, typer.Argument(help="A checkpoint file that the method's authors released.")],
+    folder: Annotated[Path, typer.Argument(help="The checkpoint folder to write: a new one, or an empty one.")],
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="The word pieces (vocab.txt). Default: from Hugging Face or its cache.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="What it was trained on, where the file does not say.")] = "",
+) -> None:
+    """Turn a checkpoint file of a method's authors into a checkpoint folder; nothing in the file is run."""
+    from risbench import convert as converting
+
+    print("\n".join(converting.convert(method, file, folder, vocabulary, dataset)))
+
+
 @app.command("table")
 def print_table(
     dataset: Annotated[str, typer.Option(help="Only this data set.")] = "",
