@@ -148,4 +148,4 @@ def _check_heads(args: Any) -> None:
 
 def _shortened(content: dict[str, Any]) -> str:
     keys = [str(key) for key in content]
-    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} keys more" if len(keys) > 5 else "") or "nothing"
+    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "") or "nothing"
