@@ -38,8 +38,7 @@ def convert(method: str, source: Path, target: Path, vocabulary: Path | None = N
     settings, variants = _settings(methods.recipe_file(method), converted)
     tokenizer = _tokenizer(source, converted, vocabulary, settings.text.max_tokens)
     with _about(source):
-        with torch.device("meta"):  # takes no memory: the tensors of the file become the model's
-            model = cls.build(settings, tokenizer)
+        model = _empty(cls, settings, tokenizer)
         unused = [*converted.left, *_fill(model, converted)]
     facts = Facts(
         method=methods.folder(method).name,
@@ -95,6 +94,15 @@ def _tokenizer(source: Path, converted: Converted, vocabulary: Path | None, max_
     return tokenizer
 
 
+def _empty(cls: type[Method], settings: Recipe, tokenizer: WordPieceTokenizer) -> Method:
+    """Build the network without memory: the tensors of the file become its own."""
+    try:
+        with torch.device("meta"):
+            return cls.build(settings, tokenizer)
+    except RuntimeError as error:
+        raise InputError(f"no network has the sizes of its weights ({error}). Give another file.") from None
+
+
 def _fill(model: Method, converted: Converted) -> list[str]:
     """Put the tensors of the file into the model; return the authors' names of those that it has no place for."""
     own, tensors = model.state_dict(), converted.tensors
@@ -106,6 +114,7 @@ def _fill(model: Method, converted: Converted) -> list[str]:
             f"{len(missing)} of {len(weights_of_ours)} weights are missing: {', '.join(missing)}. Give a whole file."
         )
     found: dict[str, Tensor] = {}
+    memory: set[int] = set()
     for name, place in own.items():
         tensor = tensors.get(released[name])
         if tensor is None:  # a counter of training steps
@@ -115,7 +124,9 @@ def _fill(model: Method, converted: Converted) -> list[str]:
                 f"{released[name]} is {_said(tensor)}, where a network of the file's sizes has {_said(place)}. Give "
                 "a file that the authors' own training code wrote."
             )
-        found[name] = tensor.to(place.dtype)
+        shared = tensor.untyped_storage().data_ptr() in memory  # which safetensors cannot write
+        found[name] = tensor.detach().to(place.dtype, copy=shared)
+        memory.add(tensor.untyped_storage().data_ptr())
     model.load_state_dict(found, assign=True)
     return sorted(tensors.keys() - set(released.values()))
 

@@ -223,7 +223,8 @@ def test_other_training_data_than_the_file_names_are_refused(
 
 
 def test_the_bare_weights_are_enough(content: File, make: Make, vocabulary: Path, tmp_path: Path) -> None:
-    bare = {"model": filled(manifest()), "bert_model": filled(bert_manifest())}  # no counters, no buffers
+    bare: File = {"model": filled(manifest()), "bert_model": filled(bert_manifest())}  # no counters, no buffers
+    bare["model"]["backbone.norm0.bias"] = bare["model"]["backbone.norm0.weight"]  # in the same memory
     convert.convert("lavt", make(bare), tmp_path / "out", vocabulary)
     assert Checkpoint(tmp_path / "out").facts.epoch is None
     assert Checkpoint(tmp_path / "out").model()
@@ -295,6 +296,7 @@ BLOCK = "backbone.layers.0.blocks.0"
             replaced("bert_model", "embeddings.word_embeddings.weight", torch.zeros(18, 70)),
             "70 wide, no multiple of 64",
         ),
+        (replaced("model", "classifier.conv1_4.weight", torch.zeros(()).expand(2**40, 3, 3, 3)), "no network has"),
         (replaced("model", "backbone.norm0.bias", "text"), "backbone.norm0.bias is no dense tensor"),
         (replaced("model", "backbone.norm0.bias", torch.zeros(8, device="meta")), "norm0.bias is no dense tensor"),
         pytest.param(
