@@ -34,14 +34,15 @@ Letters: I images, B expressions, T words, H W the network input, h w any grid o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from risbench.recipe import Recipe
+from risbench.errors import InputError
+from risbench.recipe import Recipe, Value
 
 
 class Words(NamedTuple):
@@ -65,6 +66,21 @@ class Prediction(NamedTuple):
 
     probability: Tensor  # (B, h, w) in [0, 1]
     peak: Tensor | None = None  # (B, 2) int64: row and column on that grid where the referent is said to be
+
+
+class Converted(NamedTuple):
+    """What a method finds in a checkpoint file of its authors."""
+
+    tensors: dict[str, Tensor]  # the weights by the authors' names, in the shapes of ours
+    released: Callable[[str], str]  # from the name of a weight of ours to the authors' name of it
+    model: dict[str, Value]  # the settings of [model] that the shapes of the weights say
+    variants: list[str]  # variants of the recipe besides the one with these settings
+    vocabulary: str  # name on Hugging Face of the model whose word pieces they are
+    pieces: int  # how many of them have an embedding
+    dataset: str = ""  # what it was trained on; empty: the file does not say
+    epoch: int | None = None  # as the file counts
+    needless: Mapping[str, int] = {}  # what is of no use here, counted by kind
+    left: Sequence[str] = ()  # names of what else is in the file
 
 
 class Tokenizer(Protocol):
@@ -106,6 +122,14 @@ class Method(nn.Module, ABC):
 
     def load_pretrained(self, recipe: Recipe, tokenizer: Any) -> None:  # noqa: B027
         """Load the pretrained weights that training starts from, if the recipe names any, and set `weights`."""
+
+    @classmethod
+    def convert(cls, content: dict[str, Any]) -> Converted:
+        """Find the weights in the content of a file that the method's authors released.
+
+        Raises InputError, with a sentence that goes on after the file's name, where it is no such file.
+        """
+        raise InputError("it cannot be converted: this method knows no checkpoints of its authors. Train it instead.")
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

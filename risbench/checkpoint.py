@@ -40,8 +40,8 @@ class Facts(BaseModel):
     training_data: list[str]
     weights: str  # what training started from
     seed: int | None
-    epoch: int
-    training_seconds: float
+    epoch: int | None  # None: unknown, as of converted weights
+    training_seconds: float | None
     sha256: str = ""  # of weights.safetensors
     files: dict[str, str] = {}  # sha256 of recipe.toml and of each file in text/
 

@@ -6,14 +6,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from risbench import __version__
+from risbench import __version__, options
 from risbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,12 +78,12 @@ def run(
 ) -> None:
     """Train, predict, score and record; with --checkpoint, without training."""
     if method.split("/")[0] == "reference":
-        _refuse_beside(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])
-        chosen = _chosen_references(method)
-        _show(_references(chosen, dataset, split, protocol, seed, (data_root, images, partial), runs), as_json)
+        options.refuse_beside(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])
+        chosen, where = options.chosen_references(method), (data_root, images, partial)
+        _show(options.score_references(chosen, dataset, split, protocol, seed, where, runs), as_json)
         return
     records = []
-    for opened in _start(locals(), resume):
+    for opened in options.open_runs(locals(), resume):
         records += opened.evaluate(opened.train(resume is not None))
         if _is_main():
             print(f"Kept in {opened.folder}", file=sys.stderr)
@@ -109,7 +107,7 @@ def train(
     runs: Runs = Path("runs"),
 ) -> None:
     """Train alone; leaves checkpoints/best and checkpoints/last in the folder of the run."""
-    for opened in _start(locals(), resume):
+    for opened in options.open_runs(locals(), resume):
         best = opened.train(resume is not None).folder
         if _is_main():
             print(best)
@@ -130,7 +128,7 @@ def predict(
     """Predict a split with a checkpoint; a killed prediction goes on where it was."""
     from risbench import run as running
 
-    running.predict_to(_job(locals()), output)
+    running.predict_to(options.job_of(locals()), output)
     if _is_main():
         print(output)
 
@@ -172,6 +170,22 @@ def segment(
 
     covered = draw(Path(checkpoint), image, expression, output)
     print(f"{output}: {100 * covered:.1f} % of the image")
+
+
+@app.command()
+def convert(
+    method: Annotated[str, typer.Argument(help="Name of the method, or path of its folder.")],
+    file: Annotated[Path, typer.Argument(help="A checkpoint file that the method's authors released.")],
+    folder: Annotated[Path, typer.Argument(help="The checkpoint folder to write: a new one, or an empty one.")],
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="The word pieces (vocab.txt). Default: from Hugging Face or its cache.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="What it was trained on, where the file does not say.")] = "",
+) -> None:
+    """Turn a checkpoint file of a method's authors into a checkpoint folder; nothing in the file is run."""
+    from risbench import convert as converting
+
+    print("\n".join(converting.convert(method, file, folder, vocabulary, dataset)))
 
 
 @app.command("table")
@@ -312,91 +326,6 @@ _TRAIN = ("torch", "torchvision", "timm", "transformers", "lightning_fabric", "s
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
-
-
-def _list(text: str) -> list[str]:
-    """The parts of a,b,c, each once."""
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _job(options: dict[str, Any]) -> Any:
-    """The job that a command's options describe."""
-    from risbench.run import Job
-
-    return Job(
-        method=options.get("method", ""),
-        dataset=options["dataset"],
-        variants=_list(options.get("variant", "")),
-        overrides=options["overrides"] or [],
-        splits=_list(options.get("split", "")),
-        protocols=_list(options["protocol"]),
-        checkpoint=options.get("checkpoint", ""),
-        init=options.get("init", ""),
-        data_root=options["data_root"],
-        images=options["images"],
-        partial=options["partial"],
-    )
-
-
-def _start(options: dict[str, Any], resume: Path | None) -> Iterable[Any]:
-    """Open the runs of a command, one for each seed, or the one that is to be resumed."""
-    from risbench import run as running
-
-    if resume is not None:
-        _refuse_beside(options["context"], "--resume", options.keys() - {"context", "resume", "as_json"})
-        yield running.start(running.Job.read(resume), options["runs"], resume)
-        return
-    if not options["method"] and not options.get("checkpoint"):
-        raise InputError("Which method? Give --method NAME (risbench list shows them), --checkpoint or --resume.")
-    seeds = _seeds(options["seed"])
-    if len(seeds) > 1 and options.get("checkpoint"):
-        raise InputError("A checkpoint is trained, and its record has its seed: leave --seed out beside --checkpoint.")
-    for seed in seeds:
-        yield running.start(_job(options).model_copy(update={"seed": seed}), options["runs"])
-
-
-def _refuse_beside(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
-    """Refuse an option that was given on the command line though the chosen one leaves it without effect."""
-    for name in sorted(names):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            shown = "overrides of the recipe" if name == "overrides" else f"--{name.replace('_', '-')}"
-            raise InputError(f"{chosen} takes no {shown}, which would have no effect: leave that out.")
-
-
-def _seeds(text: str) -> list[int]:
-    seeds = _list(text)
-    if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
-        raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
-    return [int(seed) for seed in seeds]
-
-
-def _chosen_references(method: str) -> list[str]:
-    from risbench import references
-
-    return _list(method.partition("/")[2]) or references.names()
-
-
-def _references(
-    names: list[str], dataset: str, split: str, protocol: str, seed: str, where: tuple[str, str, bool], runs: Path
-) -> list[Record]:
-    """Score floors and ceilings; nothing is learned, so nothing needs torch."""
-    from risbench import protocol as protocols
-    from risbench import record, references
-    from risbench.data import source
-
-    index = source.open_index(dataset, *where)
-    splits = _list(split) or [name for name in index.split_names() if index.card.splits[name].evaluation]
-    records = []
-    for name in names:
-        folder = runs / f"reference-{name}-{Path(dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-        for part in splits:
-            for number in _seeds(seed)[: None if name == "random-object" else 1]:
-                for chosen in map(protocols.load, _list(protocol)):
-                    found = references.predict(name, index, part, number, chosen)
-                    kept = folder / f"seed{number}" if len(_seeds(seed)) > 1 else folder
-                    records.append(record.keep(kept, found, index, part, chosen, seed=number, weights="none"))
-    return records
 
 
 def _show(records: list[Record], as_json: bool) -> None:

@@ -103,7 +103,7 @@ def test_a_run_killed_in_its_first_epoch_begins_anew(job: Job, tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             killed.train(resume=False)
     resumed = running.start(Job.read(killed.folder), tmp_path, resume=killed.folder)
-    assert resumed.train(resume=True).facts.epoch >= 1
+    assert (resumed.train(resume=True).facts.epoch or 0) >= 1
 
 
 def test_a_resumed_run_keeps_its_recipe(job: Job, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path)
 
 def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
     run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.accumulate=2"]}), tmp_path)
-    assert run.train(resume=False).facts.epoch >= 1
+    assert (run.train(resume=False).facts.epoch or 0) >= 1
 
 
 @pytest.mark.parametrize(

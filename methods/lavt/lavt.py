@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Method, Prediction, Words, at
+from risbench.api import Batch, Converted, Method, Prediction, Words, at
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
@@ -22,6 +22,7 @@ from risbench.nn.resnet import ResNet
 from risbench.nn.swin import Swin
 from risbench.recipe import Field, Recipe, Section, section
 
+from .convert import convert
 from .decoder import Decoder
 from .fusion import PWAM, LanguageGate
 
@@ -144,6 +145,11 @@ class Model(Method):
         ):
             said.append(part.load_pretrained(source) if source else f"{name} from scratch")
         self.weights = "; ".join(said)
+
+    @classmethod
+    def convert(cls, content: dict[str, Any]) -> Converted:
+        """Find the weights in a file that the authors released, `lavt` or `lavt_one`."""
+        return convert(content)
 
     def compile_parts(self) -> None:
         """Compile what is called over and over with few shapes: blocks, fusions, decoder."""

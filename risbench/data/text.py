@@ -214,7 +214,7 @@ def _downloaded(name: str) -> Path:
         reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")
         raise InputError(
             f"{name!r} is no vocabulary file here, and could not be had from Hugging Face ({reason}). Give the path of "
-            "a vocab.txt, or do without pretrained weights: model.pretrained=false."
+            "a vocab.txt (convert: --vocabulary FILE), or do without pretrained weights: model.pretrained=false."
         ) from None
 
 

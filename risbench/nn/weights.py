@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 def read(path: Path, allowed: Sequence[type] = ()) -> dict[str, Any]:
     """Read a dictionary from a safetensors file or a torch pickle of tensors and plain values.
 
-    Classes in a pickle are refused except those in `allowed`. Raises InputError.
+    Classes in a pickle are refused except those in `allowed`. Tensors stay on the disk until they are used, so that the
+    state of an optimiser costs no memory. Raises InputError.
     """
     if not path.is_file():
         raise InputError(f"There is no weights file {path}. Give the path of a file.")
@@ -28,7 +30,7 @@ def read(path: Path, allowed: Sequence[type] = ()) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return cast(dict[str, Any], load_file(path))
         with torch.serialization.safe_globals(list(allowed)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is refused: {_reason(error)} Nothing in it was run; give a file of weights."

@@ -1,0 +1,151 @@
+"""The checkpoint files that the authors of LAVT released: which of their weights is which of ours.
+
+A file is a dictionary. That of `lavt` has the network in `model` and BERT in `bert_model`; that of `lavt_one` has both
+in `model`, BERT as `text_encoder.*`. `args`, `epoch`, `optimizer` and `lr_scheduler` come from training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from risbench.api import Converted
+from risbench.errors import InputError
+from risbench.recipe import Value
+
+_NETWORK, _BERT, _BERT_INSIDE = "model", "bert_model", "text_encoder"
+_TRAINING = ("optimizer", "lr_scheduler")
+_BUFFERS = ("relative_position_index", "position_ids")  # follow from the sizes
+_DATASETS = {  # by dataset and splitBy of the arguments
+    ("refcoco", "unc"): "refcoco",
+    ("refcoco+", "unc"): "refcoco+",
+    ("refcocog", "umd"): "refcocog",
+    ("refcocog", "google"): "refcocog-google",
+}
+_HEAD_WIDTH = 64  # of every BERT that was published
+
+
+def convert(content: dict[str, Any]) -> Converted:
+    """Find the weights of LAVT in the content of a file."""
+    network, inside = content.get(_NETWORK), _BERT not in content
+    if not isinstance(network, dict):
+        known = ", ".join([_NETWORK, _BERT, *_TRAINING, "epoch", "args"])
+        raise InputError(f"it holds {_shortened(content)}, but a file of LAVT holds {known}. Give such a file.")
+    bert = {} if inside else content[_BERT]
+    if not isinstance(bert, dict):
+        raise InputError(f"its {_BERT} is a {type(bert).__name__}, not a dictionary of weights. Give another file.")
+    text = _BERT_INSIDE if inside else _BERT
+    tensors = _dense({**network, **{f"{_BERT}.{key}": value for key, value in bert.items()}})
+    args, epoch = content.get("args"), content.get("epoch")
+    _check_heads(args)
+    buffers = Counter(kind for key in tensors if (kind := key.rpartition(".")[2]) in _BUFFERS)
+    return Converted(
+        tensors={key: _linear(key, value) for key, value in tensors.items() if key.rpartition(".")[2] not in _BUFFERS},
+        released=_names(text),
+        model=_sizes(tensors, text),
+        variants=["one"] if inside else [],
+        vocabulary="bert-base-uncased",
+        pieces=_shape(tensors, f"{text}.embeddings.word_embeddings.weight", 2)[0],
+        dataset=_DATASETS.get((str(getattr(args, "dataset", "")), str(getattr(args, "splitBy", ""))), ""),
+        epoch=epoch if isinstance(epoch, int) else None,
+        needless={**buffers, **{key: 1 for key in _TRAINING if key in content}},
+        left=[str(key) for key in content if key not in (_NETWORK, _BERT, *_TRAINING, "args", "epoch")],
+    )
+
+
+def _names(text: str) -> Callable[[str], str]:
+    """From our names to the authors', with BERT under the name `text`."""
+    modules = {"decoder.logits": "classifier.conv1_1"}
+    for stage in range(4):
+        layer, fusion = f"backbone.layers.{stage}", f"backbone.layers.{stage}.fusion"
+        modules |= {
+            f"fusions.{stage}.visual": f"{fusion}.vis_project.0",
+            f"fusions.{stage}.query": f"{fusion}.image_lang_att.f_query.0",
+            f"fusions.{stage}.key": f"{fusion}.image_lang_att.f_key.0",
+            f"fusions.{stage}.value": f"{fusion}.image_lang_att.f_value.0",
+            f"fusions.{stage}.out": f"{fusion}.image_lang_att.W.0",
+            f"fusions.{stage}.project": f"{fusion}.project_mm.0",
+            f"gates.{stage}.inner": f"{layer}.res_gate.0",
+            f"gates.{stage}.outer": f"{layer}.res_gate.2",
+            f"norms.{stage}": f"backbone.norm{stage}",
+            f"backbone.layers.{stage + 1}.downsample.norm": f"{layer}.downsample.norm",
+            f"backbone.layers.{stage + 1}.downsample.reduction": f"{layer}.downsample.reduction",
+        }
+    for level, map_number in enumerate((4, 3, 2)):
+        for place in (0, 1):
+            modules[f"decoder.levels.{level}.{place}.conv"] = f"classifier.conv{place + 1}_{map_number}"
+            modules[f"decoder.levels.{level}.{place}.norm"] = f"classifier.bn{place + 1}_{map_number}"
+
+    def released(name: str) -> str:
+        module, _, leaf = name.removeprefix("network.").rpartition(".")
+        return f"{modules.get(module) or re.sub('^text', text, module)}.{leaf}"
+
+    return released
+
+
+def _sizes(tensors: dict[str, Tensor], text: str) -> dict[str, Value]:
+    """The settings of [model] that the shapes say."""
+    width, _, patch, _ = _shape(tensors, "backbone.patch_embed.proj.weight", 4)
+    stages = [f"backbone.layers.{stage}.blocks" for stage in range(4)]
+    tables = [_shape(tensors, f"{stage}.0.attn.relative_position_bias_table", 2) for stage in stages]
+    text_width = _shape(tensors, f"{text}.embeddings.word_embeddings.weight", 2)[1]
+    if text_width % _HEAD_WIDTH:
+        raise InputError(f"its BERT is {text_width} wide, no multiple of {_HEAD_WIDTH}. Give a file with another BERT.")
+    window = (isqrt(tables[0][0]) + 1) // 2  # a table has a row for each of (2 window - 1)^2 offsets
+    return {
+        "backbone": "swin",
+        "width": width,
+        "depths": [_count(tensors, stage) for stage in stages],
+        "heads": [heads for _, heads in tables],
+        "window": window,
+        "patch": patch,
+        "text_width": text_width,
+        "text_layers": _count(tensors, f"{text}.encoder.layer"),
+        "text_heads": text_width // _HEAD_WIDTH,
+        "decoder_channels": _shape(tensors, "classifier.conv1_4.weight", 4)[0],
+    }
+
+
+def _count(tensors: dict[str, Tensor], module: str) -> int:
+    """How many numbered parts a module has."""
+    return len({key[len(module) + 1 :].partition(".")[0] for key in tensors if key.startswith(f"{module}.")})
+
+
+def _shape(tensors: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    if key not in tensors:
+        raise InputError(f"the weight {key} is missing. Give a whole file of LAVT.")
+    shape = tuple(tensors[key].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise InputError(f"{key} has the shape {shape}, not {dimensions} dimensions. Give a file of LAVT.")
+    return shape
+
+
+def _dense(weights: dict[Any, Any]) -> dict[str, Tensor]:
+    """Refuse what is no tensor of numbers."""
+    for key, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            raise InputError(f"{key} is no dense tensor, so this is no file of LAVT. Give another one.")
+    return {str(key): value for key, value in weights.items()}
+
+
+def _linear(key: str, value: Tensor) -> Tensor:
+    """The authors' 1x1 convolutions over positions are linear layers here: (C, D, 1) to (C, D)."""
+    return value.squeeze(2) if ".fusion." in key and value.ndim == 3 else value
+
+
+def _check_heads(args: Any) -> None:
+    """The authors' code can give its pixel-word attention several heads, of which the weights do not tell."""
+    heads = str(getattr(args, "mha", "") or "1")
+    if set(re.findall(r"\d+", heads)) != {"1"}:
+        raise InputError(f"it was trained with --mha {heads}, but attention has one head here. Give another file.")
+
+
+def _shortened(content: dict[str, Any]) -> str:
+    keys = [str(key) for key in content]
+    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "") or "nothing"

@@ -1,0 +1,100 @@
+"""What the options of a command mean: lists, seeds, the job they describe, the runs they open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from risbench.errors import InputError
+
+if TYPE_CHECKING:
+    from risbench.record import Record
+
+
+def parts(text: str) -> list[str]:
+    """The parts of a,b,c, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def job_of(options: dict[str, Any]) -> Any:
+    """The job that a command's options describe."""
+    from risbench.run import Job
+
+    return Job(
+        method=options.get("method", ""),
+        dataset=options["dataset"],
+        variants=parts(options.get("variant", "")),
+        overrides=options["overrides"] or [],
+        splits=parts(options.get("split", "")),
+        protocols=parts(options["protocol"]),
+        checkpoint=options.get("checkpoint", ""),
+        init=options.get("init", ""),
+        data_root=options["data_root"],
+        images=options["images"],
+        partial=options["partial"],
+    )
+
+
+def open_runs(options: dict[str, Any], resume: Path | None) -> Iterable[Any]:
+    """Open the runs of a command, one for each seed, or the one that is to be resumed."""
+    from risbench import run as running
+
+    if resume is not None:
+        refuse_beside(options["context"], "--resume", options.keys() - {"context", "resume", "as_json"})
+        yield running.start(running.Job.read(resume), options["runs"], resume)
+        return
+    if not options["method"] and not options.get("checkpoint"):
+        raise InputError("Which method? Give --method NAME (risbench list shows them), --checkpoint or --resume.")
+    seeds = seeds_of(options["seed"])
+    if len(seeds) > 1 and options.get("checkpoint"):
+        raise InputError("A checkpoint is trained, and its record has its seed: leave --seed out beside --checkpoint.")
+    for seed in seeds:
+        yield running.start(job_of(options).model_copy(update={"seed": seed}), options["runs"])
+
+
+def refuse_beside(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
+    """Refuse an option that was given on the command line though the chosen one leaves it without effect."""
+    for name in sorted(names):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            shown = "overrides of the recipe" if name == "overrides" else f"--{name.replace('_', '-')}"
+            raise InputError(f"{chosen} takes no {shown}, which would have no effect: leave that out.")
+
+
+def seeds_of(text: str) -> list[int]:
+    seeds = parts(text)
+    if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
+        raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
+    return [int(seed) for seed in seeds]
+
+
+def chosen_references(method: str) -> list[str]:
+    from risbench import references
+
+    return parts(method.partition("/")[2]) or references.names()
+
+
+def score_references(
+    names: list[str], dataset: str, split: str, protocol: str, seed: str, where: tuple[str, str, bool], runs: Path
+) -> list[Record]:
+    """Score floors and ceilings; nothing is learned, so nothing needs torch."""
+    from risbench import protocol as protocols
+    from risbench import record, references
+    from risbench.data import source
+
+    index = source.open_index(dataset, *where)
+    splits = parts(split) or [name for name in index.split_names() if index.card.splits[name].evaluation]
+    records = []
+    for name in names:
+        folder = runs / f"reference-{name}-{Path(dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        for part in splits:
+            for number in seeds_of(seed)[: None if name == "random-object" else 1]:
+                for chosen in map(protocols.load, parts(protocol)):
+                    found = references.predict(name, index, part, number, chosen)
+                    kept = folder / f"seed{number}" if len(seeds_of(seed)) > 1 else folder
+                    records.append(record.keep(kept, found, index, part, chosen, seed=number, weights="none"))
+    return records
