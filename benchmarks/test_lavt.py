@@ -29,7 +29,8 @@ _SECONDS: dict[str, float] = {}
 def model() -> Any:
     settings, _ = recipe.load(methods.recipe_file("lavt"), [], ["model.pretrained=false"])
     torch.manual_seed(0)
-    tokenizer = WordPieceTokenizer([f"piece{n}" for n in range(30522)], 20)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = WordPieceTokenizer([*special, *(f"piece{n}" for n in range(30517))], 20)
     built = methods.load("lavt").build(settings, tokenizer).eval()
     for module in built.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:

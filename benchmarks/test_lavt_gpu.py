@@ -28,7 +28,8 @@ _SECONDS: dict[str, float] = {}
 def _model(*overrides: str) -> Any:
     settings, _ = recipe.load(methods.recipe_file("lavt"), [], ["model.pretrained=false", *overrides])
     torch.manual_seed(0)
-    tokenizer = WordPieceTokenizer([f"piece{n}" for n in range(30522)], 20)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = WordPieceTokenizer([*special, *(f"piece{n}" for n in range(30517))], 20)
     return methods.load("lavt").build(settings, tokenizer).cuda()
 
 
