@@ -182,6 +182,15 @@ def test_the_bias_is_kept_without_gradient_and_follows_the_weights(swin: Any) ->
     assert bias().shape == (4, 1, 16, 16)
 
 
+def test_a_network_made_in_inference_mode_follows_its_weights() -> None:
+    with torch.inference_mode():
+        network: Any = Swin(WIDTH, DEPTHS, HEADS, WINDOW, PATCH, 0.0)
+        block = network.layers[0].blocks[1]
+        before = block.bias(8, 8)
+        table(block).add_(1)
+        assert torch.allclose(block.bias(8, 8), before + 1)
+
+
 def test_training_goes_on_after_evaluation_at_a_new_size(swin: Any) -> None:
     """What inference mode made, such as the mask of that size, may not stand in a graph."""
     with torch.inference_mode():

@@ -56,7 +56,7 @@ class Block(nn.Module):
         the weights and the size.
         """
         table: Tensor = self.attn.relative_position_bias_table
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or table.is_inference():  # an inference tensor does not count its changes
             return self._bias(table, height, width)
         state = (height, width, table.data_ptr(), table._version, table.dtype, table.device)
         if self._kept is None or self._kept[0] != state:
