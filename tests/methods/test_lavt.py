@@ -121,6 +121,18 @@ def test_normalisation_folded_into_the_convolution_changes_nothing() -> None:
     assert (answers[0] - answers[1]).abs().max() > 1e-2
 
 
+def test_the_decoder_in_single_precision_stays_close_to_double() -> None:
+    """On the CPU another library computes its convolutions where no gradient is wanted."""
+    torch.manual_seed(0)
+    network = decoder.Decoder([4, 6, 8, 10], 5).eval()
+    maps = [torch.randn(3, side, side, width) for side, width in ((17, 4), (9, 6), (5, 8), (3, 10))]
+    with torch.inference_mode():
+        found = network(maps)
+    expected = network.double()([fused.double() for fused in maps])
+    assert found.shape == (3, 2, 17, 17)
+    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-5)
+
+
 def test_logits_are_sampled_up_corner_on_corner(batch: Batch) -> None:
     model = build().double().eval()
     batch = batch._replace(image=batch.image.double())
