@@ -86,6 +86,16 @@ def test_every_variant_resolves_alone_and_with_tiny(method: str) -> None:
         assert recipe.load(path, ["tiny", name])[0]
 
 
+def test_every_variant_builds_from_scratch(case: Case) -> None:
+    """Alone and of the small network; without memory, for it may be large."""
+    path = methods.recipe_file(case.name)
+    for name in recipe.variants(path):
+        for variants in ([name], ["tiny", name]):
+            settings, _ = recipe.load(path, variants, ["text.max_tokens=15", "model.pretrained=false"])
+            with torch.device("meta"):
+                assert _size(methods.load(case.name).build(settings, case.tokenizer)) > 0
+
+
 def test_a_method_imports_only_what_is_allowed(method: str) -> None:
     for file in methods.folder(method).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -105,7 +115,7 @@ def test_loss_terms_are_finite_scalars_with_a_total(case: Case) -> None:
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
 
 
-def test_gradients_reach_every_parameter_that_is_optimised(case: Case) -> None:
+def test_gradients_reach_every_parameter_that_is_not_frozen_with_a_reason(case: Case) -> None:
     """From the second step on: the last normalisation of a residual block may start at zero."""
     model = _build(case, seed=1)
     optimizer = torch.optim.SGD(model.parameter_groups(), lr=1e-4)
@@ -113,9 +123,14 @@ def test_gradients_reach_every_parameter_that_is_optimised(case: Case) -> None:
         optimizer.zero_grad()
         torch.autograd.backward(model.loss(case.batch)["total"])
         optimizer.step()
-    optimised = {id(p) for group in model.parameter_groups() for p in group["params"]}
-    without = [n for n, p in model.named_parameters() if id(p) in optimised and (p.grad is None or not p.grad.any())]
-    assert not without
+    names = {name: parameter for name, parameter in model.named_parameters()}
+    frozen = {name for name in names if name.startswith(tuple(model.frozen))}
+    assert {name for name, p in names.items() if p.grad is None or not p.grad.any()} == frozen
+    assert all(any(name.startswith(start) for name in frozen) for start in model.frozen)
+    assert all(len(reason) > 20 for reason in model.frozen.values())
+    optimised = [p for group in model.parameter_groups() for p in group["params"]]
+    assert len(optimised) == len({id(p) for p in optimised})
+    assert {id(p) for p in optimised} == {id(p) for name, p in names.items() if name not in frozen}
 
 
 def test_predictions_are_probabilities_with_peaks_on_their_grid(evaluated: Case) -> None:

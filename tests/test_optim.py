@@ -21,6 +21,26 @@ def test_a_poly_schedule_falls_to_zero_over_all_steps() -> None:
     assert 0 < optim.factor(POLY, 52_999, 1325) < 1e-4
 
 
+@pytest.mark.parametrize("settings", [LTS, POLY])
+def test_the_rate_rises_over_the_first_epochs_and_falls_as_ever_after(settings: Train) -> None:
+    """Half an epoch of 10 steps, from the first step on above 0."""
+    warm = settings.model_copy(update={"warmup": 0.5})
+    shares = [optim.factor(warm, step, 10) / optim.factor(settings, step, 10) for step in range(12)]
+    assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1] * 8])
+
+
+def test_a_warm_up_shorter_than_a_step_changes_nothing() -> None:
+    warm = POLY.model_copy(update={"warmup": 0.05})
+    assert [optim.factor(warm, step, 10) for step in range(3)] == [optim.factor(POLY, step, 10) for step in range(3)]
+
+
+def test_the_poly_schedule_of_lavt_is_that_of_its_authors() -> None:
+    """(1 - step / steps)^0.9 of 5e-5 over 40 epochs of 1325 steps on RefCOCO, without warm-up."""
+    settings = recipe.load(methods.recipe_file("lavt"))[0].train
+    shares = [optim.factor(settings, step, 1325) for step in (0, 1, 52_999)]
+    assert settings.lr == 5e-5 and shares == pytest.approx([1, (52_999 / 53_000) ** 0.9, (1 / 53_000) ** 0.9])
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_groups_keep_their_own_settings(name: str) -> None:
     settings: Train = LTS.model_copy(update={"optimizer": name, "weight_decay": 0.01})

@@ -16,8 +16,9 @@ from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.plugins.precision.precision import Precision
 from safetensors.torch import load_file
 
-from risbench import dist
+from risbench import dist, methods
 from risbench import run as running
+from risbench.api import Method
 from risbench.checkpoint import Checkpoint
 from risbench.data.loader import Samples
 from risbench.errors import InputError
@@ -133,6 +134,60 @@ def test_the_log_has_losses_and_validation_of_each_epoch(job: Job, tmp_path: Pat
     assert [line["lr"] for line in lines[::2]] == pytest.approx([1e-3, 1e-3, 1e-4])
 
 
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[type[Method]]:
+    """The models that pretrained weights were loaded into; what they say of them."""
+    calls: list[type[Method]] = []
+
+    def load(model: Method, *_: object) -> None:
+        calls.append(type(model))
+        model.weights = "pretrained by hand"
+
+    monkeypatch.setattr(methods.load("lts"), "load_pretrained", load)
+    return calls
+
+
+def test_pretrained_weights_are_loaded_once_for_a_new_run_alone(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[type[Method]]
+) -> None:
+    """A checkpoint, an initial one and a resumed run hold their weights: the files behind them may be gone."""
+    with monkeypatch.context() as patch:
+        killed_after(patch, 1)
+        run = running.start(job, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(resume=False)
+    assert loaded == [methods.load("lts")]
+    last = run.folder / "checkpoints" / "last"
+    assert Checkpoint(last).facts.weights == "pretrained by hand"
+
+    resumed = running.start(Job.read(run.folder), tmp_path, resume=run.folder)
+    opened = resumed.train(resume=True)
+    assert opened.facts.weights == Checkpoint(last).facts.weights == "pretrained by hand"
+    assert resumed.evaluate(opened)[0].weights == "pretrained by hand"
+
+    evaluated = job.model_copy(update={"method": "", "overrides": [], "checkpoint": str(opened.folder)})
+    found = running.start(evaluated, tmp_path / "evaluated")
+    assert found.evaluate(found.train(resume=False))[0].weights == "pretrained by hand"
+
+    once = {"overrides": [*SHORT, "train.epochs=1", "train.milestones=[]"], "init": str(opened.folder)}
+    second = running.start(job.model_copy(update=once), tmp_path / "second").train(resume=False)
+    assert second.facts.weights == f"checkpoint {opened.facts.sha256[:12]} (pretrained by hand)"
+    assert len(loaded) == 1
+
+
+def test_a_run_killed_before_its_first_checkpoint_loads_pretrained_weights_again(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[type[Method]]
+) -> None:
+    with monkeypatch.context() as patch:
+        killed_after(patch, 0)
+        run = running.start(job, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(resume=False)
+    resumed = running.start(Job.read(run.folder), tmp_path, resume=run.folder)
+    assert resumed.train(resume=True).facts.weights == "pretrained by hand"
+    assert len(loaded) == 2
+
+
 def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_path: Path) -> None:
     first = running.start(job, tmp_path / "first")
     first.train(resume=False)
@@ -205,6 +260,38 @@ def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
     with pytest.raises(InputError, match=f"take a multiple of {multiple}"):
         running.start(wrong, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("largest", [0.0, 0.25])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float, accumulate: int
+) -> None:
+    """Measured where the optimiser reads it; LTS sums its loss, so it is long where nothing bounds it."""
+    lengths = []
+
+    def step(optimizer: torch.optim.Adam, *_: object) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        lengths.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    overrides = [*SHORT, "train.epochs=1", "train.milestones=[]", f"train.clip_norm={largest}"]
+    overrides.append(f"train.accumulate={accumulate}")
+    running.start(job.model_copy(update={"overrides": overrides}), tmp_path).train(resume=False)
+    assert len(lengths) == 2
+    if largest:
+        assert lengths == pytest.approx([largest] * 2, rel=1e-4)
+    else:
+        assert min(lengths) > 1
+
+
+def test_warm_up_reaches_the_optimiser(job: Job, tmp_path: Path) -> None:
+    """Ten expressions by four make two steps an epoch (the rest is dropped), so three epochs of warm-up are six."""
+    run = running.start(
+        job.model_copy(update={"overrides": [*SHORT, "train.warmup=3", "train.milestones=[]"]}), tmp_path
+    )
+    run.train(resume=False)
+    assert [line["lr"] for line in logged(run.folder)[::2]] == pytest.approx([2e-3 / 6, 4e-3 / 6, 1e-3])
 
 
 def test_mixed_precision_reaches_the_layers_in_training(job: Job, tmp_path: Path) -> None:

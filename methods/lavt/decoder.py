@@ -58,6 +58,7 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     torch itself turns to NNPACK for batches of 16 and more only.
     """
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if plain and not torch.is_grad_enabled() and torch.backends.nnpack.is_available():  # type: ignore[no-untyped-call]
+    plain = plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()  # which cannot trace NNPACK
+    if plain and torch.backends.nnpack.is_available():  # type: ignore[no-untyped-call]
         return torch._nnpack_spatial_convolution(x.contiguous(), weight, bias, padding=[1, 1])
     return functional.conv2d(x, weight, bias, padding=1)

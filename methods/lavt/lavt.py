@@ -154,8 +154,13 @@ class Model(Method):
     def compile_parts(self) -> None:
         """Compile what is called over and over with few shapes: blocks, fusions, decoder."""
         network = self.network
-        for part in (*network.backbone.blocks(), *network.fusions, *network.gates, network.decoder):
+        parts = (*network.backbone.blocks(), *network.fusions, *network.gates, network.decoder)
+        for part in parts:
             part.compile()
+        # Blocks share their code but hardly ever a graph, for width, shift and drop path differ; beyond torch's limit,
+        # which is 8, they would silently stay uncompiled. Four: training, evaluation, and either for one image.
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 4 * len(parts))
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
         """The first stage's map (I, H/4, W/4, C1)."""

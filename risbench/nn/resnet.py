@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +40,7 @@ class ResNet(nn.Module):
         layer, x = getattr(self.net, f"layer{number + 1}"), x.permute(0, 3, 1, 2)  # (B, C, h, w)
         if self.checkpointing and self.training:
             for block in layer:
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False))
+                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=partial(_twice, block)))
         else:
             x = layer(x)
         return x.permute(0, 2, 3, 1)
@@ -67,3 +70,22 @@ class ResNet(nn.Module):
             reason = str(error).strip().splitlines()[-1].strip()
             raise InputError(f"The weights {source} do not fit this ResNet: {reason} Give those of its size.") from None
         return f"ResNet {said}"
+
+
+def _twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds a block's first and second computation."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Leave the running statistics alone, which have seen this batch in the first computation."""
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

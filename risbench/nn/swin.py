@@ -7,7 +7,9 @@ and window 12), so the blocks here pad first. Everything else is timm's, down to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +19,6 @@ import torch
 from timm.models.swin_transformer import (
     SwinTransformer,
     SwinTransformerBlock,
-    checkpoint_filter_fn,
     window_partition,
     window_reverse,
 )
@@ -55,7 +56,7 @@ class Block(nn.Module):
         the weights and the size.
         """
         table: Tensor = self.attn.relative_position_bias_table
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or table.is_inference():  # an inference tensor does not count its changes
             return self._bias(table, height, width)
         state = (height, width, table.data_ptr(), table._version, table.dtype, table.device)
         if self._kept is None or self._kept[0] != state:
@@ -151,7 +152,7 @@ class Swin(SwinTransformer):
         else:
             tensors, said = _from_timm(source), f"timm {source}"
         try:
-            answer = self.load_state_dict(checkpoint_filter_fn(tensors, self), strict=False)
+            answer = self.load_state_dict(_fitted(tensors, self.state_dict()), strict=False)
         except (RuntimeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise InputError(f"The weights {source} do not fit this Swin: {reason} Give those of its size.") from None
@@ -183,6 +184,34 @@ def shift_mask(height: int, width: int, window: int, shift: int, device: torch.d
 def _whole(length: int, window: int) -> int:
     """The length of whole windows that hold a length."""
     return length + -length % window
+
+
+def _fitted(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Weights under timm's names, bias tables of this window.
+
+    The authors of Swin wrap them in "model", count the merging to the stage before, and keep buffers beside them.
+    """
+    tensors = tensors.get("model", tensors)
+    late = int("layers.0.downsample.reduction.weight" in tensors)
+    fitted = {}
+    for key, tensor in tensors.items():
+        if key.endswith(("relative_position_index", "attn_mask")):
+            continue
+        key = re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + late}.downsample", key)
+        if key.endswith("relative_position_bias_table") and key in own:
+            tensor = _resized(tensor, len(own[key]))
+        fitted[key] = tensor
+    return fitted
+
+
+def _resized(table: Tensor, distances: int) -> Tensor:
+    """A bias table (distances, heads) of another window, bicubically, as the authors of Swin and LAVT resize it."""
+    if len(table) == distances:
+        return table
+    given, wanted = math.isqrt(len(table)), math.isqrt(distances)
+    grid = table.float().T.reshape(1, -1, given, given)
+    grid = functional.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
+    return grid.flatten(2)[0].T
 
 
 def _from_timm(name: str) -> dict[str, Tensor]:

@@ -1,0 +1,270 @@
+"""What is particular to LAVT: its parts against plain computations, its losses, its variants."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from risbench import methods, recipe
+from risbench.api import Batch, Words, at
+from risbench.errors import InputError
+
+lavt = methods.module("lavt")
+fusion = importlib.import_module(f"{lavt.__package__}.fusion")
+decoder = importlib.import_module(f"{lavt.__package__}.decoder")
+RECIPE = methods.recipe_file("lavt")
+PIECES = 90  # word pieces of the small networks here
+
+
+def build(*overrides: str, variants: tuple[str, ...] = ("tiny",)) -> Any:
+    """A network, by default the small one from scratch, always the same one."""
+    settings, _ = recipe.load(RECIPE, variants, [f"model.{override}" for override in overrides])
+    torch.manual_seed(0)
+    return methods.load("lavt").build(settings, range(PIECES))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Three expressions of two images; 48 pixels make maps of 24, 12, 6 and 3 cells for windows of 8."""
+    torch.manual_seed(1)
+    ids = torch.randint(5, PIECES, (3, 6))
+    mask = torch.arange(6) < torch.tensor([[6], [2], [4]])
+    truth = (torch.rand(3, 48, 48) > 0.7).float()
+    return Batch(torch.randn(2, 3, 48, 48), torch.tensor([0, 0, 1]), Words(ids * mask, mask), truth)
+
+
+def logits(model: Any, batch: Batch) -> Tensor:
+    found: Tensor = model.logits(at(model.encode_image(batch), batch.image_index), batch.words)
+    return found
+
+
+def array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().double().numpy()
+
+
+def test_pixel_word_attention_is_that_of_the_released_network(batch: Batch) -> None:
+    """Step by step: scale C^-0.5 on all channels, 1e4 (mask - 1) added to the scores, keys and values of padding 0."""
+    torch.manual_seed(0)
+    module = fusion.PWAM(12, 7, dropout=0.0).double()
+    pixels, states = torch.randn(3, 4, 5, 12).double(), torch.randn(3, 6, 7).double()
+    shown = batch.words.mask.double()[:, None]  # (B, 1, T)
+
+    def convolution(layer: Any, x: Tensor) -> Tensor:
+        return functional.conv1d(x, layer.weight[:, :, None], layer.bias)
+
+    x, words = pixels.flatten(1, 2).transpose(1, 2), states.transpose(1, 2)  # (B, C, hw), (B, D, T)
+    visual = functional.gelu(convolution(module.visual, x))
+    query = functional.instance_norm(convolution(module.query, x))
+    key, value = convolution(module.key, words) * shown, convolution(module.value, words) * shown
+    scores = query.transpose(1, 2) @ key * 12**-0.5 + (1e4 * shown - 1e4)  # (B, hw, T)
+    gathered = value @ scores.softmax(dim=2).transpose(1, 2)  # (B, C, hw)
+    language = functional.instance_norm(convolution(module.out, gathered))
+    expected = functional.gelu(convolution(module.project, visual * language)).transpose(1, 2).view(3, 4, 5, 12)
+    assert torch.allclose(module(pixels, states, batch.words.mask), expected, rtol=0, atol=1e-12)
+
+
+def test_instance_norm_is_that_of_torch_over_positions() -> None:
+    x = 3 * torch.randn(2, 20, 6).double() + 1
+    expected = functional.instance_norm(x.transpose(1, 2)).transpose(1, 2)
+    assert torch.allclose(fusion.instance_norm(x), expected, rtol=0, atol=1e-12)
+    half = fusion.instance_norm(x.bfloat16())  # computed in full precision, rounded once
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, fusion.instance_norm(x.bfloat16().float()).bfloat16())
+
+
+def test_the_gate_adds_what_the_words_said_in_part() -> None:
+    gate = fusion.LanguageGate(5).double()
+    pixels, fused = torch.randn(2, 2, 3, 3, 5).double()
+    inner, outer = array(gate.inner.weight), array(gate.outer.weight)
+    share = np.tanh(np.maximum(array(fused) @ inner.T, 0) @ outer.T)
+    assert np.allclose(array(gate(pixels, fused)), array(pixels) + share * array(fused), rtol=0, atol=1e-12)
+
+
+def test_gates_start_open_a_little() -> None:
+    """The authors meant to start them at zero, but their released code never did."""
+    layers = [layer for gate in build().network.gates for layer in (gate.inner, gate.outer)]
+    spread = [float(layer.weight.detach().std()) for layer in layers]
+    assert spread == pytest.approx([0.02] * 8, rel=0.1)
+
+
+def test_normalisation_folded_into_the_convolution_changes_nothing() -> None:
+    """Also after further training, when the statistics are new."""
+    torch.manual_seed(0)
+    layer = decoder.ConvNormReLU(3, 4).double()
+    x = torch.randn(2, 3, 6, 5).double()
+
+    def folded_and_plain() -> tuple[Tensor, Tensor]:
+        layer.eval()
+        norm = layer.norm
+        plain = functional.conv2d(x, layer.conv.weight, padding=1)
+        plain = functional.batch_norm(plain, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        with torch.inference_mode():
+            return layer(x), functional.relu(plain)
+
+    answers = []
+    for _ in range(2):
+        layer.train()
+        layer(5 * torch.randn(2, 3, 6, 5).double() + 1).sum().backward()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        folded, plain = folded_and_plain()
+        assert torch.allclose(folded, plain, rtol=0, atol=1e-10)
+        answers.append(folded)
+    assert (answers[0] - answers[1]).abs().max() > 1e-2
+
+
+def test_the_decoder_in_single_precision_stays_close_to_double() -> None:
+    """On the CPU another library computes its convolutions where no gradient is wanted."""
+    torch.manual_seed(0)
+    network = decoder.Decoder([4, 6, 8, 10], 5).eval()
+    maps = [torch.randn(3, side, side, width) for side, width in ((17, 4), (9, 6), (5, 8), (3, 10))]
+    with torch.inference_mode():
+        found = network(maps)
+    expected = network.double()([fused.double() for fused in maps])
+    assert found.shape == (3, 2, 17, 17)
+    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_logits_are_sampled_up_corner_on_corner(batch: Batch) -> None:
+    model = build().double().eval()
+    batch = batch._replace(image=batch.image.double())
+    small = array(model.network(at(model.encode_image(batch), batch.image_index)[0], batch.words))  # (B, 2, 24, 24)
+    place = np.linspace(0, 23, 48)
+    low = np.minimum(place.astype(int), 22)
+    share = place - low
+    rows = small[:, :, low] * (1 - share)[:, None] + small[:, :, low + 1] * share[:, None]
+    expected = rows[..., low] * (1 - share) + rows[..., low + 1] * share
+    assert np.allclose(array(logits(model, batch)), expected, rtol=0, atol=1e-12)
+
+
+def test_cross_entropy_is_a_mean_weighted_by_class(batch: Batch) -> None:
+    model = build()
+    found = array(logits(model, batch))
+    assert batch.mask is not None
+    truth = array(batch.mask).astype(int)
+    log_sum = np.log(np.exp(found).sum(axis=1))
+    chosen = np.take_along_axis(found, truth[:, None], axis=1)[:, 0]
+    weight = np.where(truth == 1, 1.1, 0.9)
+    terms = model.loss(batch)
+    assert set(terms) == {"total", "cross-entropy"}
+    assert terms["total"].item() == pytest.approx((weight * (log_sum - chosen)).sum() / weight.sum(), rel=1e-5)
+
+
+def test_dice_is_averaged_over_classes_and_expressions(batch: Batch) -> None:
+    model = build("loss=dice")
+    found = np.exp(array(logits(model, batch)))
+    probability = found / found.sum(axis=1, keepdims=True)
+    assert batch.mask is not None
+    losses = []
+    for share, truth in zip(probability, array(batch.mask), strict=True):
+        for p, g in ((share[0], 1 - truth), (share[1], truth)):
+            losses.append(1 - (2 * (p * g).sum() + 1) / (p.sum() + g.sum() + 1))
+    terms = model.loss(batch)
+    assert set(terms) == {"total", "dice"}
+    assert terms["total"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_dice_of_nothing_found_where_nothing_is_there_is_zero() -> None:
+    nothing = torch.stack((torch.ones(1, 4, 4), torch.zeros(1, 4, 4)), dim=1)
+    assert lavt.dice(nothing, torch.zeros(1, 4, 4)).item() == 0
+
+
+def test_foreground_is_where_argmax_says_object(batch: Batch) -> None:
+    model = build().double().eval()
+    batch = batch._replace(image=batch.image.double())
+    model.network.decoder.logits.bias.data -= logits(model, batch).mean(dim=(0, 2, 3)).detach()  # some of either class
+    foreground = model.predict(batch).probability > 0.5
+    assert torch.equal(foreground, logits(model, batch).argmax(dim=1) == 1)
+    assert 0.1 < foreground.double().mean() < 0.9
+
+
+def test_a_tie_is_background(batch: Batch) -> None:
+    model = build().eval()
+    for parameter in model.network.decoder.logits.parameters():
+        parameter.data.zero_()
+    assert not (model.predict(batch).probability > 0.5).any()
+    assert not logits(model, batch).argmax(dim=1).any()
+
+
+def test_padded_words_change_nothing(batch: Batch) -> None:
+    model = build().double().eval()
+    batch = batch._replace(image=batch.image.double())
+    ids, mask = batch.words
+    other = batch._replace(words=Words(torch.where(mask, ids, 7), mask))
+    short = batch._replace(image_index=torch.tensor([0]), words=Words(ids[1:2, :2], mask[1:2, :2]))
+    expected = logits(model, batch)
+    assert torch.allclose(logits(model, other), expected, rtol=0, atol=1e-10)
+    assert torch.allclose(logits(model, short)[0], expected[1], rtol=0, atol=1e-10)
+
+
+def test_checkpointing_changes_neither_loss_nor_gradients(batch: Batch) -> None:
+    """With stochastic depth, whose choices the second computation has to repeat."""
+    gradients = []
+    for kept in ("false", "true"):
+        model = build(f"activation_checkpointing={kept}", "drop_path=0.5").train()
+        torch.manual_seed(3)
+        loss = model.loss(batch)["total"]
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(gradients[0]) == len(gradients[1]) > 100
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(*gradients, strict=True))
+
+
+def test_bfloat16_stays_close(batch: Batch) -> None:
+    model = build().eval()
+    whole = logits(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = logits(model, batch)
+        probability = model.predict(batch).probability
+        model.train().loss(batch)["total"].backward()
+    assert half.dtype == probability.dtype == torch.float32
+    assert 0 < (half - whole).std() < 0.05 * whole.std()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("variants", "side", "multiple"), [(("tiny",), 47, 2), ((), 50, 4), (("resnet101",), 66, 4)])
+def test_an_input_that_patches_do_not_fill_is_refused(variants: tuple[str, ...], side: int, multiple: int) -> None:
+    with torch.device("meta"):
+        model = build(variants=variants)
+        words = Words(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool))
+        with pytest.raises(InputError, match=f"image.size={side} .*multiple of {multiple}"):
+            model.predict(Batch(torch.zeros(1, 3, side, side), torch.tensor([0]), words, None))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "depths=[2, 2, 2]",
+        "depths=[2, 2, 2, 0]",
+        "heads=[1, 2, 4, -8]",
+        "heads=[3, 3, 3, 3]",
+        "window=0",
+        "patch=0",
+        "drop_path=1",
+        "text_heads=7",
+        "text_layers=0",
+        "text_layers_trained=0",
+        "text_dropout=1.5",
+        "fusion_dropout=-1",
+        "decoder_channels=0",
+        "class_weights=[1, 0]",
+        "class_weights=[1]",
+        "loss=focal",
+        "backbone=resnet1",
+        "backbone=vgg16",
+    ],
+)
+def test_a_setting_that_makes_no_network_is_one_sentence(override: str) -> None:
+    key, _, value = override.partition("=")
+    with pytest.raises(InputError) as error:
+        build(override)
+    assert f"model.{key}" in str(error.value) and value.strip("[]").split(", ")[-1] in str(error.value)
+    assert "\n" not in str(error.value)

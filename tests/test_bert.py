@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from risbench.api import Words
+from risbench.errors import InputError
+from risbench.nn.bert import Bert
+
+PIECES, WIDTH, LAYERS, HEADS = 40, 16, 3, 2
+
+
+@pytest.fixture
+def bert() -> Any:
+    torch.manual_seed(0)
+    made: Any = Bert(PIECES, WIDTH, LAYERS, HEADS, dropout=0.0)
+    return made.double().eval()
+
+
+@pytest.fixture
+def words() -> Words:
+    ids = torch.randint(1, PIECES, (3, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(7) < torch.tensor([[7], [2], [4]])
+    return Words(ids * mask, mask)
+
+
+def test_hidden_states_are_those_of_transformers(bert: Any, words: Words) -> None:
+    """With the attention written out, and the pooler that they have and we leave out."""
+    config = BertConfig(
+        vocab_size=PIECES, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=64
+    )
+    config._attn_implementation = "eager"
+    other: Any = BertModel(config)
+    answer = other.load_state_dict(bert.state_dict(), strict=False)
+    assert answer.missing_keys == ["pooler.dense.weight", "pooler.dense.bias"] and not answer.unexpected_keys
+    expected: Tensor = other.double().eval()(input_ids=words.ids, attention_mask=words.mask.long()).last_hidden_state
+    assert torch.allclose(bert.hidden(words)[words.mask], expected[words.mask], rtol=0, atol=1e-10)
+
+
+def test_padding_has_no_influence(bert: Any, words: Words) -> None:
+    ids, mask = words
+    expected = bert.hidden(words)
+    other = bert.hidden(Words(torch.where(mask, ids, 9), mask))
+    assert torch.allclose(other[mask], expected[mask], rtol=0, atol=1e-12)
+    short = bert.hidden(Words(ids[1:2, :2], mask[1:2, :2]))
+    assert torch.allclose(short[0], expected[1, :2], rtol=0, atol=1e-12)
+
+
+def test_dropout_acts_in_training_alone(words: Words) -> None:
+    made: Any = Bert(PIECES, WIDTH, LAYERS, HEADS, dropout=0.5)
+    assert not torch.equal(made.train().hidden(words), made.hidden(words))
+    assert torch.equal(made.eval().hidden(words), made.hidden(words))
+
+
+@pytest.mark.parametrize("layers", [0, 2, 3])
+def test_only_the_first_layers_are_trained(bert: Any, words: Words, layers: int) -> None:
+    bert.train_only(3)  # what was left to train before does not matter
+    bert.train_only(layers)
+    trained = {name for name, parameter in bert.named_parameters() if parameter.requires_grad}
+    expected = {f"encoder.layer.{layer}." for layer in range(layers)}
+    assert {name[: len("encoder.layer.0.")] for name in trained} == expected
+    assert len(trained) == 16 * layers
+    if layers:
+        torch.autograd.backward(bert.hidden(words).sum())
+        assert {name for name, p in bert.named_parameters() if p.grad is not None} == trained
+
+
+def test_weights_are_loaded_from_a_folder(bert: Any, words: Words, tmp_path: Path) -> None:
+    bert.save_pretrained(tmp_path / "bert")
+    other: Any = Bert(PIECES, WIDTH, LAYERS, HEADS, dropout=0.0)
+    assert not torch.allclose(other.double().eval().hidden(words), bert.hidden(words), atol=1e-2)
+    assert other.load_pretrained(str(tmp_path / "bert")) == f"BERT {tmp_path / 'bert'}"
+    assert torch.allclose(other.double().eval().hidden(words), bert.hidden(words), rtol=0, atol=1e-12)
+
+
+def test_weights_with_a_pooler_are_loaded_without_it(bert: Any, tmp_path: Path) -> None:
+    """As bert-base-uncased is published."""
+    given = BertModel(bert.config)
+    given.save_pretrained(tmp_path)
+    bert.load_pretrained(str(tmp_path))
+    assert all(torch.equal(p.float(), given.get_parameter(name)) for name, p in bert.named_parameters())
+
+
+def test_a_missing_folder_is_one_sentence(bert: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no folder .*/missing "):
+        bert.load_pretrained(str(tmp_path / "missing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty cannot be had .*model.pretrained=false"):
+        bert.load_pretrained(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("size", [(41, 16, 3), (40, 32, 3), (40, 16, 2), (40, 16, 4)])
+def test_weights_of_another_size_are_one_sentence(bert: Any, tmp_path: Path, size: tuple[int, int, int]) -> None:
+    pieces, width, layers = size
+    Bert(pieces, width, layers, HEADS, 0.0).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="do not fit this BERT: .*Give those of its size") as error:
+        bert.load_pretrained(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_hub_the_sentence_says_what_else_can_be_done(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub\nCheck your connection")
+
+    monkeypatch.setattr(transformers.BertModel, "from_pretrained", offline)
+    with pytest.raises(InputError, match=r"bert-base-uncased cannot be had \(OSError\).*model.pretrained=false"):
+        bert.load_pretrained("bert-base-uncased")
