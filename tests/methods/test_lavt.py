@@ -21,11 +21,13 @@ fusion = importlib.import_module(f"{lavt.__package__}.fusion")
 decoder = importlib.import_module(f"{lavt.__package__}.decoder")
 RECIPE = methods.recipe_file("lavt")
 PIECES = 90  # word pieces of the small networks here
+SMALL = ["model.patch=2", "model.window=8", "model.class_weights=[0.9, 1.1]"]  # whatever suits tiny on mini
 
 
 def build(*overrides: str, variants: tuple[str, ...] = ("tiny",)) -> Any:
     """A network, by default the small one from scratch, always the same one."""
-    settings, _ = recipe.load(RECIPE, variants, [f"model.{override}" for override in overrides])
+    fixed = SMALL if variants == ("tiny",) else []
+    settings, _ = recipe.load(RECIPE, variants, [*fixed, *(f"model.{override}" for override in overrides)])
     torch.manual_seed(0)
     return methods.load("lavt").build(settings, range(PIECES))
 

@@ -173,13 +173,15 @@ def test_dropout_of_the_text_is_on_in_lavt_one_alone() -> None:
 
 def test_pretrained_weights_are_loaded_where_they_are_named(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    swin, bert = Swin(32, [2, 2, 2, 2], [1, 2, 4, 8], 8, 2, 0.0), Bert(30, 64, 2, 4, 0.0)
+    swin, bert = Swin(8, [1, 1, 1, 1], [1, 1, 1, 1], 4, 2, 0.0), Bert(30, 16, 1, 2, 0.0)
+    sizes = ["width=8", "depths=[1, 1, 1, 1]", "heads=[1, 1, 1, 1]", "window=4", "patch=2"]
+    sizes += ["text_width=16", "text_layers=1", "text_heads=2"]
     torch.save(swin.state_dict(), tmp_path / "swin.pth")
     bert.save_pretrained(tmp_path / "bert")
     files = {"backbone_weights": tmp_path / "swin.pth", "text_weights": tmp_path / "bert"}
 
     def loaded(pretrained: str, *names: str) -> tuple[Any, str]:
-        overrides = [f"model.{name}={files[name]}" for name in names]
+        overrides = [f"model.{each}" for each in (*sizes, *(f"{name}={files[name]}" for name in names))]
         settings, _ = recipe.load(RECIPE, ["tiny"], [f"model.pretrained={pretrained}", *overrides])
         model: Any = methods.load("lavt").build(settings, range(30))
         model.load_pretrained(settings, range(30))
