@@ -17,7 +17,7 @@ from risbench.nn.swin import Swin
 
 RECIPE = methods.recipe_file("lavt")
 PIECES = 30522  # of bert-base-uncased
-BERT = 108_891_648  # measured without its pooler, methods/lavt/README.md
+BERT = 108_891_648  # as measured in the authors' network, without its pooler
 
 
 def build(variants: Sequence[str], *overrides: str, pieces: int = PIECES) -> Any:
