@@ -191,7 +191,7 @@ class Model(Method):
         return Prediction(margin.float().sigmoid())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """No weight decay for the backbone's normalisations and bias tables, as released."""
+        """No weight decay for the normalisations and bias tables of Swin, as released."""
         groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
