@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,10 @@ from risbench.datasets import Card, Count
 from risbench.errors import InputError, unknown
 from risbench.rle import Size
 
-FORMAT = 1  # raise it whenever the same annotation files give another index
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 2  # raise it whenever the same annotation files give another index
 
 Ints = NDArray[np.int64]
 _IDS = ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")
@@ -86,7 +89,7 @@ class Index:
 
     card: Card
     hash: str
-    """sha256 over the contents of both annotation files and the format of the index."""
+    """sha256 over the contents of both annotation files; another format of the index leaves records comparable."""
     partial: bool
     """Whether it is an incomplete copy; every result of it must say so."""
     images_folder: Path
@@ -148,6 +151,24 @@ class Index:
         rows = self._annotations.slice(start, stop - start).to_pylist()
         return [Candidate(r["ann_id"], r["category_id"], r["area"], r["union"]) for r in rows if not r["crowd"]]
 
+    def annotations(self) -> pd.DataFrame:
+        """Every annotation without its masks, by image_id, then ann_id."""
+        columns = self._annotations.select(["ann_id", "image_id", "category_id", "crowd", "area"])
+        table: pd.DataFrame = columns.to_pandas()
+        return table
+
+    def completely_annotated(self) -> Ints:
+        """Images of which every annotation is here, as far as the files tell, rising.
+
+        Not those of which one was left out because of its mask; nor, in a partial copy, those whose every annotation is
+        referred to: they may have been cut down to what the refs need.
+        """
+        complete: Ints = self.image_ids()[self._images.column("complete").to_numpy(zero_copy_only=False)]
+        if not self.partial:
+            return complete
+        unreferred = ~np.isin(_array(self._annotations, "ann_id"), _array(self._expressions, "ann_id"))
+        return np.intersect1d(complete, self._annotated_images[unreferred])
+
     def image_ids(self) -> Ints:
         """Every image of instances.json, rising."""
         ids: Ints = _array(self._images, "image_id")
@@ -198,8 +219,9 @@ class Index:
 def load(card: Card, data_root: Path, partial: bool = False, images: Path | None = None) -> Index:
     """Open the index of a data set, and build it first where the cache has none; check the card's counts."""
     refs, instances = _files(card, data_root)
-    key = hashlib.sha256(f"{FORMAT} {_digest(refs)} {_digest(instances)}".encode()).hexdigest()
-    folder = cache_folder() / "index" / key
+    digests = f"{_digest(refs)} {_digest(instances)}"
+    key = hashlib.sha256(f"1 {digests}".encode()).hexdigest()  # records hold it: the 1 stays, whatever the format
+    folder = cache_folder() / "index" / hashlib.sha256(f"{FORMAT} {digests}".encode()).hexdigest()
     if not _intact(folder):
         _build(refs, instances, folder)
     opened = Index(card, key, False, images or data_root / card.images, folder)

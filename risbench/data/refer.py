@@ -91,7 +91,7 @@ class Columns:
 
     expressions: pa.RecordBatch  # by split, image_id, sent_id
     annotations: pa.RecordBatch  # by image_id, ann_id
-    images: pa.RecordBatch  # by image_id
+    images: pa.RecordBatch  # by image_id; complete: none of its annotations was left out
     categories: dict[int, str]
     findings: list[str]
     """What is odd, but no reason to refuse the files."""
@@ -113,7 +113,7 @@ def read(refs_file: Path, instances_file: Path) -> Columns:
     return Columns(
         _expressions(refs, images),
         _annotations(instances.annotations, masks),
-        _images(instances.images),
+        _images(instances.images, {a.image_id for a in instances.annotations if a.id in defects}),
         {category.id: category.name for category in instances.categories},
         _findings(refs, instances.annotations, masks, defects),
     )
@@ -296,7 +296,7 @@ def _annotations(annotations: list[_Annotation], masks: dict[int, Masks]) -> pa.
     )
 
 
-def _images(images: list[_Image]) -> pa.RecordBatch:
+def _images(images: list[_Image], incomplete: set[int]) -> pa.RecordBatch:
     kept = sorted(images, key=lambda image: image.id)
     return pa.record_batch(
         {
@@ -304,6 +304,7 @@ def _images(images: list[_Image]) -> pa.RecordBatch:
             "height": pa.array([image.height for image in kept], pa.int32()),
             "width": pa.array([image.width for image in kept], pa.int32()),
             "file_name": pa.array([image.file_name for image in kept], pa.string()),
+            "complete": pa.array([image.id not in incomplete for image in kept], pa.bool_()),
         }
     )
 
