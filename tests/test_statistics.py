@@ -38,6 +38,23 @@ def test_intervals_agree_with_a_bootstrap_written_out(rule: Protocol) -> None:
         assert found[name] == pytest.approx(expected, rel=1e-12)
 
 
+def test_intervals_of_parts_agree_with_a_bootstrap_of_the_whole_written_out() -> None:
+    table = rows()
+    members = {3: np.arange(60) % 7 == 0, "rest": np.arange(60) % 7 > 0, "none": np.zeros(60, bool)}
+    found = statistics.intervals_of_parts(table, members, resamples=40, seed=5)
+    images = np.unique(table["image_id"])
+    weights = np.random.default_rng(5).multinomial(len(images), np.full(len(images), 1 / len(images)), size=40)
+    for name in (3, "rest"):
+        mine = table[members[name]]
+        values = []
+        for weight in weights:
+            drawn = pd.concat([mine[mine["image_id"] == i] for i in np.repeat(images, weight)])
+            if drawn["union"].sum():
+                values.append(100 * drawn["intersection"].sum() / drawn["union"].sum())
+        assert found[name] == pytest.approx(np.percentile(values, [2.5, 97.5]), rel=1e-12)
+    assert set(found) == {3, "rest"}
+
+
 def test_the_interval_holds_the_value_and_is_the_same_for_the_same_seed() -> None:
     table = rows()
     values = metrics.compute(metrics.Sums.of(table, ORIGINAL.score))
