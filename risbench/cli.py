@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,8 +155,7 @@ def score(
     if as_json:
         print(json.dumps(summary))
         return
-    for key, value in summary.items():
-        print(f"{key:12} {f'{value:.2f}' if isinstance(value, float) else value}")
+    print("\n".join(_lines(summary)))
 
 
 @app.command()
@@ -338,6 +338,19 @@ def _show(records: list[Record], as_json: bool) -> None:
         print(json.dumps([record.model_dump(mode="json") for record in records]))
         return
     print(render.render(table.tables(records), "terminal"))
+
+
+def _lines(summary: dict[str, Any]) -> Iterator[str]:
+    """A score as people read it."""
+    from risbench.render import Cell
+
+    for key, value in summary.items():
+        if key != "slices":
+            yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
+    for name, parts in summary["slices"].items():
+        yield f"oIoU by {name}"
+        for value, part in parts.items():
+            yield f"  {value:12} {part['n']:5} expressions  {Cell(part['oIoU'], part['intervals'].get('oIoU')).text}"
 
 
 def _is_main() -> bool:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 import risbench
 from risbench import errors, metrics, score, statistics
@@ -21,6 +21,7 @@ from risbench.errors import InputError
 from risbench.predictions import Header, Predictions
 from risbench.protocol import Protocol
 from risbench.score import Score
+from risbench.slices import KINDS, Part
 
 _REPOSITORY = Path(__file__).parents[1]
 _LIBRARIES = ("numpy", "pandas", "pyarrow", "pycocotools", "torch", "torchvision", "timm", "transformers")
@@ -41,7 +42,7 @@ class Record(BaseModel):
     n: int  # expressions
     metrics: dict[str, float | None]  # percent
     intervals: dict[str, list[float]]  # 95 %, over images: low, high
-    kinds: dict[str, dict[str, float | int | None]] = {}
+    slices: dict[str, dict[str, Part]] = {}  # by name and value
     card: str  # sha256 of the card's file
     index: str  # sha256 of the annotation files
     partial: bool = False
@@ -57,6 +58,15 @@ class Record(BaseModel):
     cost: dict[str, float | int | None]
     created: str  # UTC
 
+    @model_validator(mode="before")
+    @classmethod
+    def _kinds_are_a_slice(cls, values: Any) -> Any:
+        """Read records of the time when kinds of expression were the only slice."""
+        if not isinstance(values, dict) or "kinds" not in values:
+            return values
+        others = {key: value for key, value in values.items() if key != "kinds"}
+        return {**others, "slices": {KINDS.name: values["kinds"]} if values["kinds"] else {}}
+
 
 def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: Any) -> Record:
     """The record of a score; `more` names what a predictions file does not know, such as seed, weights and cost."""
@@ -66,7 +76,7 @@ def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: 
         **{key: summary[key] for key in ("dataset", "split", "protocol", "n")},
         "metrics": {name: summary[name] for name in metrics.NAMES},
         "intervals": statistics.intervals(scored.rows, protocol),
-        "kinds": summary.get("kinds", {}),
+        "slices": summary["slices"],
         "card": index.card.file_sha256,
         "index": index.hash,
         "partial": index.partial,

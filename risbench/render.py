@@ -135,13 +135,23 @@ def _terminal(tables: Sequence[Table]) -> str:
         for table in tables:
             console.print(Text(table.title, style="bold underline"), "", sep="\n")
             for heading, rows in table.blocks():
-                grids = [_grid(table.columns, rows, gap) for gap in (1, 0)]
-                grid = next((g for g in grids if console.measure(g).maximum <= width), grids[-1])
                 console.print(Text(heading, style="bold"))
-                console.print(grid, "", width=max(width, console.measure(grid).minimum))
+                _print_block(console, table.columns, rows, width)
             for note in (*table.notes, ""):
                 console.print(note, style="dim", markup=False, width=width)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _print_block(console: Console, columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], width: int) -> None:
+    """Print a block as loosely as the width allows; where even a close one is too wide, without its intervals."""
+    bare = [tuple(replace(cell, interval=None) for cell in row) for row in rows]
+    loose, close, narrow = _grid(columns, rows, 1), _grid(columns, rows, 0), _grid(columns, bare, 1)
+    fitting = [grid for grid in (close, narrow) if console.measure(grid).minimum <= width]
+    grid = loose if console.measure(loose).maximum <= width else (fitting or [close])[0]
+    console.print(grid, width=max(width, console.measure(grid).minimum))
+    if grid is narrow:
+        console.print("Too narrow for the intervals; --format markdown shows them.", style="dim")
+    console.print()
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], gap: int) -> RichTable:
@@ -151,8 +161,10 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], gap: int)
     names = max(len(row[first].head) for row in rows)
     remarks = min(22, max(len(row[first].beside) for row in rows))  # a longer one goes over several lines
     grid.add_column(columns[first].name, overflow="fold", width=max(names, remarks, len(columns[first].name)))
-    for column in (columns[i] for i in others):
-        layout: dict[str, Any] = {"justify": "right", "no_wrap": True} if column.numeric else {"max_width": 11}
+    for column, cells in ((columns[i], [row[i] for row in rows]) for i in others):
+        widest = max(len(line) for cell in cells for line in (cell.head, cell.beside))
+        whole = {"justify": "right", "no_wrap": True, "min_width": widest}
+        layout: dict[str, Any] = whole if column.numeric else {"max_width": 11}
         grid.add_column(column.name.replace(" ", "\n"), overflow="fold", **layout)
     for row in rows:
         grid.add_row(*(_lines(row[i]) for i in (first, *others)))

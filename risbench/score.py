@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from risbench import metrics, rle
+from risbench import metrics, rle, slices
 from risbench.data.index import Index, Split
 from risbench.errors import InputError
 from risbench.predictions import Header, Predictions, in_order, refuse
@@ -35,13 +35,12 @@ def score(predictions: Predictions, index: Index, split: str, protocol: Protocol
         summary["partial"] = True
     if resized:
         summary["resized"] = True
-    if table["kind"].any():
-        summary["kinds"] = {str(kind): _kind(part, protocol) for kind, part in table.groupby("kind")}
+    summary["slices"] = slices.measure(table, protocol)
     return Score(table, summary)
 
 
 def rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> pd.DataFrame:
-    """One row for each expression that is asked, in the order of the split: ids, `metrics.Counts`, kind."""
+    """One row for each expression that is asked, in the order of the split: ids, `metrics.Counts`, its slices."""
     return _rows(predictions, index, split, protocol)[0]
 
 
@@ -56,7 +55,8 @@ def _rows(predictions: Predictions, index: Index, split: str, protocol: Protocol
     predictions, resized = _at_scored_size(predictions, truths, protocol.score)
     ids = {"sent_id": truths.sent_id, "ref_id": truths.ref_id, "image_id": truths.image_id}
     counts = np.array(_counts(predictions, index, truths, protocol), np.int64).reshape(-1, len(metrics.Counts._fields))
-    table = pd.DataFrame({**ids, **dict(zip(metrics.Counts._fields, counts.T, strict=True)), "kind": truths.kind})
+    columns = dict(zip(metrics.Counts._fields, counts.T, strict=True))
+    table = pd.DataFrame({**ids, **columns, **slices.labels(index, truths)})
     return table.astype({"peak_hit": np.int8}), resized
 
 
@@ -133,8 +133,3 @@ def _check_peaks(predictions: Predictions) -> None:
     without = predictions.peak_row < 0
     if not without.all():
         refuse("Without a peak, while others have one", predictions.sent_id[without], "Give a peak for each, or none.")
-
-
-def _kind(part: pd.DataFrame, protocol: Protocol) -> dict[str, Any]:
-    values = metrics.compute(metrics.Sums.of(part, protocol.score))
-    return {"n": len(part), "oIoU": values["oIoU"], "mIoU": values["mIoU"]}

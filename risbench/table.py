@@ -11,6 +11,7 @@ from risbench.errors import unknown
 from risbench.published import HEADLINES, Published, headline, headlines
 from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
+from risbench.slices import SLICES, Slice
 
 METRICS = ("oIoU", "mIoU", "P@0.5", "P@0.7", "P@0.9", "pointing")
 
@@ -76,9 +77,10 @@ class _Line:
 
 
 def tables(records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU") -> list[Table]:
-    """Build the comparison and, where records have kinds of expressions, the table by kind."""
+    """Build the comparison and the table of every slice that records have."""
     found = list(records)
-    return [comparison(found, dataset, metric), *filter(lambda table: table.rows, [kinds(found, dataset)])]
+    by_slice = (sliced(found, division, dataset) for division in SLICES)
+    return [comparison(found, dataset, metric), *(table for table in by_slice if table.rows)]
 
 
 def comparison(records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU") -> Table:
@@ -105,25 +107,48 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         Column("control", "data"),
     )
     title = f"Measured results, and the published {metric}"
-    return Table("comparison", title, columns, rows, (*numbered, *_legend(lines, metric), *notes))
+    return Table("comparison", title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
 
 
-def kinds(records: Iterable[Record], dataset: str | None = None) -> Table:
-    """Build the table of oIoU by kind of expression."""
-    lines, _ = _lines(record for record in _of(dataset, records) if record.kinds)
-    names = list(dict.fromkeys(kind for line in lines for run in line.runs for kind in run.kinds))
+def sliced(records: Iterable[Record], division: Slice, dataset: str | None = None) -> Table:
+    """Build the table of oIoU by the values of a slice, from the records that have it."""
+    having = [record for record in _of(dataset, records) if division.name in record.slices]
+    lines = sorted(_lines(_by_value(record, division) for record in having)[0], key=_Line.order)
+    values = division.ordered(value for record in having for value in record.slices[division.name])
     rows = []
-    for line in sorted(lines, key=_Line.order):
-        runs = [run.model_copy(update={"metrics": {k: v["oIoU"] for k, v in run.kinds.items()}}) for run in line.runs]
-        by_kind = replace(line, runs=tuple(runs))
-        rows.append((*_label_cells(line), *(by_kind.metric(kind, False) for kind in names)))
+    for line in lines:
+        parts = line.runs[0].slices[division.name]
+        numbers = [Cell(parts[value].n if value in parts else None) for value in values]
+        rows.append((*_label_cells(line), *(line.metric(value, True) for value in values), *numbers))
     columns = (
         Column("data set", "block"),
         Column("split", "block"),
         *map(Column, ("method", "variants", "protocol")),
-        *(Column(kind, numeric=True) for kind in names),
+        *(Column(value, numeric=True) for value in values),
+        *(Column(f"{value} n", "data") for value in values),
     )
-    return Table("kinds", "oIoU by kind of expression", columns, tuple(rows), tuple(_legend(lines, "")))
+    meaning = f"{division.name}: {division.meaning}."
+    notes = (meaning, *_numbers(lines, division), *_legend(lines, "oIoU", values))
+    return Table(division.name, f"oIoU by {division.name}", columns, tuple(rows), notes)
+
+
+def _by_value(run: Record, division: Slice) -> Record:
+    """A record whose metrics are oIoU by the values of a slice."""
+    parts = run.slices[division.name]
+    intervals = {value: part.intervals["oIoU"] for value, part in parts.items() if "oIoU" in part.intervals}
+    return run.model_copy(
+        update={"metrics": {value: part.oIoU for value, part in parts.items()}, "intervals": intervals}
+    )
+
+
+def _numbers(lines: Iterable[_Line], division: Slice) -> list[str]:
+    """Say how many expressions have each value, once for all rows of which it is true."""
+    protocols: dict[tuple[str, str], dict[str, None]] = {}
+    for line in lines:
+        parts = line.runs[0].slices[division.name]
+        counts = ", ".join(f"{parts[value].n} ({value})" for value in division.ordered(parts))
+        protocols.setdefault((f"{line.dataset} {line.split}", counts), {})[line.runs[0].protocol] = None
+    return [f"Expressions of {where}, {', '.join(under)}: {n}." for (where, n), under in protocols.items()]
 
 
 def _row(line: _Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]:
@@ -218,14 +243,16 @@ def _unmeasured(lines: Iterable[_Line], dataset: str | None, metric: str) -> lis
     return [r for r in rows if dataset in (None, r.dataset) and (r.method, r.dataset, r.split) not in measured]
 
 
-def _legend(lines: Sequence[_Line], metric: str) -> list[str]:
-    """Explain what stands in this table, and nothing else."""
+def _legend(lines: Sequence[_Line], metric: str, shown: Sequence[str]) -> list[str]:
+    """Explain what stands in this table, and nothing else; `shown` are the columns with an interval."""
     runs = [run for line in lines for run in line.runs]
     if not runs:
         return ["No records were found: risbench run --method M --dataset D makes one for every split and protocol."]
     said = {
         "±: sample standard deviation over the seeds; the value is their mean.": any(len(x.runs) > 1 for x in lines),
-        f"[low, high]: 95 % interval of {metric} by bootstrap over images.": any(metric in r.intervals for r in runs),
+        f"[low, high]: 95 % interval of {metric} by bootstrap over images.": any(
+            name in run.intervals for run in runs for name in shown
+        ),
         "floor, ceiling: what needs no learning, and what no method at that resolution can pass.": any(
             line.is_reference for line in lines
         ),

@@ -174,6 +174,14 @@ def test_score_prints_the_documented_object(ask: Ask, where: list[str], small_in
     keys = {"dataset", "split", "protocol", "n", "oIoU", "mIoU", "pointing", "intersection", "union"} | precision
     assert keys <= set(json.loads(out))
     assert json.loads(out)["pointing"] is None
+    (part,) = json.loads(out)["slices"]["same-class distractors"].values()
+    assert (part["n"], part["oIoU"]) == (4, json.loads(out)["oIoU"])
+    assert set(part) == {"n", "oIoU", "mIoU", "intervals"}
+
+    code, out, _ = ask("score", file, *where, "--split", "val", "--protocol", "lts")
+    assert code == 0 and "{" not in out
+    value, shown = f"{part['oIoU']:.2f}", "[{:.2f}, {:.2f}]".format(*part["intervals"]["oIoU"])
+    assert out.endswith(f"oIoU by same-class distractors\n  0                4 expressions  {value} {shown}\n")
 
 
 def test_segment_draws_a_picture(ask: Ask, trained: Path, small_root: Path, tmp_path: Path) -> None:

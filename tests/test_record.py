@@ -32,7 +32,8 @@ def test_a_record_says_what_was_measured_and_on_what(floor: Record, small_index:
     assert (floor.protocol, floor.seed, floor.n, floor.partial) == ("original", 3, 3, False)
     assert tuple(floor.metrics) == NAMES
     assert set(floor.intervals) == set(NAMES)
-    assert set(floor.kinds) == {"colour", "relation", "size"}
+    assert list(floor.slices["kind of expression"]) == ["colour", "relation", "size"]
+    assert floor.slices["same-class distractors"]["0"].n == 3
     assert floor.card == datasets.load(str(small_card)).file_sha256
     assert floor.index == small_index.hash
     assert floor.cost == {"parameters": 0}
@@ -45,6 +46,19 @@ def test_a_record_comes_back_as_it_was_written(floor: Record, tmp_path: Path) ->
     record.write(path, floor)
     assert record.read(path) == floor
     assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def test_kinds_of_a_record_from_before_there_were_slices_are_a_slice(floor: Record, tmp_path: Path) -> None:
+    older = floor.model_dump(mode="json", exclude={"slices"})
+    kinds = {"colour": {"n": 1, "oIoU": 40.0, "mIoU": None}}
+    (tmp_path / "with.json").write_text(json.dumps({**older, "kinds": kinds}))
+    (tmp_path / "without.json").write_text(json.dumps({**older, "kinds": {}}))
+    with_kinds, without = record.find([tmp_path])
+    assert list(with_kinds.slices) == ["kind of expression"]
+    assert with_kinds.slices["kind of expression"]["colour"].model_dump() == {**kinds["colour"], "intervals": {}}
+    assert without.slices == {}
+    record.write(tmp_path / "again.json", with_kinds)
+    assert record.read(tmp_path / "again.json") == with_kinds
 
 
 def test_a_file_is_sorted_json_with_the_names_of_the_design(floor: Record, tmp_path: Path) -> None:
@@ -82,6 +96,8 @@ def test_keeping_a_score_writes_its_rows_and_its_record_under_names_that_tell_a_
         ({"n": "many"}, "broken.json is not a record: n: Input should be a valid integer"),
         ({"format": 2}, "broken.json is not a record: format: Input should be 1"),
         ({"metrics": {"oIoU": "high"}}, "broken.json is not a record: metrics.oIoU: "),
+        ({"slices": {"a": {"0": {"n": 1}}}}, "broken.json is not a record: slices.a.0.oIoU: Field required"),
+        ({"kinds": {"size": 3}}, "broken.json is not a record: slices.kind of expression.size: "),
     ],
 )
 def test_a_wrong_value_names_file_and_key(floor: Record, tmp_path: Path, change: dict[str, object], says: str) -> None:

@@ -36,6 +36,10 @@ def header(**changed: object) -> Header:
     return Header.model_validate({"dataset": "small", "split": "val", "input": {}, "method": "lts", **changed})
 
 
+def all_right(n: int) -> dict[str, object]:
+    return {"n": n, "oIoU": 100.0, "mIoU": 100.0, "intervals": {"oIoU": [100.0, 100.0]}}
+
+
 def test_the_truth_itself_scores_one_hundred(small_index: Index) -> None:
     found = score.score(perfect(small_index, "val"), small_index, "val", ORIGINAL)
     area = int(found.rows["true_area"].sum())
@@ -48,9 +52,9 @@ def test_the_truth_itself_scores_one_hundred(small_index: Index) -> None:
         "pointing": None,
         "intersection": area,
         "union": area,
-        "kinds": {
-            "location": {"n": 2, "oIoU": 100.0, "mIoU": 100.0},
-            "size": {"n": 2, "oIoU": 100.0, "mIoU": 100.0},
+        "slices": {
+            "kind of expression": {"location": all_right(2), "size": all_right(2)},
+            "same-class distractors": {"0": all_right(4)},
         },
     }
 
@@ -85,8 +89,9 @@ def test_rows_follow_the_split_whatever_the_order_of_the_file(small_index: Index
     split = small_index.split("val")
     shuffled = perfect(small_index, "val").take(np.array([3, 1, 0, 2]))
     rows = score.rows(shuffled, small_index, "val", ORIGINAL)
-    for name in ("sent_id", "ref_id", "image_id", "kind"):
+    for name in ("sent_id", "ref_id", "image_id"):
         assert rows[name].tolist() == list(getattr(split, name))
+    assert rows["kind of expression"].tolist() == split.kind
     assert rows.equals(score.rows(perfect(small_index, "val"), small_index, "val", ORIGINAL))
 
 

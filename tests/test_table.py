@@ -15,6 +15,7 @@ from risbench import render, table
 from risbench.errors import InputError
 from risbench.record import Record, find
 from risbench.render import Cell, Column, Table
+from risbench.slices import DISTRACTORS, KINDS
 
 AWKWARD = "a|b_c & <i>50%</i> {x} \\ ~^ #$"
 
@@ -190,12 +191,60 @@ def test_unknown_names_list_the_known() -> None:
         render.render([], "pdf")
 
 
-def test_kinds_are_a_table_of_their_own() -> None:
-    kinds = {"plain": {"n": 3, "oIoU": 40.0, "mIoU": 1.0}, "relation": {"n": 2, "oIoU": 30.0, "mIoU": 1.0}}
-    first, second = table.tables([record(dataset="mini", kinds=kinds), record(dataset="mini", split="testA")])
-    assert first.name == "comparison"
+def parts(*ends: float, **oious: float) -> dict[str, dict[str, Any]]:
+    """A slice whose values have one expression, two, three, ..."""
+    intervals = {"oIoU": list(ends)} if ends else {}
+    values = enumerate(oious.items(), start=1)
+    return {value: {"n": n, "oIoU": oiou, "mIoU": 1.0, "intervals": intervals} for n, (value, oiou) in values}
+
+
+COUNTED = parts(20.0, 50.0, **{"unknown": 30.0, "3+": 25.0, "0": 45.0})
+
+
+def test_a_slice_is_a_table_of_its_own() -> None:
+    kinds = {KINDS.name: parts(plain=40.0, relation=30.0)}
+    first, second = table.tables([record(dataset="mini", slices=kinds), record(dataset="mini", split="testA")])
+    assert (first.name, second.title) == ("comparison", "oIoU by kind of expression")
     assert [(row["split"], row["plain"], row["relation"]) for row in second.flat()] == [("val", 40.0, 30.0)]
+    assert not any("[low, high]" in note for note in second.notes)
     assert len(table.tables([record()])) == 1
+
+
+def test_values_of_a_slice_stand_in_its_order_with_interval_and_number() -> None:
+    built = table.sliced([record(slices={DISTRACTORS.name: COUNTED}), record(split="testA")], DISTRACTORS)
+    (row,) = texts(built)
+    assert [name for name in row if name in COUNTED] == ["0", "3+", "unknown"]
+    assert row["0"] == "45.00 [20.00, 50.00]"
+    (plain,) = built.flat()
+    assert (plain["unknown"], plain["unknown n"], plain["0 n"], plain["0 low"]) == (30.0, 1, 3, 20.0)
+    assert "Expressions of refcoco val, lts: 3 (0), 2 (3+), 1 (unknown)." in built.notes
+    assert any(note.startswith("[low, high]: 95 % interval of oIoU") for note in built.notes)
+    assert any("unknown where the image may hold objects that are not annotated" in note for note in built.notes)
+
+
+def test_slices_of_several_seeds_are_averaged_and_one_without_is_left_out() -> None:
+    seeds = [record(seed=n, slices={DISTRACTORS.name: parts(1.0, 9.0, **{"0": oiou})}) for n, oiou in enumerate([4, 6])]
+    (row,) = texts(table.sliced([*seeds, record(seed=2)], DISTRACTORS))
+    assert row["0"] == "5.00 ± 1.41"
+
+
+def test_numbers_of_expressions_are_said_once_for_protocols_that_ask_the_same() -> None:
+    asked = [("lts", 9), ("original", 9), ("lavt-train", 4)]
+    records = [
+        record(protocol=name, slices={DISTRACTORS.name: {"0": {"n": n, "oIoU": 1.0, "mIoU": 1.0}}}) for name, n in asked
+    ]
+    said = [note for note in table.sliced(records, DISTRACTORS).notes if note.startswith("Expressions")]
+    assert said == [
+        "Expressions of refcoco val, lavt-train: 4 (0).",
+        "Expressions of refcoco val, lts, original: 9 (0).",
+    ]
+
+
+def test_every_format_shows_the_slices() -> None:
+    built = table.tables([record(slices={DISTRACTORS.name: COUNTED})])
+    for format in render.FORMATS:
+        text = render.render(built, format)
+        assert "same-class distractors" in text and "45.0" in text
 
 
 def test_csv_reads_back_with_all_digits() -> None:
@@ -207,9 +256,9 @@ def test_csv_reads_back_with_all_digits() -> None:
 
 
 def test_csv_of_several_tables_names_the_table_of_each_row() -> None:
-    tables = table.tables([record(kinds={"plain": {"n": 3, "oIoU": 40.0, "mIoU": 1.0}})])
+    tables = table.tables([record(slices={KINDS.name: parts(plain=40.0)})])
     found = list(csv.DictReader(io.StringIO(render.render(tables, "csv"))))
-    assert [(row["table"], row["plain"]) for row in found] == [("comparison", ""), ("kinds", "40.0")]
+    assert [(row["table"], row["plain"]) for row in found] == [("comparison", ""), ("kind of expression", "40.0")]
 
 
 def test_json_holds_rows_and_notes() -> None:
@@ -281,6 +330,21 @@ def test_terminal_fits_120_columns() -> None:
     records = [*runs, record(method="reference/largest-object"), record(dataset="mini", variants=["tiny"])]
     text = render.render([table.comparison(records, "refcoco"), table.comparison(records, "mini")], "terminal")
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_terminal_leaves_intervals_out_where_they_do_not_fit_and_says_so() -> None:
+    nine = parts(20.25, 50.75, **{f"kind {k}": 30.0 + k for k in range(9)})
+    text = render.render([table.sliced([record(variants=["tiny"], slices={KINDS.name: nine})], KINDS)], "terminal")
+    assert max(map(len, text.splitlines())) <= 120
+    assert "38.00" in text and "20.25" not in text and "Too narrow for the intervals" in text
+    text = render.render([table.sliced([record(slices={DISTRACTORS.name: COUNTED})], DISTRACTORS)], "terminal")
+    assert text.count("[20.00, 50.00]") == 3 and "Too narrow" not in text
+
+
+def test_terminal_cuts_no_number_short_where_nothing_fits() -> None:
+    many = parts(20.25, 50.75, **{f"kind {k}": 30.0 + k for k in range(20)})
+    text = render.render([table.sliced([record(slices={KINDS.name: many})], KINDS)], "terminal")
+    assert text.count("[20.25, 50.75]") == 20
 
 
 def test_results_page_holds_the_table_of_the_kept_records() -> None:

@@ -1,0 +1,232 @@
+"""Slices: distractors counted by hand and by brute force, what is unknown, and parts that add up to the whole."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from risbench import datasets, metrics, protocol, references, score, slices
+from risbench.data import index as indices
+from risbench.data.index import Index, Split
+from risbench.slices import DISTRACTORS, KINDS, Slice
+
+ORIGINAL, TRAIN = protocol.load("original"), protocol.load("lavt-train")
+CARD = """
+name = "many"
+title = "Many objects"
+folder = "many"
+refs = "refs(unc).p"
+instances = "instances.json"
+images = "images"
+partition = "unc"
+max_words = 15
+where = "tests/test_slices.py draws it."
+licence = "Apache-2.0"
+citation = "none"
+
+[splits]
+train = {}
+val = { images = COUNT, source = "tests/test_slices.py" }
+"""
+BOX = [[2, 2, 12, 2, 12, 12, 2, 12]]
+
+Objects = list[dict[str, Any]]
+Make = Callable[..., Index]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Open the index of these objects, of which those with `said` are referred to; or a partial copy of it."""
+
+    def made(objects: Objects, partial: bool = False) -> Index:
+        images = sorted({thing["image_id"] for thing in objects})
+        annotations = [{"iscrowd": 0, "segmentation": BOX, **thing} for thing in objects]
+        (tmp_path / "many").mkdir(exist_ok=True)
+        sizes = [{"id": image, "height": 20, "width": 20, "file_name": f"{image}.jpg"} for image in images]
+        instances = {"images": sizes, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]}
+        (tmp_path / "many" / "instances.json").write_text(json.dumps(instances))
+        refs = [ref(thing) for thing in objects if thing.get("said")]
+        (tmp_path / "many" / "refs(unc).p").write_bytes(pickle.dumps(refs))
+        evaluated = len({thing["image_id"] for thing in objects if thing.get("said") == "val"})
+        (tmp_path / "many.toml").write_text(CARD.replace("COUNT", str(evaluated + partial)))
+        return indices.load(datasets.load(str(tmp_path / "many.toml")), tmp_path, partial)
+
+    return made
+
+
+def ref(thing: dict[str, Any]) -> dict[str, Any]:
+    key = thing["id"]
+    sentences = [{"sent_id": 2 * key + k, "raw": "this", "sent": "this"} for k in range(1 + key % 2)]
+    return {"ref_id": key, "ann_id": key, "image_id": thing["image_id"], "split": thing["said"], "sentences": sentences}
+
+
+def objects_of(*categories: int, said: int = 1, image_id: int = 7) -> Objects:
+    """Objects of one image; the first `said` are referred to."""
+    return [
+        {"id": 100 * image_id + k, "image_id": image_id, "category_id": category, "said": "val" if k < said else ""}
+        for k, category in enumerate(categories)
+    ]
+
+
+def distractors(index: Index) -> dict[int, str]:
+    """By the annotation that is referred to."""
+    split = index.split("val")
+    return dict(zip(split.ann_id.tolist(), slices.labels(index, split)[DISTRACTORS.name], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"), [((1,), "0"), ((1, 2, 2), "0"), ((1, 2, 1), "1"), ((1, 1, 1), "2"), ((1,) * 6, "3+")]
+)
+def test_others_of_the_category_in_the_image_are_counted(
+    make: Make, categories: tuple[int, ...], expected: str
+) -> None:
+    elsewhere = objects_of(1, 1, 1, 1, 1, image_id=8)
+    assert distractors(make(objects_of(*categories) + elsewhere))[700] == expected
+
+
+def test_a_crowd_of_the_category_counts_as_many_and_one_of_another_as_none(make: Make) -> None:
+    own, other = objects_of(1, 1), objects_of(1, 2, image_id=8)
+    for crowd in (own[1], other[1]):
+        crowd.update(iscrowd=1, segmentation={"size": [20, 20], "counts": [300, 100]})
+    assert distractors(make(own + other)) == {700: "3+", 800: "0"}
+
+
+def drawn(seed: int) -> Objects:
+    """Two hundred objects of four categories in forty images, some of them crowds, half of them referred to."""
+    dice = random.Random(seed)
+    crowd = {"iscrowd": 1, "segmentation": {"size": [20, 20], "counts": [300, 100]}}
+    objects: Objects = []
+    for key in dice.sample(range(10_000), 200):
+        thing = {"id": key, "image_id": dice.randrange(40), "category_id": dice.choice([1, 1, 1, 2, 5, 90])}
+        objects.append({**thing, "said": dice.choice(["", "", "val", "train"]), **(crowd if key % 15 == 0 else {})})
+    return objects
+
+
+def by_brute_force(objects: Objects, partial: bool) -> dict[int, str]:
+    found = {}
+    for thing in objects:
+        if thing["said"] != "val":
+            continue
+        image = [other for other in objects if other["image_id"] == thing["image_id"]]
+        others = [o for o in image if o["category_id"] == thing["category_id"] and o["id"] != thing["id"]]
+        many = len(others) >= 3 or any(other.get("iscrowd") for other in others)
+        cut_down = partial and all(other["said"] for other in image)
+        found[thing["id"]] = "unknown" if cut_down else "3+" if many else str(len(others))
+    return found
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_are_those_of_a_count_by_brute_force(make: Make, seed: int, partial: bool) -> None:
+    objects = drawn(seed)
+    expected = by_brute_force(objects, partial)
+    assert distractors(make(objects, partial)) == expected
+    assert set(expected.values()) == {"0", "1", "2", "3+"} | ({"unknown"} if partial else set())
+
+
+def test_in_a_partial_copy_an_image_with_nothing_but_referents_is_unknown(make: Make) -> None:
+    alone, several, more = (objects_of(1, 1, said=n, image_id=n + 6) for n in (1, 2, 1))
+    alone, more = alone[:1], objects_of(1, 1, 1, said=2, image_id=9)
+    objects = alone + several + more
+    assert distractors(make(objects)) == {700: "0", 800: "1", 801: "1", 900: "2", 901: "2"}
+    assert distractors(make(objects, partial=True)) == {
+        **dict.fromkeys([700, 800, 801], "unknown"),
+        **dict.fromkeys([900, 901], "2"),
+    }
+
+
+def test_referents_of_other_splits_are_referents_too(make: Make) -> None:
+    objects = objects_of(1, 1)
+    objects[1]["said"] = "train"
+    assert distractors(make(objects, partial=True)) == {700: "unknown"}
+
+
+def test_an_image_of_which_an_annotation_was_left_out_is_unknown(make: Make) -> None:
+    objects = objects_of(1, 2) + objects_of(1, 2, image_id=8)
+    objects[1]["segmentation"] = None
+    index = make(objects)
+    assert distractors(index) == {700: "unknown", 800: "0"}
+    assert index.completely_annotated().tolist() == [8]
+
+
+def test_of_the_real_sample_ten_images_are_unknown_and_five_are_counted(shared: Path) -> None:
+    sample = indices.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
+    found: dict[int, set[str]] = {}
+    for split in map(sample.split, sample.split_names()):
+        for image_id, label in zip(
+            split.image_id.tolist(), slices.labels(sample, split)[DISTRACTORS.name], strict=True
+        ):
+            found.setdefault(image_id, set()).add(label)
+    cut_down = [15195, 40346, 120431, 352357, 370802, 389145, 464174, 486606, 491707, 561454]
+    assert found == {
+        **{image_id: {"unknown"} for image_id in cut_down},
+        154: {"2"},  # three zebras
+        100667: {"2", "3+"},  # three persons, four bananas
+        322517: {"3+"},
+        370162: {"3+"},  # persons, among them a crowd
+        379349: {"1"},
+    }
+
+
+def test_the_record_of_the_real_sample_shows_what_is_unknown(shared: Path) -> None:
+    sample = indices.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
+    given = references.predict("largest-object", sample, "testA")
+    parts = score.score(given, sample, "testA", ORIGINAL).summary["slices"]
+    assert list(parts) == [DISTRACTORS.name]  # RefCOCO does not tell kinds of expression
+    assert {value: part["n"] for value, part in parts[DISTRACTORS.name].items()} == {"2": 9, "3+": 3, "unknown": 30}
+
+
+@pytest.mark.parametrize("chosen", [ORIGINAL, TRAIN])
+def test_parts_add_up_to_the_whole(make: Make, chosen: protocol.Protocol) -> None:
+    index = make(drawn(5), partial=True)
+    found = score.score(references.predict("random-object", index, "val", protocol=chosen), index, "val", chosen)
+    parts = found.summary["slices"][DISTRACTORS.name]
+    assert list(parts) == list(DISTRACTORS.values)
+    assert sum(part["n"] for part in parts.values()) == found.summary["n"] == len(found.rows)
+    of_parts = [metrics.Sums.of(rows, chosen.score) for _, rows in found.rows.groupby(DISTRACTORS.name)]
+    assert sum(of_parts, metrics.Sums()) == metrics.Sums.of(found.rows, chosen.score)
+    for value, rows in found.rows.groupby(DISTRACTORS.name):
+        part = parts[str(value)]
+        assert part["oIoU"] == 100 * rows["intersection"].sum() / rows["union"].sum()
+        assert part["n"] == len(rows)
+        low, high = part["intervals"]["oIoU"]
+        assert low <= part["oIoU"] <= high
+
+
+def test_expressions_without_a_kind_are_unknown_where_others_have_one(small_index: Index) -> None:
+    split = small_index.split("val")
+    assert slices.labels(small_index, split)[KINDS.name] == split.kind
+    some = replace(split, kind=["", *split.kind[1:]])
+    assert slices.labels(small_index, some)[KINDS.name] == ["unknown", *split.kind[1:]]
+    assert KINDS.name not in slices.labels(small_index, replace(split, kind=[""] * 4))
+
+
+def test_a_slice_is_an_entry_of_a_table_and_nothing_else(small_index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(index: Index, split: Split) -> list[str]:
+        return ["more" if len(sent.split()) > 1 else "one" for sent in split.sent]
+
+    monkeypatch.setattr(slices, "SLICES", (Slice("words", "how many", ("one", "more"), words),))
+    given = references.predict("whole-image", small_index, "testB")
+    parts = score.score(given, small_index, "testB", ORIGINAL).summary["slices"]
+    assert {name: {value: part["n"] for value, part in found.items()} for name, found in parts.items()} == {
+        "words": {"one": 1, "more": 2}
+    }
+
+
+def test_values_stand_in_the_order_of_the_slice_and_others_follow() -> None:
+    assert DISTRACTORS.ordered(["unknown", "3+", "0", "3+", "9"]) == ["0", "3+", "unknown", "9"]
+    assert KINDS.ordered(["size", "colour"]) == ["colour", "size"]
+
+
+def test_names_of_slices_are_no_columns_of_counts() -> None:
+    names = [one.name for one in slices.SLICES]
+    assert len(set(names)) == len(names)
+    assert not {*names} & {"sent_id", "ref_id", "image_id", *metrics.Counts._fields}
+    assert all(one.meaning for one in slices.SLICES)
