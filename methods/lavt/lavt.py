@@ -211,7 +211,7 @@ class Model(Method):
         for number, attention in enumerate(self.network.attention(first, batch.words), start=1):
             share = attention[0][..., list(tokens)].float().sum(dim=-1)  # (h, w), over the pieces of the word
             most = share.max()
-            title = f"PWAM of stage {number}: up to {100 * most:.0f} % of a pixel's attention"
+            title = f"PWAM of stage {number}: {100 * share.min():.0f} to {100 * most:.0f} % of a pixel's attention"
             panels.append(Panel(title, share / most.clamp(min=torch.finfo(share.dtype).tiny)))
         return panels
 

@@ -190,7 +190,8 @@ class Model(Method):
         if tokens:
             raise InputError("LTS reads a sentence as a whole, without attention to its words: leave --word out.")
         heat, _ = self.network(at(self.encode_image(batch), batch.image_index), batch.words)
-        return [Panel("H_mask: where the referent is", heat[0].float().sigmoid())]
+        values = heat[0].float().sigmoid()  # (H/8, W/8)
+        return [Panel(f"H_mask, where the referent is: at most {values.max():.2f}", values)]
 
 
 def _check_side(side: int) -> None:

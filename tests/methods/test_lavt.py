@@ -101,7 +101,7 @@ def test_a_word_is_shown_where_it_is_attended_to_in_each_stage(batch: Batch, var
         share = attention[..., 2] + attention[..., 4]
         assert panel.values.shape == share.shape == (-(-32 // stride), -(-48 // stride))
         assert torch.allclose(panel.values * share.max(), share, atol=1e-6) and panel.values.max() == 1
-        assert f"stage {number}: up to {100 * share.max():.0f} %" in panel.title
+        assert f"stage {number}: {100 * share.min():.0f} to {100 * share.max():.0f} %" in panel.title
     assert torch.equal(model.predict(one).probability, probability)
 
 

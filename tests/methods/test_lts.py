@@ -91,7 +91,9 @@ def test_the_map_behind_a_prediction_is_h_mask() -> None:
     model.network.localisation.register_forward_hook(lambda *call: answers.append(call[2]))
     peak = model.predict(batch).peak[0]
     [panel] = model.explain(batch, [])
-    assert panel.values.shape == (8, 12) and "H_mask" in panel.title
+    assert (
+        panel.values.shape == (8, 12) and "H_mask" in panel.title and f"at most {panel.values.max():.2f}" in panel.title
+    )
     assert torch.equal(panel.values, answers[0][0].sigmoid())
     assert panel.values[tuple(peak // 2)] == panel.values.max()
     with pytest.raises(InputError, match="leave --word out"):
