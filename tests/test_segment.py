@@ -74,6 +74,12 @@ def test_a_map_in_the_border_of_a_letterbox_is_not_drawn() -> None:
     assert shown(values, (20, 40), "letterbox")[0].max() == 0
 
 
+def test_a_method_that_shows_nothing_says_so() -> None:
+    batch = Batch(torch.zeros(1, 3, 64, 64), torch.tensor([0]), WORDS(["cup"]), None)
+    with pytest.raises(InputError, match="nothing but its mask: leave --explain out"):
+        Method.explain(cast(Method, Shown(torch.zeros(16, 16))), batch, [])
+
+
 @pytest.mark.parametrize(("number", "grid"), [(0, (1, 2)), (1, (1, 3)), (4, (2, 3)), (8, (4, 3))])
 def test_maps_follow_the_image_and_the_mask(number: int, grid: tuple[int, int]) -> None:
     picture = PIL.fromarray(np.zeros((20, 40, 3), np.uint8))
