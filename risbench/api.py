@@ -68,6 +68,13 @@ class Prediction(NamedTuple):
     peak: Tensor | None = None  # (B, 2) int64: row and column on that grid where the referent is said to be
 
 
+class Panel(NamedTuple):
+    """A map behind a prediction, for people."""
+
+    title: str
+    values: Tensor  # (h, w) in [0, 1], on any grid over the network input
+
+
 class Converted(NamedTuple):
     """What a method finds in a checkpoint file of its authors."""
 
@@ -92,6 +99,13 @@ class Tokenizer(Protocol):
 
     def limited(self, max_tokens: int) -> Tokenizer:
         """A copy that cuts at another length: a protocol may name its own."""
+        ...
+
+    def places(self, expression: str, word: str) -> list[int]:
+        """Where in a row of ids the tokens of a word are, of all its occurrences.
+
+        Raises InputError where the expression does not hold the word, or all of it is cut off.
+        """
         ...
 
     def save(self, folder: Path) -> None: ...
@@ -146,6 +160,13 @@ class Method(nn.Module, ABC):
     def predict(self, batch: Batch) -> Prediction:
         """Predict every expression of the batch."""
         return self.predict_from(at(self.encode_image(batch), batch.image_index), batch.words)
+
+    def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
+        """Maps behind the prediction of a batch of one expression; `tokens` are the places of a chosen word in its ids.
+
+        `tokens` is empty where no word was chosen. Raises InputError where the method has nothing to show for them.
+        """
+        raise InputError("This method shows nothing but its mask: leave --explain out.")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; a group may set its own lr or weight_decay. Default: all that need gradients."""

@@ -164,11 +164,13 @@ def segment(
     expression: Annotated[str, typer.Argument(help='What to segment: "the left cup".')],
     checkpoint: Checkpoint,
     output: Annotated[Path, typer.Option(help="The picture to write.")] = Path("segment.png"),
+    explain: Annotated[bool, typer.Option("--explain", help="Draw the maps behind the mask as well.")] = False,
+    word: Annotated[str, typer.Option(help="A word of the expression whose maps --explain shows.")] = "",
 ) -> None:
     """Draw the mask of what an expression refers to."""
     from risbench.segment import draw
 
-    covered = draw(Path(checkpoint), image, expression, output)
+    covered = draw(Path(checkpoint), image, expression, output, explain, word)
     print(f"{output}: {100 * covered:.1f} % of the image")
 
 

@@ -194,10 +194,27 @@ def test_segment_draws_a_picture(ask: Ask, trained: Path, small_root: Path, tmp_
     assert re.search(r"\d % of the image", out)
 
 
+def test_segment_explains_itself_or_says_why_not(ask: Ask, trained: Path, small_root: Path, tmp_path: Path) -> None:
+    image = next((small_root / "images" / "small").glob("*.jpg"))
+    code, out, err = ask("segment", image, "the left one", "--checkpoint", trained, "--explain")
+    assert code == 0 and "% of the image" in out, err
+    with Image.open(tmp_path / "segment.png") as picture:
+        assert picture.width >= 1500  # a third column: H_mask
+    for word, says in (("left", "LTS reads a sentence as a whole"), ("cup", "its words: the left one.")):
+        code, out, err = ask(
+            "segment", image, "the left one", "--checkpoint", trained, "--explain", "--word", word, "--output", "x.png"
+        )
+        assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+        assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--explain"]])
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
-def test_segment_draws_a_strip_of_pixels(ask: Ask, trained: Path, size: tuple[int, int], tmp_path: Path) -> None:
+def test_segment_draws_a_strip_of_pixels(
+    ask: Ask, trained: Path, size: tuple[int, int], options: list[str], tmp_path: Path
+) -> None:
     Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "strip.png")
-    code, _, err = ask("segment", tmp_path / "strip.png", "the left one", "--checkpoint", trained)
+    code, _, err = ask("segment", tmp_path / "strip.png", "the left one", "--checkpoint", trained, *options)
     assert code == 0, err
     with Image.open(tmp_path / "segment.png") as picture:
         assert max(picture.size) <= 2500
@@ -248,6 +265,10 @@ BAD: list[tuple[list[str], str]] = [
     (["predict", "--checkpoint", "nowhere", "--split", "val", "--output", "x.parquet"], "nowhere is not a checkpoint"),
     (["segment", "none.jpg", "a cup", "--checkpoint", "nowhere"], "nowhere is not a checkpoint"),
     (["segment", "none.jpg", "a cup", "--checkpoint", ""], "is not a checkpoint"),
+    (
+        ["segment", "none.jpg", "a cup", "--checkpoint", "nowhere", "--word", "cup"],
+        "add --explain, or leave --word out",
+    ),
     (["run", "--checkpoint", "."], "is not a checkpoint"),
     (["run", "--checkpoint", ""], "Which method?"),
     (["predict", "--checkpoint", "", "--split", "val", "--output", "x.parquet"], "Which checkpoint?"),

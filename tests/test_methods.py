@@ -18,6 +18,7 @@ from risbench.api import Batch, Method, Tokenizer, Words, at
 from risbench.checkpoint import Checkpoint, Facts
 from risbench.data.index import Index
 from risbench.data.loader import Samples
+from risbench.errors import InputError
 from risbench.recipe import Recipe
 
 ALLOWED = {"torch", "timm", "transformers", "numpy", "risbench"}
@@ -172,6 +173,40 @@ def test_predict_is_encode_image_then_predict_from(evaluated: Case) -> None:
     features = at(evaluated.model.encode_image(evaluated.batch), evaluated.batch.image_index)
     apart = evaluated.model.predict_from(features, evaluated.batch.words).probability
     assert torch.equal(apart, evaluated.model.predict(evaluated.batch).probability)
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_an_explanation_is_of_maps_or_one_sentence_that_says_what_to_do(evaluated: Case, chosen: bool) -> None:
+    number = 2  # of the batch: "bar on the left of the box"
+    word = max(evaluated.expressions[number].split(), key=len) if chosen else ""
+    tokens = evaluated.tokenizer.places(evaluated.expressions[number], word) if word else []
+    batch = _one(evaluated.batch, number)
+    before = evaluated.model.predict(batch).probability
+    try:
+        panels = evaluated.model.explain(batch, tokens)
+    except InputError as error:
+        assert "\n" not in str(error) and ("--word" in str(error) or "--explain" in str(error))
+        return
+    assert panels and all(panel.title.strip() and "\n" not in panel.title for panel in panels)
+    for _, values in panels:
+        assert values.ndim == 2 and values.is_floating_point() and values.isfinite().all()
+        assert values.min() >= 0 and values.max() <= 1
+    assert torch.equal(evaluated.model.predict(batch).probability, before)
+
+
+def test_the_places_of_words_hold_words(case: Case) -> None:
+    """All places of all words of an expression are the positions of its words, less what stands around the sentence."""
+    words = case.tokenizer(case.expressions)
+    for expression, ids, mask in zip(case.expressions, *words, strict=True):
+        found = set()
+        for word in expression.split():
+            try:
+                found |= set(case.tokenizer.places(expression, word))
+            except InputError as error:
+                assert "cut off" in str(error)
+        assert found <= set(mask.nonzero()[:, 0].tolist())
+        assert len(found) >= int(mask.sum()) - 2  # [CLS] and [SEP]
+        assert len(ids) == case.tokenizer.max_tokens
 
 
 def test_a_checkpoint_predicts_the_same(evaluated: Case, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,54 @@ def test_word_pieces_stand_between_cls_and_sep_and_are_padded_with_zero() -> Non
     assert words.mask.tolist() == [[number > 0 for number in row] for row in ids]
     assert len(tokenizer) == len(PIECES)
     assert tokenizer.limited(3)(["the red cup"]).ids.tolist() == [[2, 4, 7]]
+
+
+def test_the_places_of_a_word_are_those_of_all_its_occurrences() -> None:
+    tokenizer = WordTokenizer.build(["red cup"], max_tokens=5)
+    expression = "The red-ish CUP, not the Red man's"
+    assert words_at(tokenizer, expression, "RED") == ([1], [3])  # the other one is cut off
+    assert words_at(tokenizer, expression, "the")[0] == [0]  # unknown words have places too
+    assert words_at(tokenizer, expression, "red-ish")[0] == [1, 2]
+    assert words_at(tokenizer.limited(9), expression, "man's")[0] == [7]
+    assert tokenizer.places("left left left", "left left") == [0, 1, 2]
+
+
+def test_the_places_of_a_word_are_those_of_all_its_pieces() -> None:
+    tokenizer = WordPieceTokenizer(PIECES, max_tokens=12)
+    expression = "The MAN's reddish cafe\u0301, dog"  # [CLS] the man ' s red ##dish cafe , [UNK] [SEP]
+    assert words_at(tokenizer, expression, "Reddish") == ([5, 6], [7, 8])
+    assert words_at(tokenizer, expression, "man's") == ([2, 3, 4], [5, 10, 11])
+    assert words_at(tokenizer, expression, "CAF\u00c9") == ([7], [9])
+    assert words_at(tokenizer, "dog, cat", "cat") == ([3], [1])  # one of two words that are both [UNK]
+    assert words_at(tokenizer, "cup, cup", "cup")[0] == [1, 3]
+    assert tokenizer.limited(6).places(expression, "reddish") == [5]  # what is left of it
+
+
+def words_at(tokenizer: WordTokenizer | WordPieceTokenizer, expression: str, word: str) -> tuple[list[int], list[int]]:
+    """The places of a word, and what stands there in ids."""
+    places = tokenizer.places(expression, word)
+    return places, tokenizer([expression]).ids[0, places].tolist()
+
+
+@pytest.mark.parametrize("tokenizer", [WordTokenizer(["red", "cup"], 4), WordPieceTokenizer(PIECES, 5)])
+@pytest.mark.parametrize(
+    ("expression", "word", "says"),
+    [
+        ("The RED cup", "hat", "no word 'hat'. Choose one of its words: the red cup."),
+        ("the red cup", "re", "no word 're'"),
+        ("the red cup", "", "no word ''"),
+        ("the red cup", " ", "no word ' '"),
+        ("the red cup", "[SEP]", "no word '[SEP]'"),
+        ("the red cup", "red red", "no word 'red red'"),
+        ("", "red", "Choose one of its words: none."),
+        ("the the the the Cup", "cup", "'cup' is cut off: only the first"),
+    ],
+)
+def test_a_word_that_is_not_read_is_refused(
+    tokenizer: WordTokenizer | WordPieceTokenizer, expression: str, word: str, says: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        tokenizer.places(expression, word)
 
 
 def test_word_pieces_survive_pickling_and_a_checkpoint(tmp_path: Path) -> None:

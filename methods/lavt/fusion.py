@@ -38,6 +38,13 @@ class PWAM(nn.Module):
         fused: Tensor = self.dropout(functional.gelu(self.project(visual * language)))
         return fused.view(size)
 
+    def attention(self, pixels: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """The weights with which each pixel gathers the words' values: (B, h, w, T), of sum 1 over the words."""
+        query = instance_norm(self.query(pixels.flatten(1, 2)))  # (B, hw, C)
+        scores = query @ self.key(words).mT * query.shape[-1] ** -0.5  # (B, hw, T)
+        weights: Tensor = scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+        return weights.view(*pixels.shape[:3], -1)
+
 
 class LanguageGate(nn.Module):
     """How much of what the words said flows into the next stage (eq. 6-7)."""

@@ -7,14 +7,14 @@ B expressions, I images, T words, D text width, C channels, H W the network inpu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Converted, Method, Prediction, Words, at
+from risbench.api import Batch, Converted, Method, Panel, Prediction, Words, at
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
@@ -79,17 +79,29 @@ class LAVT(nn.Module):
         """The first stage's map (B, H/4, W/4, C1) to logits of background and object (B, 2, H/4, W/4)."""
         return cast(Tensor, self.decoder(self.maps(first, self.text.hidden(words), words.mask)))
 
-    def maps(self, x: Tensor, states: Tensor, mask: Tensor) -> list[Tensor]:
+    def maps(self, first: Tensor, states: Tensor, mask: Tensor) -> list[Tensor]:
         """The first stage's map and the words' hidden states (B, T, D) to the four fused maps (B, h, w, C)."""
-        fused = []
-        for number, (fusion, gate, norm) in enumerate(zip(self.fusions, self.gates, self.norms, strict=True)):
+        stages = self._stages(first, states, mask)
+        return [norm(answer) for norm, (_, answer) in zip(self.norms, stages, strict=True)]
+
+    def attention(self, first: Tensor, words: Words) -> list[Tensor]:
+        """Of the four stages, the attention of each pixel to the words (B, h, w, T)."""
+        states = self.text.hidden(words)
+        stages = self._stages(first, states, words.mask)
+        return [
+            cast(PWAM, fusion).attention(x, states, words.mask)
+            for fusion, (x, _) in zip(self.fusions, stages, strict=True)
+        ]
+
+    def _stages(self, x: Tensor, states: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """V_i and F_i of one stage after the other, both (B, h, w, C)."""
+        for number, (fusion, gate) in enumerate(zip(self.fusions, self.gates, strict=True)):
             if number:
                 x = self.backbone.stage(number, self.backbone.merge(number - 1, x))
             answer = fusion(x, states, mask)
-            fused.append(norm(answer))
+            yield x, answer
             if number + 1 < len(self.fusions):
                 x = gate(x, answer)
-        return fused
 
 
 class Model(Method):
@@ -189,6 +201,19 @@ class Model(Method):
         logits = self.network(features[0], words)  # (B, 2, H/4, W/4)
         margin = self._upsampled(logits[:, 1:] - logits[:, :1])[:, 0]  # (B, H, W); up-sampling is linear
         return Prediction(margin.float().sigmoid())
+
+    def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
+        """The share of each pixel's attention that a word has in the PWAM of each stage, scaled to its maximum."""
+        if not tokens:
+            raise InputError("LAVT shows which pixels attend to a word: choose one of the expression with --word.")
+        (first,) = at(self.encode_image(batch), batch.image_index)
+        panels = []
+        for number, attention in enumerate(self.network.attention(first, batch.words), start=1):
+            share = attention[0][..., list(tokens)].float().sum(dim=-1)  # (h, w), over the pieces of the word
+            most = share.max()
+            title = f"PWAM of stage {number}: {100 * share.min():.0f} to {100 * most:.0f} % of a pixel's attention"
+            panels.append(Panel(title, share / most.clamp(min=torch.finfo(share.dtype).tiny)))
+        return panels
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """No weight decay for the normalisations and bias tables of Swin, as released."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from risbench.api import Batch, Method, Prediction, Words, at, peak_of
+from risbench.api import Batch, Method, Panel, Prediction, Words, at, peak_of
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 from risbench.nn.segmentation import ASPPDeconvolution, area_average, summed_bce
@@ -184,6 +184,14 @@ class Model(Method):
         heat, mask = self.network(features, words)
         peak = 2 * peak_of(heat) + 1  # H_mask is half as fine: the cell whose corner is the centre of the coarse cell
         return Prediction(mask.sigmoid(), peak)
+
+    def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
+        """H_mask, the heat map of Fig. 4: where the localisation module says that the referent is."""
+        if tokens:
+            raise InputError("LTS reads a sentence as a whole, without attention to its words: leave --word out.")
+        heat, _ = self.network(at(self.encode_image(batch), batch.image_index), batch.words)
+        values = heat[0].float().sigmoid()  # (H/8, W/8)
+        return [Panel(f"H_mask, where the referent is: at most {values.max():.2f}", values)]
 
 
 def _check_side(side: int) -> None:

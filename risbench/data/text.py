@@ -69,6 +69,10 @@ class WordTokenizer:
         """A copy that cuts at another length."""
         return type(self)(self.vocabulary, max_tokens)
 
+    def places(self, expression: str, word: str) -> list[int]:
+        """Where in a row of ids a word stands, once for each occurrence."""
+        return _uncut(_occurrences(words(expression), words(word), word), self.max_tokens, word)
+
     def save(self, folder: Path) -> None:
         """Write words.json."""
         content = {"max_tokens": self.max_tokens, "vocabulary": self.vocabulary}
@@ -142,6 +146,21 @@ class WordPieceTokenizer:
         """A copy that cuts at another length."""
         return type(self)(self.vocabulary, max_tokens)
 
+    def places(self, expression: str, word: str) -> list[int]:
+        """Where in a row of ids the pieces of a word stand, of all its occurrences; never [CLS] or [SEP]."""
+        pieces, found = self._split(expression)
+        numbers = _occurrences(found, self._split(word)[1], word)
+        return _uncut([place for place, number in enumerate(pieces) if number in numbers], self.max_tokens, word)
+
+    def _split(self, text: str) -> tuple[list[int | None], list[str]]:
+        """For each token the number of its word, and these words, lower-case and without accents as BERT reads them."""
+        [encoded] = self._library.encode_batch(_unicode([text]))
+        spans: dict[int, tuple[int, int]] = {}
+        for number, (start, end) in zip(encoded.word_ids, encoded.offsets, strict=True):
+            if number is not None:
+                spans[number] = (spans.get(number, (start, end))[0], end)
+        return encoded.word_ids, [self._library.normalize(text[start:end]) for start, end in spans.values()]
+
     def save(self, folder: Path) -> None:
         """Write vocab.txt, one piece per line, and wordpiece.json."""
         (folder / _PIECES).write_text("".join(f"{piece}\n" for piece in self.vocabulary), encoding="utf-8")
@@ -166,6 +185,26 @@ def load(folder: Path) -> Tokenizer:
     raise InputError(
         f"{folder} holds no {_FILE} and no {_PIECES}. The checkpoint is incomplete: copy its folder again, or train."
     )
+
+
+def _occurrences(found: Sequence[str], wanted: Sequence[str], word: str) -> list[int]:
+    """The places of a word among those found; where it is split into several (man's: man ' s), of all of them."""
+    length = len(wanted)
+    starts = [n for n in range(len(found) - length + 1) if length and found[n : n + length] == wanted]
+    if not starts:
+        known = " ".join(dict.fromkeys(found)) or "none"
+        raise InputError(f"The expression holds no word {word!r}. Choose one of its words: {known}.")
+    return sorted({start + n for start in starts for n in range(length)})
+
+
+def _uncut(places: Sequence[int], max_tokens: int, word: str) -> list[int]:
+    kept = [place for place in places if place < max_tokens]
+    if not kept:
+        raise InputError(
+            f"The word {word!r} is cut off: only the first {max_tokens} tokens of an expression are read. "
+            "Choose an earlier word, or shorten the expression."
+        )
+    return kept
 
 
 def _unicode(expressions: Iterable[str]) -> list[str]:

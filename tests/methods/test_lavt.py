@@ -72,6 +72,44 @@ def test_pixel_word_attention_is_that_of_the_released_network(batch: Batch) -> N
     assert torch.allclose(module(pixels, states, batch.words.mask), expected, rtol=0, atol=1e-12)
 
 
+def test_the_attention_shown_is_the_one_by_which_pixels_gather_words(batch: Batch) -> None:
+    torch.manual_seed(0)
+    module = fusion.PWAM(12, 7, dropout=0.0).double()
+    pixels, states = torch.randn(3, 4, 5, 12).double(), torch.randn(3, 6, 7).double()
+    gathered: list[Tensor] = []
+    module.out.register_forward_pre_hook(lambda _, given: gathered.append(given[0]))  # (B, hw, C)
+    module(pixels, states, batch.words.mask)
+    attention = module.attention(pixels, states, batch.words.mask)
+    assert attention.shape == (3, 4, 5, 6) and attention.var(dim=(1, 2)).max() > 1e-4
+    assert torch.allclose(attention.flatten(1, 2) @ module.value(states), gathered[0], rtol=0, atol=1e-12)
+    assert not attention[(~batch.words.mask)[:, None, None].expand(attention.shape)].any()
+
+
+@pytest.mark.parametrize("variants", [("tiny",), ("resnet101",)])
+def test_a_word_is_shown_where_it_is_attended_to_in_each_stage(batch: Batch, variants: tuple[str, ...]) -> None:
+    small = ["text_width=64", "text_layers=1", "text_heads=2", "pretrained=false", "decoder_channels=8"]
+    model = build(*small, variants=variants).eval()
+    one = Batch(batch.image[:1, :, :32], torch.tensor([0]), Words(batch.words.ids[:1], batch.words.mask[:1]), None)
+    stages: list[Tensor] = []
+    for module in model.network.fusions:
+        module.register_forward_pre_hook(lambda pwam, given: stages.append(pwam.attention(*given)[0]))
+    probability = model.predict(one).probability
+    sought = stages.copy()
+    panels = model.explain(one, [2, 4])
+    for number, (panel, attention) in enumerate(zip(panels, sought, strict=True), start=1):
+        stride = model.network.backbone.stride * 2 ** (number - 1)
+        share = attention[..., 2] + attention[..., 4]
+        assert panel.values.shape == share.shape == (-(-32 // stride), -(-48 // stride))
+        assert torch.allclose(panel.values * share.max(), share, atol=1e-6) and panel.values.max() == 1
+        assert f"stage {number}: {100 * share.min():.0f} to {100 * share.max():.0f} %" in panel.title
+    assert torch.equal(model.predict(one).probability, probability)
+
+
+def test_without_a_word_the_attention_asks_for_one(batch: Batch) -> None:
+    with pytest.raises(InputError, match="with --word"):
+        build().explain(batch, [])
+
+
 def test_instance_norm_is_that_of_torch_over_positions() -> None:
     x = 3 * torch.randn(2, 20, 6).double() + 1
     expected = functional.instance_norm(x.transpose(1, 2)).transpose(1, 2)

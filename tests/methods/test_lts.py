@@ -81,6 +81,25 @@ def test_an_input_that_cannot_be_halved_five_times_is_refused() -> None:
         model.predict(Batch(torch.zeros(1, 3, 80, 80), torch.tensor([0]), tokenizer(["red"]), None))
 
 
+def test_the_map_behind_a_prediction_is_h_mask() -> None:
+    settings, _ = recipe.load(RECIPE, ["tiny"])
+    tokenizer = WordTokenizer.build(["left red cup"], 5)
+    torch.manual_seed(0)
+    model: Any = methods.load("lts").build(settings, tokenizer).eval()
+    batch = Batch(torch.randn(1, 3, 64, 96), torch.tensor([0]), tokenizer(["red cup"]), None)
+    answers: list[Tensor] = []
+    model.network.localisation.register_forward_hook(lambda *call: answers.append(call[2]))
+    peak = model.predict(batch).peak[0]
+    [panel] = model.explain(batch, [])
+    assert (
+        panel.values.shape == (8, 12) and "H_mask" in panel.title and f"at most {panel.values.max():.2f}" in panel.title
+    )
+    assert torch.equal(panel.values, answers[0][0].sigmoid())
+    assert panel.values[tuple(peak // 2)] == panel.values.max()
+    with pytest.raises(InputError, match="leave --word out"):
+        model.explain(batch, [1])
+
+
 def test_the_sentence_is_the_mean_over_its_words_alone() -> None:
     encoder = lts.TextEncoder(nn.Embedding(9, 4, padding_idx=0), 6)
     ids = torch.tensor([[3, 5, 0, 0], [1, 2, 3, 4]])
