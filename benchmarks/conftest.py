@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import pytest
@@ -10,18 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from risbench import methods
 from risbench.nn import swin
+from risbench.nn.convolution import ConvNormReLU
 
 
 @pytest.fixture
 def plainly() -> Iterator[None]:
     """Take everything away that makes the network faster."""
-    decoder = importlib.import_module(f"{methods.module('lavt').__package__}.decoder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(functional, "scaled_dot_product_attention", _attention)
         patch.setattr(swin.Block, "bias", lambda self, h, w: self._bias(self.attn.relative_position_bias_table, h, w))
-        patch.setattr(decoder.ConvNormReLU, "forward", lambda self, x: functional.relu(self.norm(self.conv(x))))
+        patch.setattr(ConvNormReLU, "forward", lambda self, x: functional.relu(self.norm(self.conv(x))))
         yield
 
 

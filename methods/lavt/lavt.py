@@ -18,50 +18,30 @@ from risbench.api import Batch, Converted, Method, Panel, Prediction, Words, at
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
-from risbench.nn.resnet import ResNet
-from risbench.nn.swin import Swin
-from risbench.recipe import Field, Recipe, Section, section
+from risbench.nn.encoders import Backbone, Encoders, Positive, Share, Two
+from risbench.recipe import Field, Recipe, section
 
 from .convert import convert
 from .decoder import Decoder
 from .fusion import PWAM, LanguageGate
 
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Four = Annotated[list[Positive], Field(min_length=4, max_length=4)]
 
-
-class Settings(Section):
+class Settings(Encoders):
     """[model] of recipe.toml, which says what each key means."""
 
-    pretrained: bool
-    backbone: str
-    backbone_weights: str
-    width: Positive
-    depths: Four
-    heads: Four
-    window: Positive
-    patch: Positive
-    drop_path: Share
-    text_weights: str
-    vocabulary: Positive
-    text_width: Positive
-    text_layers: Positive
-    text_heads: Positive
     text_layers_trained: Positive
-    text_dropout: Share
     fusion_dropout: Share
     decoder_channels: Positive
+    prior: Annotated[float, Field(gt=0, lt=1)]
     loss: Literal["cross-entropy", "dice"]
-    class_weights: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
-    activation_checkpointing: bool
+    class_weights: Two
     compile: bool
 
 
 class LAVT(nn.Module):
     """Swin whose stages read the sentence between their blocks and the patch merging."""
 
-    def __init__(self, backbone: Swin | ResNet, text: Bert, decoder: Decoder, fusion_dropout: float) -> None:
+    def __init__(self, backbone: Backbone, text: Bert, decoder: Decoder, fusion_dropout: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.text = text
@@ -123,23 +103,15 @@ class Model(Method):
     def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordPieceTokenizer:
         """The word pieces of the pretrained text encoder, or such of the training text where it starts from scratch."""
         model = section(Settings, recipe.model, "model")
-        if model.pretrained and model.text_weights:
-            return WordPieceTokenizer.pretrained(model.text_weights, recipe.text.max_tokens)
-        return WordPieceTokenizer.train(expressions, recipe.text.max_tokens, model.vocabulary)
+        return model.tokenizer(expressions, recipe.text.max_tokens)
 
     @classmethod
     def build(cls, recipe: Recipe, tokenizer: WordPieceTokenizer) -> Self:
         """Build the network with the numbers of [model]."""
         model = section(Settings, recipe.model, "model")
-        _check_heads(model)
-        backbone: Swin | ResNet
-        if model.backbone == "swin":
-            backbone = Swin(model.width, model.depths, model.heads, model.window, model.patch, model.drop_path)
-        else:
-            backbone = ResNet(model.backbone)
-        backbone.checkpointing = model.activation_checkpointing
-        text = Bert(len(tokenizer), model.text_width, model.text_layers, model.text_heads, model.text_dropout)
-        network = LAVT(backbone, text, Decoder(backbone.widths, model.decoder_channels), model.fusion_dropout)
+        backbone, text = model.build(len(tokenizer))
+        decoder = Decoder(backbone.widths, model.decoder_channels, model.prior)
+        network = LAVT(backbone, text, decoder, model.fusion_dropout)
         built = cls(network.to(memory_format=torch.channels_last), model)
         if model.compile:
             built.compile_parts()
@@ -148,15 +120,7 @@ class Model(Method):
     def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:
         """ImageNet weights for the backbone and BERT's for the text, as [model] names them."""
         model = section(Settings, recipe.model, "model")
-        if not model.pretrained:
-            return
-        network, said = self.network, []
-        for name, part, source in (
-            ("backbone", network.backbone, model.backbone_weights),
-            ("text", network.text, model.text_weights),
-        ):
-            said.append(part.load_pretrained(source) if source else f"{name} from scratch")
-        self.weights = "; ".join(said)
+        self.weights = model.load(self.network.backbone, self.network.text) or self.weights
 
     @classmethod
     def convert(cls, content: dict[str, Any]) -> Converted:
@@ -250,13 +214,3 @@ def _frozen_text(model: Settings) -> dict[str, str]:
     reason = "the authors leave it out of the optimiser"
     behind = range(model.text_layers_trained, model.text_layers)
     return {"network.text.embeddings.": reason} | {f"network.text.encoder.layer.{n}.": reason for n in behind}
-
-
-def _check_heads(model: Settings) -> None:
-    """Attention heads share the channels evenly."""
-    pairs = [("width", model.width * 2**n, "heads", heads) for n, heads in enumerate(model.heads)]
-    for key, width, other, heads in (*pairs, ("text_width", model.text_width, "text_heads", model.text_heads)):
-        if width % heads:
-            raise InputError(
-                f"model.{other}: {heads} heads cannot share {width} channels (model.{key}). Give divisors."
-            )

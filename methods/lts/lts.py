@@ -20,10 +20,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from risbench.api import Batch, Method, Panel, Prediction, Words, at, peak_of
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
+from risbench.nn.darknet import darknet53, load_weights
 from risbench.nn.segmentation import ASPPDeconvolution, area_average, summed_bce
 from risbench.recipe import Field, Recipe, Section, section
 
-from .darknet import darknet53, load_weights
 from .glove import fill, random_vectors
 
 _log = logging.getLogger(__name__)

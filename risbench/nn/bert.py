@@ -37,6 +37,17 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
         states: Tensor = answer.last_hidden_state
         return states
 
+    def embed(self, words: Words) -> Tensor:
+        """What the first layer reads: (B, T, width)."""
+        states: Tensor = self.embeddings(input_ids=words.ids)
+        return states
+
+    def layers(self, states: Tensor, mask: Tensor, begin: int, end: int) -> Tensor:
+        """Run some of the layers, counted from 0, `end` left out: states (B, T, width), words' mask (B, T)."""
+        for layer in self.encoder.layer[begin:end]:
+            states = layer(states, attention_mask=mask[:, None, None])
+        return states
+
     def load_pretrained(self, source: str) -> str:
         """Load weights: a model name of the Hugging Face hub, or a local folder that holds one.
 

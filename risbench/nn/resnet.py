@@ -40,7 +40,7 @@ class ResNet(nn.Module):
         layer, x = getattr(self.net, f"layer{number + 1}"), x.permute(0, 3, 1, 2)  # (B, C, h, w)
         if self.checkpointing and self.training:
             for block in layer:
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=partial(_twice, block)))
+                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=partial(twice, block)))
         else:
             x = layer(x)
         return x.permute(0, 2, 3, 1)
@@ -72,7 +72,7 @@ class ResNet(nn.Module):
         return f"ResNet {said}"
 
 
-def _twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """What surrounds a block's first and second computation."""
     return nullcontext(), _statistics_kept(block)
 

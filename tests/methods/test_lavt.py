@@ -15,6 +15,7 @@ from torch.nn import functional
 from risbench import methods, recipe
 from risbench.api import Batch, Words, at
 from risbench.errors import InputError
+from risbench.nn.convolution import ConvNormReLU
 
 lavt = methods.module("lavt")
 fusion = importlib.import_module(f"{lavt.__package__}.fusion")
@@ -137,7 +138,7 @@ def test_gates_start_open_a_little() -> None:
 def test_normalisation_folded_into_the_convolution_changes_nothing() -> None:
     """Also after further training, when the statistics are new."""
     torch.manual_seed(0)
-    layer = decoder.ConvNormReLU(3, 4).double()
+    layer = ConvNormReLU(3, 4).double()
     x = torch.randn(2, 3, 6, 5).double()
 
     def folded_and_plain() -> tuple[Tensor, Tensor]:
@@ -154,7 +155,7 @@ def test_normalisation_folded_into_the_convolution_changes_nothing() -> None:
         layer(5 * torch.randn(2, 3, 6, 5).double() + 1).sum().backward()
         with torch.no_grad():
             for parameter in layer.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
         folded, plain = folded_and_plain()
         assert torch.allclose(folded, plain, rtol=0, atol=1e-10)
         answers.append(folded)
@@ -164,7 +165,7 @@ def test_normalisation_folded_into_the_convolution_changes_nothing() -> None:
 def test_the_decoder_in_single_precision_stays_close_to_double() -> None:
     """On the CPU another library computes its convolutions where no gradient is wanted."""
     torch.manual_seed(0)
-    network = decoder.Decoder([4, 6, 8, 10], 5).eval()
+    network = decoder.Decoder([4, 6, 8, 10], 5, prior=0.5).eval()
     maps = [torch.randn(3, side, side, width) for side, width in ((17, 4), (9, 6), (5, 8), (3, 10))]
     with torch.inference_mode():
         found = network(maps)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,10 +16,10 @@ from risbench import methods, recipe
 from risbench.api import Batch, Words
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
+from risbench.nn import darknet
 from risbench.nn.segmentation import area_average, summed_bce
 
 lts = methods.module("lts")
-darknet = importlib.import_module(f"{lts.__package__}.darknet")
 RECIPE = methods.recipe_file("lts")
 
 
@@ -181,7 +181,7 @@ def test_weights_that_cannot_be_had_say_how_to_train_from_scratch(monkeypatch: p
         raise OSError("no network")
 
     network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.01)
-    monkeypatch.setattr(darknet.timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(InputError, match="model.pretrained=false"):
         darknet.load_weights(network, "timm", 0.01)
 

@@ -1,21 +1,71 @@
-"""Darknet53 from timm, with ImageNet weights, those of a darknet .weights file, or none."""
+"""Darknet53 from timm, with ImageNet weights, those of a darknet .weights file, or none; whole, or stage by stage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import timm
 import torch
 from timm.models.cspnet import CspStagesCfg, CspStemCfg
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from risbench.errors import InputError
+from risbench.nn.resnet import twice
 
 _HEADER = 20  # bytes before the parameters: version (3 x int32), images seen (int64)
 _DARKNET_SLOPE = 0.1  # of the LeakyReLU in darknet; timm's own weights were trained with 0.01
 _TIMM = "darknet53.c2ns_in1k"
+_TIMM_SLOPE = 0.01
+
+
+class Darknet(nn.Module):
+    """Darknet53 at full size behind the interface of `risbench.nn.swin.Swin`: maps are (B, h, w, C)."""
+
+    stride = 4  # of the first map
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = [64, 128, 256, 512, 1024]
+        self.net: Any = darknet53(32, channels, [1, 2, 8, 8, 4], _TIMM_SLOPE)
+        self.widths = channels[1:]
+        self.checkpointing = False
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The stem and the stage before the first map: (B, 3, H, W) to (B, H/2, W/2, 64)."""
+        return cast(Tensor, self.net.stages_0(self.net.stem_conv1(image))).permute(0, 2, 3, 1)
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        """A stage, from 0; it changes size and width itself: (B, h, w, C) to (B, h/2, w/2, 2C)."""
+        layer, x = self.net[f"stages_{number + 1}"], x.permute(0, 3, 1, 2)  # (B, C, h, w)
+        if self.checkpointing and self.training:
+            x = layer.conv_down(x)
+            for block in layer.blocks:
+                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=partial(twice, block)))
+        else:
+            x = layer(x)
+        return x.permute(0, 2, 3, 1)
+
+    def merge(self, number: int, x: Tensor) -> Tensor:
+        """Nothing: the next stage begins with a stride of its own."""
+        return x
+
+    def blocks(self) -> list[nn.Module]:
+        """All residual blocks, for what acts on each alone."""
+        return [block for number in range(1, 5) for block in self.net[f"stages_{number}"].blocks]
+
+    def load_pretrained(self, source: str) -> str:
+        """Load timm's ImageNet weights; those of darknet itself were trained with another slope.
+
+        Raises InputError where the weights cannot be had.
+        """
+        if source != _TIMM:
+            raise InputError(f"model.backbone_weights={source!r} does not fit darknet53 here. Give {_TIMM} or ''.")
+        return f"Darknet53 {_load_timm(self.net)}"
 
 
 def darknet53(stem: int, channels: Sequence[int], depths: Sequence[int], slope: float) -> nn.Module:

@@ -1,0 +1,100 @@
+"""The two alignments, words with pixels in the encoders and the sentence with masks behind them: our reading."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_OPEN = 0.1  # tanh of it is how far a gate stands open at the start: the encoders hardly change, and both sides learn
+
+
+class WPA(nn.Module):
+    """Word-Pixel Alignment: pixels attend to words and words to pixels, and gates let both answers in."""
+
+    def __init__(self, pixel_width: int, word_width: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.pixel_norm = nn.LayerNorm(pixel_width)
+        self.word_norm = nn.LayerNorm(word_width)
+        self.pixels = nn.Linear(
+            pixel_width, 4 * width
+        )  # queries to the words; keys and values for them; what they modulate
+        self.words = nn.Linear(word_width, 3 * width)  # keys and values for the pixels; queries to them
+        self.to_pixels = nn.Linear(width, pixel_width)
+        self.to_words = nn.Linear(width, word_width)
+        self.pixel_gate = nn.Parameter(torch.full((pixel_width,), _OPEN))
+        self.word_gate = nn.Parameter(torch.full((word_width,), _OPEN))
+
+    def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, h, w, C), words (B, T, D) and their mask (B, T) to new pixels and words of the same shapes."""
+        asked, keys, values, own = self._pixels(pixels)
+        word_keys, word_values, word_queries = self._words(words)
+        told = functional.scaled_dot_product_attention(asked, word_keys, word_values, attn_mask=mask[:, None, None])
+        seen = functional.scaled_dot_product_attention(word_queries, keys, values)  # (B, heads, T, d)
+        told = self.to_pixels(_joined(told * functional.gelu(own))).view(pixels.shape)
+        seen = self.to_words(_joined(seen))
+        return pixels + torch.tanh(self.pixel_gate) * told, words + torch.tanh(self.word_gate) * seen
+
+    def attention(self, pixels: Tensor, words: Tensor) -> Tensor:
+        """Where each word looks, averaged over the heads: shares that add up to 1 over the pixels, (B, T, h, w)."""
+        _, keys, _, _ = self._pixels(pixels)
+        _, _, queries = self._words(words)
+        scores = queries @ keys.transpose(2, 3) * keys.shape[-1] ** -0.5  # (B, heads, T, hw)
+        shares: Tensor = scores.softmax(dim=3).mean(dim=1)  # (B, T, hw)
+        return shares.view(*scores.shape[:1], -1, *pixels.shape[1:3])
+
+    def _pixels(self, pixels: Tensor) -> list[Tensor]:
+        """Four parts of the pixels, each (B, heads, hw, d)."""
+        return self._parts(self.pixels(self.pixel_norm(pixels.flatten(1, 2))), 4)
+
+    def _words(self, words: Tensor) -> list[Tensor]:
+        """Three parts of the words, each (B, heads, T, d)."""
+        return self._parts(self.words(self.word_norm(words)), 3)
+
+    def _parts(self, x: Tensor, parts: int) -> list[Tensor]:
+        return list(x.view(*x.shape[:2], parts, self.heads, -1).permute(2, 0, 3, 1, 4))
+
+
+class Aligned(NamedTuple):
+    """What the sentence made of the mask proposals."""
+
+    signals: Tensor  # Y_N (B, N, h, w): each proposal's mask, times its weight
+    weights: Tensor  # (B, N), adding up to 1
+    masks: Tensor  # (B, N, h, w) in [0, 1]
+
+
+class SMA(nn.Module):
+    """Sentence-Mask Alignment: the sentence weights the mask embeddings, and their signals go back to the pixels."""
+
+    def __init__(self, word_width: int, width: int) -> None:
+        super().__init__()
+        self.sentence = nn.Linear(word_width, width)
+        self.proposal = nn.Linear(width, width, bias=False)  # one more number for all would not move a softmax
+        self.embedding = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))  # to the pixels
+        self.project = nn.Linear(width, width)
+
+    def align(self, queries: Tensor, sentence: Tensor, pixels: Tensor) -> Aligned:
+        """Q_o (B, N, D), L_g (B, D_t) and pixel embeddings (B, D, h, w) to the weighted mask signals."""
+        agreement = self.proposal(queries) @ self.sentence(sentence)[:, :, None]  # (B, N, 1)
+        weights = (agreement[..., 0] * queries.shape[2] ** -0.5).softmax(dim=1)
+        masks = torch.einsum("bnd,bdhw->bnhw", self.embedding(queries), pixels).sigmoid()
+        return Aligned(weights[:, :, None, None] * masks, weights, masks)
+
+    def forward(self, queries: Tensor, sentence: Tensor, pixels: Tensor) -> Tensor:
+        """The mask signals, projected back onto the pixels: (B, D, h, w)."""
+        signals = self.align(queries, sentence, pixels).signals  # (B, N, h, w)
+        return torch.einsum("bnhw,bnd->bdhw", signals, self.project(queries))
+
+
+def pooled(words: Tensor, mask: Tensor) -> Tensor:
+    """L_g: the mean of the words without padding, (B, T, D) and (B, T) to (B, D)."""
+    shown = mask[:, :, None].to(words.dtype)
+    return (words * shown).sum(dim=1) / shown.sum(dim=1)
+
+
+def _joined(x: Tensor) -> Tensor:
+    """Heads side by side: (B, heads, N, d) to (B, N, heads d)."""
+    return x.transpose(1, 2).flatten(2)

@@ -1,0 +1,250 @@
+"""CoupAlign, "Coupling Word-Pixel with Sentence-Mask Alignments for Referring Image Segmentation" (NeurIPS 2022).
+
+Its equations are in no source at hand: this is our reading, and README.md gives each decision with its reason.
+
+B expressions, I images, T words, N masks, C and D channels, H W the network input. Stages count from the finest (H/4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from risbench.api import Batch, Method, Panel, Prediction, Words, at
+from risbench.data.text import WordPieceTokenizer
+from risbench.errors import InputError
+from risbench.nn.bert import Bert
+from risbench.nn.convolution import ConvNormReLU
+from risbench.nn.encoders import Backbone, Encoders, Positive, Share, Two, check_heads
+from risbench.nn.segmentation import area_average
+from risbench.recipe import Field, Recipe, section
+
+from .alignment import SMA, WPA, pooled
+from .contrast import pixel_contrast
+from .generator import FPN, MaskGenerator
+
+Weight = Annotated[float, Field(ge=0)]
+_PANELS = 6  # mask proposals that `explain` shows
+
+
+class Settings(Encoders):
+    """[model] of recipe.toml, which says what each key means."""
+
+    text_taps: Annotated[list[Positive], Field(min_length=4, max_length=4)]
+    alignment: bool
+    alignment_width: Positive
+    alignment_heads: Positive
+    masks: Annotated[int, Field(ge=0)]
+    mask_width: Positive
+    mask_layers: Positive
+    mask_heads: Positive
+    mask_dropout: Share
+    prior: Annotated[float, Field(gt=0, lt=1)]
+    class_weights: Two
+    contrast: Weight
+    contrast_samples: Annotated[int, Field(gt=1)]
+    temperature: Annotated[float, Field(gt=0)]
+
+
+class Encoded(NamedTuple):
+    """What both encoders made of an image and a sentence."""
+
+    maps: list[Tensor]  # S_o: four maps (B, h, w, C), the finest first
+    words: Tensor  # (B, T, D_t)
+    sentence: Tensor  # L_g (B, D_t)
+
+
+class CoupAlign(nn.Module):
+    """Two encoders that talk to each other at every stage, and a head that lets the sentence choose among masks."""
+
+    def __init__(self, backbone: Backbone, text: Bert, taps: Sequence[int], alignments: nn.ModuleList) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.text = text
+        self.taps = list(taps)
+        self.alignments = alignments  # one for each stage, or none
+        self.norms = nn.ModuleList(map(nn.LayerNorm, backbone.widths))
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """(I, 3, H, W) to what the words have not touched yet, the first stage's map (I, H/4, W/4, C1)."""
+        return self.backbone.stage(0, self.backbone.embed(image))
+
+    def forward(self, first: Tensor, words: Words) -> Encoded:
+        """The first stage's map (B, H/4, W/4, C1) and the words to what the encoders make of them together."""
+        x, states, maps, begin = first, self.text.embed(words), [], 0
+        for number, (end, norm) in enumerate(zip(self.taps, self.norms, strict=True)):
+            if number:
+                x = self.backbone.stage(number, self.backbone.merge(number - 1, x))
+            states, begin = self.text.layers(states, words.mask, begin, end), end
+            if self.alignments:
+                x, states = self.alignments[number](x, states, words.mask)
+            maps.append(norm(x))
+        return Encoded(maps, states, pooled(states, words.mask))
+
+    def attention(self, first: Tensor, words: Words) -> list[Tensor]:
+        """Where each word looks at every stage: shares of the pixels, each (B, T, h, w)."""
+        looks: list[Tensor] = []
+        hooks = [
+            module.register_forward_pre_hook(lambda own, given: looks.append(cast(WPA, own).attention(*given[:2])))
+            for module in self.alignments
+        ]
+        try:
+            self(first, words)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return looks
+
+
+class Head(nn.Module):
+    """Pixel embeddings, mask proposals, and the prediction made of both; without proposals, of pixels alone."""
+
+    def __init__(
+        self, pixels: FPN, generator: MaskGenerator | None, align: SMA | None, width: int, prior: float
+    ) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.generator = generator
+        self.align = align
+        self.join = ConvNormReLU(2 * width if generator else width, width)
+        self.logits = nn.Conv2d(width, 2, kernel_size=1)
+        with torch.no_grad():
+            cast(Tensor, self.logits.bias)[1] += torch.tensor(prior).logit()
+
+    def forward(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """To features of the pixels (B, D, H/4, W/4) and logits of background and object (B, 2, H/4, W/4)."""
+        x = self.pixels(encoded.maps)  # (B, D, H/4, W/4)
+        if self.generator is not None and self.align is not None:
+            queries = self.generator(encoded.maps[-1])  # (B, N, D)
+            x = torch.cat((x, self.align(queries, encoded.sentence, x)), dim=1)
+        features = self.join(x)
+        return features, self.logits(features)
+
+
+class Model(Method):
+    """CoupAlign behind the harness's contract."""
+
+    def __init__(self, network: CoupAlign, head: Head, settings: Settings) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+        self.settings = settings
+        self.register_buffer("class_weights", torch.tensor(settings.class_weights), persistent=False)
+        if head.generator is None and network.alignments:
+            unused = ("network.alignments.3.to_words.", "network.alignments.3.word_gate")
+            self.frozen = dict.fromkeys(unused, "without masks nothing reads the words behind the last stage")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not name.startswith(tuple(self.frozen)))
+
+    @classmethod
+    def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordPieceTokenizer:
+        """The word pieces of the pretrained text encoder, or such of the training text where it starts from scratch."""
+        model = section(Settings, recipe.model, "model")
+        return model.tokenizer(expressions, recipe.text.max_tokens)
+
+    @classmethod
+    def build(cls, recipe: Recipe, tokenizer: WordPieceTokenizer) -> Self:
+        """Build the network with the numbers of [model]."""
+        model = section(Settings, recipe.model, "model")
+        _check(model)
+        backbone, text = model.build(len(tokenizer))
+        alignments = nn.ModuleList(
+            WPA(width, model.text_width, model.alignment_width, model.alignment_heads)
+            for width in (backbone.widths if model.alignment else [])
+        )
+        network = CoupAlign(backbone, text, model.text_taps, alignments)
+        width, coarsest = model.mask_width, backbone.widths[-1]
+        generator = align = None
+        if model.masks:
+            generator = MaskGenerator(
+                model.masks, coarsest, width, model.mask_layers, model.mask_heads, model.mask_dropout
+            )
+            align = SMA(model.text_width, width)
+        head = Head(FPN(backbone.widths, width), generator, align, width, model.prior)
+        return cls(network.to(memory_format=torch.channels_last), head.to(memory_format=torch.channels_last), model)
+
+    def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:
+        """ImageNet weights for the backbone and BERT's for the text, as [model] names them."""
+        model = section(Settings, recipe.model, "model")
+        self.weights = model.load(self.network.backbone, self.network.text) or self.weights
+
+    def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The first stage's map (I, H/4, W/4, C1)."""
+        side, stride = batch.image.shape[-1], self.network.backbone.stride
+        if side % stride:
+            raise InputError(f"image.size={side} does not fit a first map of H/{stride}: give a multiple of {stride}.")
+        return (self.network.encode_image(batch.image),)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy with class weights on the network input, and the contrast of pixels at H/4."""
+        assert batch.mask is not None
+        first = at(self.encode_image(batch), batch.image_index)[0]
+        features, logits = self.head(self.network(first, batch.words))
+        weights = cast(Tensor, self.class_weights).to(logits.dtype)
+        segmentation = functional.cross_entropy(self._upsampled(logits), batch.mask.long(), weights)
+        terms = {"total": segmentation, "segmentation": segmentation}
+        if self.settings.contrast:
+            truth = area_average(batch.mask, (features.shape[2], features.shape[3]))  # (B, H/4, W/4)
+            terms["auxiliary"] = pixel_contrast(
+                features, truth, self.settings.contrast_samples, self.settings.temperature
+            )
+            terms["total"] = segmentation + self.settings.contrast * terms["auxiliary"]
+        return terms
+
+    def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
+        """Probability of the object on the network input."""
+        _, logits = self.head(self.network(features[0], words))  # (B, 2, H/4, W/4)
+        margin = self._upsampled(logits[:, 1:] - logits[:, :1])[:, 0]  # (B, H, W); up-sampling is linear
+        return Prediction(margin.float().sigmoid())
+
+    def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
+        """The mask proposals of the highest weights, and where a chosen word looks at every stage."""
+        head, first = self.head, at(self.encode_image(batch), batch.image_index)[0]
+        panels = []
+        if head.generator is not None and head.align is not None:
+            encoded = self.network(first, batch.words)
+            aligned = head.align.align(head.generator(encoded.maps[-1]), encoded.sentence, head.pixels(encoded.maps))
+            weights, order = aligned.weights[0].sort(descending=True, stable=True)
+            for weight, number in zip(weights[:_PANELS].tolist(), order.tolist(), strict=False):
+                panels.append(Panel(f"mask {number}, weight {weight:.2f}", aligned.masks[0, number]))
+        if tokens and not self.network.alignments:
+            raise InputError("This CoupAlign has no word-pixel alignment (model.alignment=false): leave --word out.")
+        for number, looks in enumerate(self.network.attention(first, batch.words) if tokens else [], start=1):
+            seen = looks[0, list(tokens)].mean(dim=0)  # (h, w)
+            panels.append(Panel(f"where the word looks, stage {number}", seen / seen.max()))
+        if not panels:
+            raise InputError("This CoupAlign has no mask proposals (model.masks=0): choose a word with --word.")
+        return panels
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """No weight decay for biases, normalisations, gates, queries and position biases."""
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[parameter.ndim < 2 or name.endswith(("queries", "bias_table"))].append(parameter)
+        return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
+
+    def _upsampled(self, logits: Tensor) -> Tensor:
+        """(B, n, H/4, W/4) to (B, n, H, W)."""
+        whole = logits.float() if logits.dtype == torch.bfloat16 else logits
+        return functional.interpolate(
+            whole, scale_factor=float(self.network.backbone.stride), mode="bilinear", align_corners=False
+        )
+
+
+def _check(model: Settings) -> None:
+    """Refuse settings that do not fit together."""
+    check_heads("alignment_width", model.alignment_width, "alignment_heads", model.alignment_heads)
+    check_heads("mask_width", model.mask_width, "mask_heads", model.mask_heads)
+    check_heads("mask_width", model.mask_width, "mask_heads", 4)  # sine and cosine of rows and columns share it, too
+    if model.text_taps != sorted(set(model.text_taps)) or model.text_taps[-1] != model.text_layers:
+        raise InputError(
+            f"model.text_taps={model.text_taps} must rise and end with the last of {model.text_layers} layers "
+            "(model.text_layers)."
+        )
+    if not model.masks and not model.alignment:
+        raise InputError("model.masks=0 and model.alignment=false leave nothing that reads the words: set one of them.")
