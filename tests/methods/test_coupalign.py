@@ -106,13 +106,13 @@ def test_both_answers_are_fed_back_into_the_encoders(batch: Batch) -> None:
 def test_maps_words_and_masks_have_the_shapes_that_the_readme_says(batch: Batch) -> None:
     model = build("masks=7").eval()
     found = encoded(model, batch)
-    assert [tuple(fused.shape) for fused in found.maps] == [(3, 32 // 2**n, 32 // 2**n, 16 * 2**n) for n in range(4)]
+    assert [tuple(fused.shape) for fused in found.maps] == [(3, 16 // 2**n, 16 // 2**n, 32 * 2**n) for n in range(4)]
     assert found.words.shape == (3, 6, 64) and found.sentence.shape == (3, 64)
-    pixels = model.head.pixels(found.maps)  # (B, D, H/2, W/2): the small network has patches of 2
+    pixels = model.head.pixels(found.maps)  # (B, D, H/4, W/4)
     queries = model.head.generator(found.maps[-1])
     aligned = model.head.align.align(queries, found.sentence, pixels)
-    assert pixels.shape == (3, 16, 32, 32) and queries.shape == (3, 7, 16)
-    assert aligned.signals.shape == aligned.masks.shape == (3, 7, 32, 32)
+    assert pixels.shape == (3, 32, 16, 16) and queries.shape == (3, 7, 32)
+    assert aligned.signals.shape == aligned.masks.shape == (3, 7, 16, 16)
     assert torch.allclose(aligned.weights.sum(dim=1), torch.ones(3))
     assert model.predict(batch).probability.shape == (3, 64, 64)
 
@@ -279,7 +279,7 @@ def test_what_cannot_be_shown_is_one_sentence(
         (("text_taps=[1, 2, 3, 3]",), "must rise"),
         (("text_taps=[1, 2, 3, 5]",), "must rise and end with the last of 4"),
         (("alignment_heads=3",), "cannot share 32"),
-        (("mask_heads=3",), "cannot share 16"),
+        (("mask_heads=3",), "cannot share 32"),
         (("mask_width=18",), "cannot share 18"),
         (("masks=-1",), "masks"),
         (("temperature=0.0",), "temperature"),
@@ -293,7 +293,7 @@ def test_settings_that_do_not_fit_are_one_sentence(overrides: tuple[str, ...], s
 
 
 def test_an_input_that_no_first_map_fits_is_one_sentence(batch: Batch) -> None:
-    with pytest.raises(InputError, match="multiple of 2"):
+    with pytest.raises(InputError, match="multiple of 4"):
         build().predict(batch._replace(image=batch.image[..., :63, :63]))
 
 
