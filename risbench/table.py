@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from risbench import datasets
+from risbench import datasets, paper_table, papers
 from risbench.errors import unknown
 from risbench.measured import Line, group
 from risbench.published import headline, headlines
@@ -13,7 +13,22 @@ from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
 from risbench.slices import SLICES, Slice
 
+COMPARISON = "comparison"
 METRICS = ("oIoU", "mIoU", "P@0.5", "P@0.7", "P@0.9", "pointing")
+
+
+def named(name: str, records: Iterable[Record], dataset: str | None = None) -> list[Table]:
+    """Build the comparison, or a table of a paper (see `papers`)."""
+    if name == COMPARISON:
+        return tables(records, dataset)
+    if name not in titles():
+        raise unknown("table", name, titles())
+    return [paper_table.build(papers.load(name), _of(dataset, records), dataset)]
+
+
+def titles() -> dict[str, str]:
+    """Names of all tables, and what they show."""
+    return {COMPARISON: "Measured results, and the published oIoU", **papers.titles()}
 
 
 def tables(records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU") -> list[Table]:
@@ -47,7 +62,7 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         Column("control", "data"),
     )
     title = f"Measured results, and the published {metric}"
-    return Table("comparison", title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
+    return Table(COMPARISON, title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
 
 
 def sliced(records: Iterable[Record], division: Slice, dataset: str | None = None) -> Table:
