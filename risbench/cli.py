@@ -192,7 +192,9 @@ def convert(
 
 @app.command("table")
 def print_table(
-    dataset: Annotated[str, typer.Option(help="Only this data set.")] = "",
+    name: Annotated[str, typer.Argument(help="The comparison, or a paper's table: --list names them.")] = "comparison",
+    names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
+    dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
     records: Annotated[
         list[Path] | None, typer.Option(help="Folders of records. Default: results/records and runs.")
@@ -201,8 +203,11 @@ def print_table(
     """Print measured records, published numbers beside them."""
     from risbench import record, render, table
 
+    if names:
+        print("\n".join(f"{name:24}{title}" for name, title in table.titles().items()))
+        return
     folders = records or [path for path in (Path("results/records"), Path("runs")) if path.is_dir()]
-    print(render.render(table.tables(record.find(folders), dataset or None), form))
+    print(render.render(table.named(name, record.find(folders), dataset or None), form))
 
 
 @app.command("list")

@@ -1,7 +1,8 @@
 """Published numbers: the rows of results/published.csv, and which of them is a method's headline.
 
-Sources do not agree on names. Each row keeps what was printed and adds risbench's name for the method, the data set and
-the metric, or "" where there is none: a number whose metric is unknown is never shown as another one.
+A row keeps what was printed, and says beside it what the number is taken for: the metric (`read_as`), the data set and
+the split (`read_on`), with the reason where they differ. Where nobody knows, they are empty: a number whose metric is
+unknown is never shown as another one.
 """
 
 from __future__ import annotations
@@ -15,38 +16,30 @@ _BESIDE = Path(__file__).with_name("published.csv")  # in a wheel
 _CHECKOUT = Path(__file__).parents[1] / "results" / "published.csv"
 
 _METHODS = ("LTS", "LAVT", "CoupAlign", "MagNet")
-_DATASETS = {
-    "RefCOCO": "refcoco",
-    "RefCOCO+": "refcoco+",
-    "RefCOCOg(umd)": "refcocog",
-    "RefCOCOg(google)": "refcocog-google",
-}
-_METRICS = {
-    "oIoU": "oIoU",
-    "oIoU (probable)": "oIoU",
-    "IoU": "oIoU",  # LTS says only "IoU"; CoupAlign's supplement lists the same numbers as oIoU
-    "mIoU": "mIoU",
-    "mean per-sentence IoU (engine.py)": "mIoU",
-    "IoU (CRIS official code computes the per-sample mean)": "mIoU",
-    "heatmap-peak-in-mask accuracy (%)": "pointing",
-    **{f"P@0.{x}": f"P@0.{x}" for x in range(5, 10)},
-}
 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed number."""
+    """One printed number, with the columns of the file."""
 
     method: str
+    year: str  # of the method
     backbone: str
+    training_data: str  # "single data set", "mixed RefCOCO", "external data" or ""
+    variant: str
     dataset: str
     split: str
     metric: str
     value: float  # percent
-    variant: str
+    read_as: str  # the metric by risbench's name, or ""
+    read_on: str  # data set and split by risbench's names, or ""
+    reason: str  # why it is read so, in sentences
+    protocol: str  # risbench's name, or words where it has none; "" where it is not known
     source: str
     table: str
+    secondary: str  # "yes" where only a survey or a leaderboard states it
     note: str
+    digits: int = 2  # that the value was printed with after the point
 
     @property
     def risbench_method(self) -> str:
@@ -60,24 +53,33 @@ class Published:
     @property
     def risbench_dataset(self) -> str:
         """The data set's card, or ""."""
-        return _DATASETS.get(self.dataset, "")
+        return self.read_on.partition(" ")[0]
+
+    @property
+    def risbench_split(self) -> str:
+        """The split by the card's name, or ""."""
+        return self.read_on.partition(" ")[2]
 
     @property
     def risbench_metric(self) -> str:
         """The metric as risbench defines it, or ""."""
-        return _METRICS.get(self.metric, "")
+        return self.read_as
 
     @property
     def where(self) -> str:
         """The source and the table in it."""
-        return f"{self.source}, {self.table}"
+        return ", ".join(filter(None, [self.source, self.table]))
+
+    @property
+    def remark(self) -> str:
+        """What must be said of this number alone."""
+        secondary = "secondary: only a survey or a leaderboard at hand states it" if self.secondary else ""
+        return "; ".join(filter(None, [secondary, self.note]))
 
     @property
     def footnote(self) -> str:
-        """What must be said beside the number: where it stands, what was printed, and the note."""
-        printed = f'printed as "{self.metric}"' if self.metric != self.risbench_metric else ""
-        said = "; ".join(filter(None, [printed, self.note]))
-        return f"{self.where}{': ' if said else ''}{said}."
+        """What must be said beside the number: where it stands, how it is read, and the note."""
+        return ". ".join(filter(None, [self.where, self.reason, self.remark])) + "."
 
 
 @dataclass(frozen=True)
@@ -111,24 +113,23 @@ HEADLINES = {
 }
 
 
-def _row(row: dict[str, str]) -> Published:
-    value = float(row.pop("value"))
-    return Published(value=value, **row)
-
-
 @functools.cache
 def load(path: Path | None = None) -> tuple[Published, ...]:
     """Read the published numbers, in the order of the file."""
     file = path or (_BESIDE if _BESIDE.is_file() else _CHECKOUT)
     with file.open(encoding="utf-8", newline="") as lines:
-        return tuple(
-            Published(**row, value=float(value)) for row in csv.DictReader(lines) for value in [row.pop("value")]
-        )
+        return tuple(map(_number, csv.DictReader(lines)))
+
+
+def _number(row: dict[str, str]) -> Published:
+    text = row.pop("value")
+    return Published(value=float(text), digits=len(text.partition(".")[2]), **row)
 
 
 def headlines(metric: str = "oIoU") -> list[Published]:
     """Return the headline rows of one metric, for every method, data set and split that has one."""
-    keys = {(p.risbench_method, p.risbench_dataset, p.split): None for p in load() if p.risbench_metric == metric}
+    rows = (row for row in load() if row.risbench_metric == metric)
+    keys = {(row.risbench_method, row.risbench_dataset, row.risbench_split): None for row in rows}
     found = [headline(*key, metric) for key in keys if all(key)]
     return [row for row in found if row is not None]
 
@@ -140,6 +141,6 @@ def headline(method: str, dataset: str, split: str, metric: str = "oIoU") -> Pub
     for place in places:
         for row in load():
             printed = (row.source, row.table, row.method, row.variant)
-            if printed == place and (row.risbench_dataset, row.split, row.risbench_metric) == wanted:
+            if printed == place and (row.risbench_dataset, row.risbench_split, row.risbench_metric) == wanted:
                 return row
     return None

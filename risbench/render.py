@@ -39,12 +39,15 @@ class Cell:
     remark: str = ""  # words for people, not part of the value
     footnote: str = ""  # its mark
     form: str = ".2f"  # of a float
+    mark: str = ""  # as a footnote's, but programs read it, too
+    best: bool = False  # of what it can be compared with, beyond chance
+    ditto: bool = False  # as in the row above: people read it once
 
     @property
     def head(self) -> str:
         """The value as people read it."""
         text = format(self.value, self.form) if isinstance(self.value, float) else str(self.value or "")
-        return text + self.footnote
+        return "" if self.ditto else text + self.mark + self.footnote
 
     @property
     def beside(self) -> str:
@@ -61,7 +64,8 @@ class Cell:
     def parts(self) -> list[tuple[str, Value]]:
         """The numbers a program reads: the value under "", what stands beside it under its name."""
         low, high = self.interval or (None, None)
-        return [("", self.value), ("low", low), ("high", high), ("spread", self.spread)]
+        numbers: list[tuple[str, Value]] = [("", self.value), ("low", low), ("high", high), ("spread", self.spread)]
+        return [*numbers, ("mark", self.mark or None), ("best", "yes" if self.best else None)]
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ def _terminal(tables: Sequence[Table]) -> str:
         for table in tables:
             console.print(Text(table.title, style="bold underline"), "", sep="\n")
             for heading, rows in table.blocks():
-                console.print(Text(heading, style="bold"))
+                if heading:
+                    console.print(Text(heading, style="bold"))
                 _print_block(console, table.columns, rows, width)
             for note in (*table.notes, ""):
                 console.print(note, style="dim", markup=False, width=width)
@@ -145,11 +150,11 @@ def _terminal(tables: Sequence[Table]) -> str:
 def _print_block(console: Console, columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], width: int) -> None:
     """Print a block as loosely as the width allows; where even a close one is too wide, without its intervals."""
     bare = [tuple(replace(cell, interval=None) for cell in row) for row in rows]
-    loose, close, narrow = _grid(columns, rows, 1), _grid(columns, rows, 0), _grid(columns, bare, 1)
-    fitting = [grid for grid in (close, narrow) if console.measure(grid).minimum <= width]
+    loose, close, *narrow = (_grid(columns, cells, gap) for cells in (rows, bare) for gap in (1, 0))
+    fitting = [grid for grid in (close, *narrow) if console.measure(grid).minimum <= width]
     grid = loose if console.measure(loose).maximum <= width else (fitting or [close])[0]
     console.print(grid, width=max(width, console.measure(grid).minimum))
-    if grid is narrow:
+    if grid in narrow:
         console.print("Too narrow for the intervals; --format markdown shows them.", style="dim")
     console.print()
 
@@ -162,7 +167,7 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], gap: int)
     remarks = min(22, max(len(row[first].beside) for row in rows))  # a longer one goes over several lines
     grid.add_column(columns[first].name, overflow="fold", width=max(names, remarks, len(columns[first].name)))
     for column, cells in ((columns[i], [row[i] for row in rows]) for i in others):
-        widest = max(len(line) for cell in cells for line in (cell.head, cell.beside))
+        widest = max((len(line) for cell in cells for line in _lines(cell).plain.splitlines()), default=0)
         whole = {"justify": "right", "no_wrap": True, "min_width": widest}
         layout: dict[str, Any] = whole if column.numeric else {"max_width": 11}
         grid.add_column(column.name.replace(" ", "\n"), overflow="fold", **layout)
@@ -172,7 +177,8 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], gap: int)
 
 
 def _lines(cell: Cell) -> Text:
-    return Text("\n").join(filter(None, [Text(cell.head), Text(cell.beside, style="dim")]))
+    head = Text(f"{cell.head}*", style="bold") if cell.best else Text(cell.head)  # the star stays where no colours are
+    return Text("\n").join(filter(None, [head, Text(cell.beside, style="dim")]))
 
 
 def _markdown(tables: Sequence[Table]) -> str:
@@ -181,12 +187,18 @@ def _markdown(tables: Sequence[Table]) -> str:
 
 def _markdown_table(table: Table) -> str:
     align = ["right" if column.numeric else "left" for column in table.columns]
-    rows = [[_markdown_text(cell.text) for cell in row] for row in table.rows]
+    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
     names = [_markdown_text(name) for name in table.names()]
     grid = tabulate(rows, names, tablefmt="pipe", colalign=align if rows else None, disable_numparse=True)
     return "\n".join(
         [f"**{_markdown_text(table.title)}**", "", grid, "", *(f"- {_markdown_text(n)}" for n in table.notes), ""]
     )
+
+
+def _markdown_cell(cell: Cell) -> str:
+    head = _markdown_text(cell.head)
+    bold = f"**{head}**" if cell.best else head
+    return f"{bold} {_markdown_text(cell.beside)}".strip()
 
 
 def _markdown_text(text: str) -> str:
@@ -200,21 +212,26 @@ def _latex(tables: Sequence[Table]) -> str:
 
 def _latex_table(table: Table) -> str:
     names = " & ".join(map(_latex_text, table.names()))
-    blocks = [
-        [" & ".join(_latex_text(cell.text) for cell in row) + r" \\" for row in rows] for _, rows in table.blocks()
-    ]
+    blocks = [[" & ".join(map(_latex_cell, row)) + r" \\" for row in rows] for _, rows in table.blocks()]
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table*}",
         rf"\caption{{{_latex_text(table.title)}}}",
+        r"\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
         r"\toprule",
         rf"{names} \\",
     ]
     for rows in blocks:
         lines += [r"\midrule", *rows]
-    notes = [rf"\par\footnotesize {_latex_text(note)}" for note in table.notes]
+    notes = [rf"\par {_latex_text(note)}" for note in table.notes]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes, r"\end{table*}", ""])
+
+
+def _latex_cell(cell: Cell) -> str:
+    head = _latex_text(cell.head)
+    bold = rf"\textbf{{{head}}}" if cell.best else head
+    return f"{bold} {_latex_text(cell.beside)}".strip()
 
 
 _LATEX: dict[str, str] = {
@@ -226,7 +243,10 @@ _LATEX: dict[str, str] = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "✓": r"$\surd$",  # \checkmark would need another package
     "×": r"$\times$",
+    "–": "--",
     "[": "{[}",  # a row that begins with a bracket would be the option of the \\\\ before it
     "\n": " ",
     **{mark: rf"\textsuperscript{{{digit}}}" for digit, mark in enumerate(_SUPERSCRIPTS)},
@@ -270,7 +290,8 @@ small { color: #667; }
 <tr>
 {%- for column, cell in zip(table.columns, row) if column.shown != "block" -%}
 <td{% if column.numeric %} class="number"{% endif %}>
-{{- cell.head }}{% if cell.beside %}<small> {{ cell.beside }}</small>{% endif -%}
+{%- if cell.best %}<b>{{ cell.head }}</b>{% else %}{{ cell.head }}{% endif -%}
+{% if cell.beside %}<small> {{ cell.beside }}</small>{% endif -%}
 </td>
 {%- endfor -%}
 </tr>

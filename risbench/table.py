@@ -3,77 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from dataclasses import replace
 
-from risbench import datasets, protocol
+from risbench import datasets, paper_table, papers
 from risbench.errors import unknown
-from risbench.published import HEADLINES, Published, headline, headlines
+from risbench.measured import Line, group
+from risbench.published import headline, headlines
 from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
 from risbench.slices import SLICES, Slice
 
+COMPARISON = "comparison"
 METRICS = ("oIoU", "mIoU", "P@0.5", "P@0.7", "P@0.9", "pointing")
 
 
-@dataclass(frozen=True)
-class _Line:
-    """One row to be: runs that differ by nothing but their seeds, or none where only a published number exists."""
+def named(name: str, records: Iterable[Record], dataset: str | None = None) -> list[Table]:
+    """Build the comparison, or a table of a paper (see `papers`)."""
+    if name == COMPARISON:
+        return tables(records, dataset)
+    if name not in titles():
+        raise unknown("table", name, titles())
+    return [paper_table.build(papers.load(name), _of(dataset, records), dataset)]
 
-    method: str
-    dataset: str
-    split: str
-    runs: tuple[Record, ...] = ()
-    differs: str = ""  # the settings by which it differs from rows with the same labels
-    published: Published | None = None
 
-    @property
-    def is_reference(self) -> bool:
-        return self.method.startswith("reference/")
-
-    @property
-    def is_ceiling(self) -> bool:
-        return self.method.startswith("reference/oracle")
-
-    @property
-    def is_comparable(self) -> bool:
-        return not self.runs or _is_comparable(self.runs[0])
-
-    def labels(self) -> tuple[str, str]:
-        """The variants and the protocol."""
-        return (", ".join(self.runs[0].variants), self.runs[0].protocol) if self.runs else ("", "")
-
-    def order(self) -> tuple[object, ...]:
-        """Data sets and splits as in the papers, floors and ceilings above the methods."""
-        place = (_rank(self.dataset), _rank(self.split))
-        return (*place, not self.is_reference, self.is_ceiling, self.method, *self.labels(), self.remark())
-
-    def remark(self) -> str:
-        """What sets the row apart, for people."""
-        kind = ("ceiling" if self.is_ceiling else "floor") if self.is_reference else ""
-        first = self.runs[0] if self.runs else None
-        partial = "partial" if first and first.partial else ""
-        control = f"control: {first.control}" if first and first.control else ""
-        resized = "resized" if first and first.resized else ""
-        said = "; ".join(filter(None, [kind, partial, resized, control, self.differs]))
-        return f"({said})" if said else ""
-
-    def metric(self, name: str, with_interval: bool) -> Cell:
-        """Mean and spread over the seeds; the interval of a single run."""
-        values = [run.metrics.get(name) for run in self.runs]
-        known = [value for value in values if value is not None]
-        if not known or len(known) < len(values):  # a mean over some of the runs would be another number
-            return Cell()
-        interval = self.runs[0].intervals.get(name) if with_interval and len(known) == 1 else None
-        ends = (interval[0], interval[1]) if interval else None
-        return Cell(fmean(known), ends, stdev(known) if len(known) > 1 else None)
-
-    def difference(self, name: str) -> Cell:
-        """Measured minus published, where both mean the same."""
-        value = self.metric(name, False).value
-        if self.published is None or not isinstance(value, float) or not all(map(_as_published, self.runs)):
-            return Cell()
-        return Cell(value - self.published.value, form="+.2f")
+def titles() -> dict[str, str]:
+    """Names of all tables, and what they show."""
+    return {COMPARISON: "Measured results, and the published oIoU", **papers.titles()}
 
 
 def tables(records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU") -> list[Table]:
@@ -87,12 +42,12 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
     """Build the table of measured records with the published headline value of `metric` beside them."""
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    lines, notes = _lines(_of(dataset, records))
+    lines, notes = group(_of(dataset, records))
     lines = [replace(line, published=headline(line.method, line.dataset, line.split, metric)) for line in lines]
     if dataset or not lines:
         lines += _unmeasured(lines, dataset, metric)
     footnotes: dict[str, str] = {}
-    rows = tuple(_row(line, metric, footnotes) for line in sorted(lines, key=_Line.order))
+    rows = tuple(_row(line, metric, footnotes) for line in sorted(lines, key=Line.order))
     numbered = [f"{mark} {text}" for text, mark in footnotes.items()]
     columns = (
         Column("data set", "block"),
@@ -107,13 +62,13 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         Column("control", "data"),
     )
     title = f"Measured results, and the published {metric}"
-    return Table("comparison", title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
+    return Table(COMPARISON, title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
 
 
 def sliced(records: Iterable[Record], division: Slice, dataset: str | None = None) -> Table:
     """Build the table of oIoU by the values of a slice, from the records that have it."""
     having = [record for record in _of(dataset, records) if division.name in record.slices]
-    lines = sorted(_lines(_by_value(record, division) for record in having)[0], key=_Line.order)
+    lines = sorted(group(_by_value(record, division) for record in having)[0], key=Line.order)
     values = division.ordered(value for record in having for value in record.slices[division.name])
     rows = []
     for line in lines:
@@ -141,7 +96,7 @@ def _by_value(run: Record, division: Slice) -> Record:
     )
 
 
-def _numbers(lines: Iterable[_Line], division: Slice) -> list[str]:
+def _numbers(lines: Iterable[Line], division: Slice) -> list[str]:
     """Say how many expressions have each value, once for all rows of which it is true."""
     protocols: dict[tuple[str, str], dict[str, None]] = {}
     for line in lines:
@@ -151,7 +106,7 @@ def _numbers(lines: Iterable[_Line], division: Slice) -> list[str]:
     return [f"Expressions of {where}, {', '.join(under)}: {n}." for (where, n), under in protocols.items()]
 
 
-def _row(line: _Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]:
+def _row(line: Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]:
     seeds = [str(run.seed) for run in line.runs if run.seed is not None]
     published = Cell()
     if line.published is not None:
@@ -171,7 +126,7 @@ def _row(line: _Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...
     )
 
 
-def _label_cells(line: _Line) -> tuple[Cell, ...]:
+def _label_cells(line: Line) -> tuple[Cell, ...]:
     labels = (Cell(line.dataset), Cell(line.split), Cell(line.method, remark=line.remark()))
     variants, under = line.labels()
     return (*labels, Cell(variants), Cell(under, footnote="" if line.is_comparable else "†"))
@@ -186,64 +141,14 @@ def _of(dataset: str | None, records: Iterable[Record]) -> list[Record]:
     return [record for record in found if dataset in (None, record.dataset)]
 
 
-def _lines(records: Iterable[Record]) -> tuple[list[_Line], list[str]]:
-    """Group records that differ by their seeds only; of two with one seed the newest stands, and a note says so."""
-    groups: dict[tuple[object, ...], dict[tuple[str, ...], dict[int | None, Record]]] = {}
-    notes: dict[str, None] = {}
-    for record in sorted(records, key=lambda record: record.created):
-        same_label = groups.setdefault(_label(record), {})
-        runs = same_label.setdefault(_settings(record), {})
-        older = runs.get(record.seed)
-        if older is not None and older.checkpoint != record.checkpoint:
-            where = f"{record.method} on {record.dataset} {record.split} ({record.protocol}, seed {record.seed})"
-            notes[f"{where} has records of several checkpoints; the newest is shown, of {record.created}."] = None
-        runs[record.seed] = record
-    return [line for same_label in groups.values() for line in _same_label(same_label)], list(notes)
-
-
-def _same_label(groups: dict[tuple[str, ...], dict[int | None, Record]]) -> list[_Line]:
-    """Make the rows of one label; where there are several, each says in which settings it differs."""
-    common = set.intersection(*map(set, groups))
-    lines = []
-    for settings, by_seed in groups.items():
-        runs = sorted(by_seed.values(), key=lambda run: -1 if run.seed is None else run.seed)
-        differs = "; ".join(setting for setting in settings if setting not in common)
-        lines.append(_Line(runs[0].method, runs[0].dataset, runs[0].split, tuple(runs), differs))
-    return lines
-
-
-def _label(run: Record) -> tuple[object, ...]:
-    data = (run.dataset, run.split, run.n, run.partial)
-    return (run.method, tuple(run.variants), *data, run.protocol, run.resized, run.control)
-
-
-def _settings(run: Record) -> tuple[str, ...]:
-    """Everything beyond the label and the seed that makes two numbers incomparable, as `name=value`."""
-    sections = {part: v if isinstance(v, dict) else {"": v} for part, v in run.recipe.items()}  # others' may be flat
-    recipe = {f"{part}.{key}".strip("."): v for part, values in sections.items() for key, v in values.items()}
-    more = {"trained on": ", ".join(run.training_data), "weights": run.weights, "annotations": run.index[:8]}
-    return tuple(f"{name}={value}" for name, value in {**recipe, **more}.items())
-
-
-def _as_published(run: Record) -> bool:
-    """Tell whether a run is what the source measured: its network and training, its protocol, all of the data."""
-    altered = run.partial or run.control or run.variants or run.weights == "from scratch" or not _is_comparable(run)
-    trained_on = set(run.training_data) & set(datasets.names())  # the rest is what the pretrained weights have seen
-    return not altered and trained_on == {run.dataset} and run.protocol in HEADLINES[run.method].protocols
-
-
-def _is_comparable(run: Record) -> bool:
-    return run.protocol not in protocol.names() or protocol.load(run.protocol).comparable
-
-
-def _unmeasured(lines: Iterable[_Line], dataset: str | None, metric: str) -> list[_Line]:
+def _unmeasured(lines: Iterable[Line], dataset: str | None, metric: str) -> list[Line]:
     """Return a row for every published headline number that has no measured row."""
     measured = {(line.method, line.dataset, line.split) for line in lines}
-    rows = [_Line(p.risbench_method, p.risbench_dataset, p.split, published=p) for p in headlines(metric)]
+    rows = [Line(p.risbench_method, p.risbench_dataset, p.risbench_split, published=p) for p in headlines(metric)]
     return [r for r in rows if dataset in (None, r.dataset) and (r.method, r.dataset, r.split) not in measured]
 
 
-def _legend(lines: Sequence[_Line], metric: str, shown: Sequence[str]) -> list[str]:
+def _legend(lines: Sequence[Line], metric: str, shown: Sequence[str]) -> list[str]:
     """Explain what stands in this table, and nothing else; `shown` are the columns with an interval."""
     runs = [run for line in lines for run in line.runs]
     if not runs:
@@ -270,8 +175,3 @@ def _legend(lines: Sequence[_Line], metric: str, shown: Sequence[str]) -> list[s
         ),
     }
     return ["Metrics in percent.", *(text for text, applies in said.items() if applies)]
-
-
-def _rank(name: str) -> tuple[int, str]:
-    order = ("mini", "refcoco", "refcoco+", "refcocog", "refcocog-google", "grefcoco", "train", "val", "testA", "testB")
-    return (order.index(name) if name in order else len(order), name)

@@ -129,6 +129,14 @@ def test_a_run_under_lavt_is_stored_at_480_and_cut_at_20_words(
     assert code == 0 and "lavt-train†" in out
 
 
+def test_tables_are_listed_and_printed_by_name(ask: Ask) -> None:
+    code, out, _ = ask("table", "--list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()][::13] == ["comparison", "leaders"]
+    code, out, _ = ask("table", "coupalign-supplement-3", "--format", "markdown")
+    assert code == 0 and "| 100 | published | 75.49 |" in re.sub(" +", " ", out)
+
+
 @pytest.mark.parametrize(("words", "expected"), [("text.max_tokens=0", 15), ("text.max_tokens=3", 3)])
 def test_a_checkpoint_is_evaluated_with_as_many_words_as_asked(
     trained: Path, small_card: Path, words: str, expected: int
@@ -258,6 +266,8 @@ BAD: list[tuple[list[str], str]] = [
     (["segment", "none.jpg", " ", "--checkpoint", "nowhere"], "The expression is empty"),
     (["run", "--method", "reference", "--runs", "/proc/nowhere"], "/proc/nowhere"),
     (["table", "--format", "docx"], "format 'docx'"),
+    (["table", "lts-22"], "Did you mean 'lts-2'"),
+    (["table", "lts-2", "--dataset", "minni"], "Did you mean 'mini'"),
     (["table", "--dataset", "refcoc"], "refcoc"),
     (["table", "--records", "nowhere"], "nowhere"),
     (["score", "nofile.parquet", "--split", "val"], "nofile.parquet cannot be read"),

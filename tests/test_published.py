@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from risbench import published
+from risbench import datasets, metrics, published
 
 FILE = Path(__file__).parents[1] / "results" / "published.csv"
 SPLITS = {
@@ -16,6 +16,19 @@ SPLITS = {
     "refcoco+": ("val", "testA", "testB"),
     "refcocog": ("val", "test"),
     "refcocog-google": ("val",),
+}
+CELLS = {  # numbers that each table prints
+    ("LTS paper, CVPR 2021", "Table 1"): 87,
+    ("LTS paper, CVPR 2021", "Table 2"): 126,
+    ("LTS paper, CVPR 2021", "Table 3"): 6,
+    ("LTS paper, CVPR 2021", "Table 4"): 6,
+    ("LTS paper, CVPR 2021", "Table 5"): 12,
+    ("LTS paper, CVPR 2021", "Table 6"): 18,
+    ("LTS paper, CVPR 2021", "Table 7"): 6,
+    ("CoupAlign supplement, NeurIPS 2022", "Table 1"): 30,
+    ("CoupAlign supplement, NeurIPS 2022", "Table 2"): 14,
+    ("CoupAlign supplement, NeurIPS 2022", "Table 3"): 36,
+    ("MagNet results page", "Benchmark Results"): 8,
 }
 HEADLINES = {  # data sets and splits in the order of SPLITS; read off the papers' tables
     "lts": (65.43, 67.76, 63.08, 54.21, 58.32, 48.02, 54.40, 54.25, None),
@@ -33,9 +46,53 @@ def value(method: str, dataset: str, split: str, metric: str = "oIoU") -> float 
 def test_every_row_of_the_file_is_read_with_its_columns_unchanged() -> None:
     with FILE.open(encoding="utf-8", newline="") as lines:
         printed = list(csv.DictReader(lines))
-    assert len(printed) == 557
+    assert len(printed) == 650
     for row, line in zip(published.load(), printed, strict=True):
         assert {name: str(getattr(row, name)) for name in line} == {**line, "value": str(float(line["value"]))}
+
+
+def test_every_table_of_the_papers_is_complete() -> None:
+    found = Counter((row.source, row.table) for row in published.load())
+    assert {place: found[place] for place in CELLS} == CELLS
+
+
+def test_no_number_stands_twice() -> None:
+    fields = ("source", "table", "method", "backbone", "variant", "read_on", "dataset", "split", "metric")
+    places = Counter(tuple(getattr(row, field) for field in fields) for row in published.load())
+    assert {place for place, count in places.items() if count > 1} == set()
+
+
+def test_every_reading_names_what_risbench_has_and_says_why_it_differs_from_the_print() -> None:
+    for row in published.load():
+        assert row.read_as in (*metrics.NAMES, "")
+        assert row.metric == row.read_as or row.reason, row
+        assert row.training_data in ("single data set", "mixed RefCOCO", "external data", "")
+        assert not row.risbench_dataset or row.risbench_split in datasets.load(row.risbench_dataset).splits
+
+
+def test_a_correction_is_a_note_beside_the_printed_label() -> None:
+    page = [row for row in published.load() if row.source == "MagNet results page"]
+    mislabelled = {(row.value, row.dataset, row.split, row.read_on): row.note for row in page if row.note}
+    assert mislabelled == {
+        (71.32, "RefCOCO", "testA", "refcoco+ testA"): (
+            'printed label "RefCOCO testA": by mask-grounding README.md this is RefCOCO+ testA'
+        ),
+        (66.16, "RefCoCo", "val", "refcoco+ val"): (
+            'printed label "RefCoCo val": by mask-grounding README.md this is RefCOCO+ val'
+        ),
+    }
+
+
+def test_table_without_data_set_and_split_is_read_as_refcoco_val() -> None:
+    rows = [row for row in published.load() if (row.source, row.table) == list(CELLS)[9]]
+    assert {(row.dataset, row.split, row.read_on) for row in rows} == {("not stated", "not stated", "refcoco val")}
+    assert all("names no data set and no split. Read as RefCOCO val" in row.reason for row in rows)
+
+
+def test_rows_that_only_a_survey_or_a_leaderboard_states_are_secondary() -> None:
+    secondary = {row.method for row in published.load() if row.secondary}
+    assert secondary == {"CoupAlign", "MagNet", "X-SAM", "PPCR", "SetCon"}
+    assert all(row.secondary for row in published.load() if "survey" in row.source or "wizwand" in row.source)
 
 
 @pytest.mark.parametrize("name", HEADLINES)
@@ -64,15 +121,17 @@ def test_cris_mean_iou_never_stands_as_overall_iou() -> None:
 
 
 def test_number_of_unknown_metric_has_no_metric() -> None:
-    unknown = [row for row in published.load() if "unknown" in row.metric]
-    assert {row.risbench_metric for row in unknown} == {""}
-    assert len(unknown) == 8
+    unknown = [row for row in published.load() if not row.risbench_metric]
+    assert {row.method for row in unknown} == {"MagNet", "Sa2VA-InternVL3-14B"}
+    assert len(unknown) == 11
+    assert all(row.reason.startswith("Not read as any metric") for row in unknown)
 
 
 def test_lts_iou_says_how_it_was_printed() -> None:
     row = published.headline("lts", "refcoco", "val")
     assert row is not None
-    assert row.footnote.startswith('LTS paper, CVPR 2021, Table 1: printed as "IoU"; paper says only "IoU"')
+    printed, reading = "LTS paper, CVPR 2021, Table 1", 'Printed as "IoU", read as oIoU'
+    assert row.footnote == f"{printed}. {reading}: later papers list the LTS value in that column."
 
 
 def test_methods_are_known_under_the_names_of_their_folders() -> None:

@@ -88,6 +88,7 @@ def test_mean_is_empty_where_one_run_lacks_the_metric() -> None:
         {"control": "expressions permuted within each image"},
         {"variants": ["tiny"]},
         {"weights": "from scratch"},
+        {"weights": "Darknet53 from scratch; word vectors random"},
         {"training_data": ["refcoco", "refcoco+"]},
     ],
 )
