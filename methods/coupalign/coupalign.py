@@ -202,22 +202,26 @@ class Model(Method):
         return Prediction(margin.float().sigmoid())
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
-        """The mask proposals of the highest weights, and where a chosen word looks at every stage."""
-        head, first = self.head, at(self.encode_image(batch), batch.image_index)[0]
+        """The mask proposals of the highest weights, and at which pixels a chosen word looks at every stage."""
+        head, (first,) = self.head, at(self.encode_image(batch), batch.image_index)
+        if tokens and not self.network.alignments:
+            raise InputError("This CoupAlign has no word-pixel alignment (model.alignment=false): leave --word out.")
+        if not tokens and head.generator is None:
+            raise InputError("This CoupAlign has no mask proposals (model.masks=0): choose a word with --word.")
         panels = []
         if head.generator is not None and head.align is not None:
             encoded = self.network(first, batch.words)
-            aligned = head.align.align(head.generator(encoded.maps[-1]), encoded.sentence, head.pixels(encoded.maps))
+            queries, pixels = head.generator(encoded.maps[-1]), head.pixels(encoded.maps)
+            aligned = head.align.align(queries, encoded.sentence, pixels)
             weights, order = aligned.weights[0].sort(descending=True, stable=True)
             for weight, number in zip(weights[:_PANELS].tolist(), order.tolist(), strict=False):
-                panels.append(Panel(f"mask {number}, weight {weight:.2f}", aligned.masks[0, number]))
-        if tokens and not self.network.alignments:
-            raise InputError("This CoupAlign has no word-pixel alignment (model.alignment=false): leave --word out.")
+                mask = aligned.masks[0, number].float()  # (H/4, W/4)
+                panels.append(Panel(f"mask {number}: weight {weight:.3f}, at most {mask.max():.2f}", mask))
         for number, looks in enumerate(self.network.attention(first, batch.words) if tokens else [], start=1):
-            seen = looks[0, list(tokens)].mean(dim=0)  # (h, w)
-            panels.append(Panel(f"where the word looks, stage {number}", seen / seen.max()))
-        if not panels:
-            raise InputError("This CoupAlign has no mask proposals (model.masks=0): choose a word with --word.")
+            share = looks[0, list(tokens)].float().mean(dim=0)  # (h, w), over the pieces of the word
+            most = share.max()
+            title = f"the word at stage {number}: {100 * share.min():.1f} to {100 * most:.1f} % of its attention"
+            panels.append(Panel(title, share / most.clamp(min=torch.finfo(share.dtype).tiny)))
         return panels
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -21,7 +21,17 @@ alignment, contrast, generator = (
 RECIPE = methods.recipe_file("coupalign")
 PIECES = 90  # word pieces of the networks here
 PARAMETERS = {  # at full size, with a vocabulary of PIECES
-    "swin-base": 0,
+    "swin-base": 188_407_994,
+    "resnet101": 147_389_762,
+    "darknet53": 142_251_746,
+    "masks-0": 180_749_754,
+    "masks-20": 188_387_514,
+    "masks-50": 188_395_194,
+    "masks-100": 188_407_994,
+    "masks-150": 188_420_794,
+    "masks-200": 188_433_594,
+    "no-wpa": 182_777_530,
+    "no-aux": 188_407_994,
 }
 
 
@@ -126,7 +136,11 @@ def test_the_sentence_is_the_mean_of_its_words_without_padding() -> None:
 def test_the_signals_are_the_masks_by_the_sentence_s_weights_and_return_to_the_pixels_they_cover() -> None:
     torch.manual_seed(0)
     module = alignment.SMA(5, 4).double()
-    queries, sentence, pixels = torch.randn(1, 3, 4).double(), torch.randn(1, 5).double(), torch.randn(1, 4, 2, 2).double()
+    queries, sentence, pixels = (
+        torch.randn(1, 3, 4).double(),
+        torch.randn(1, 5).double(),
+        torch.randn(1, 4, 2, 2).double(),
+    )
     weights = torch.stack([module.proposal(q) @ module.sentence(sentence[0]) / 2 for q in queries[0]]).softmax(dim=0)
     expected = torch.zeros(4, 2, 2).double()
     for n in range(3):
@@ -254,9 +268,10 @@ def test_explanations_show_the_heaviest_masks_and_where_a_word_looks(batch: Batc
         heaviest = int(aligned.weights[0].argmax())
         looks = model.network.attention(model.encode_image(one)[0], one.words)
         assert len(panels) == 6 + 4 and len(model.explain(one, [])) == 6
-        assert f"mask {heaviest}," in panels[0].title and torch.equal(panels[0].values, aligned.masks[0, heaviest])
-        shares = looks[1][0, 2] + looks[1][0, 3]
+        assert f"mask {heaviest}:" in panels[0].title and torch.equal(panels[0].values, aligned.masks[0, heaviest])
+        shares = (looks[1][0, 2] + looks[1][0, 3]) / 2
         assert torch.allclose(panels[7].values, shares / shares.max(), atol=1e-5)
+        assert f"stage 2: {100 * shares.min():.1f} to {100 * shares.max():.1f} %" in panels[7].title
         assert torch.allclose(looks[0].sum(dim=(2, 3)), torch.ones(1, 6), atol=1e-5)
 
 
