@@ -94,7 +94,7 @@ def test_both_directions_learn_from_the_first_step_on_and_hardly_disturb_the_enc
     model = build()
     torch.autograd.backward(model.loss(batch)["total"])
     for module in model.network.alignments:
-        assert float(torch.tanh(module.pixel_gate).max()) < 0.11 and float(torch.tanh(module.word_gate).max()) < 0.11
+        assert all(gate.detach().tanh().max() < 0.11 for gate in (module.pixel_gate, module.word_gate))
         for layer in (module.to_pixels, module.to_words, module.pixels, module.words):
             assert layer.weight.grad.abs().max() > 0
         assert module.pixel_gate.grad.abs().max() > 0 and module.word_gate.grad.abs().max() > 0
