@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_OPEN = 0.1  # tanh of it is how far a gate stands open at the start: the encoders hardly change, and both sides learn
-
 
 class WPA(nn.Module):
     """Word-Pixel Alignment: pixels attend to words and words to pixels, and gates let both answers in."""
 
-    def __init__(self, pixel_width: int, word_width: int, width: int, heads: int) -> None:
+    def __init__(self, pixel_width: int, word_width: int, width: int, heads: int, gate: float) -> None:
         super().__init__()
         self.heads = heads
         self.pixel_norm = nn.LayerNorm(pixel_width)
@@ -25,8 +23,8 @@ class WPA(nn.Module):
         self.words = nn.Linear(word_width, 3 * width)  # keys and values for the pixels; queries to them
         self.to_pixels = nn.Linear(width, pixel_width)
         self.to_words = nn.Linear(width, word_width)
-        self.pixel_gate = nn.Parameter(torch.full((pixel_width,), _OPEN))
-        self.word_gate = nn.Parameter(torch.full((word_width,), _OPEN))
+        self.pixel_gate = nn.Parameter(torch.full((pixel_width,), gate))
+        self.word_gate = nn.Parameter(torch.full((word_width,), gate))
 
     def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, h, w, C), words (B, T, D) and their mask (B, T) to new pixels and words of the same shapes."""
@@ -34,8 +32,8 @@ class WPA(nn.Module):
         word_keys, word_values, word_queries = self._words(words)
         told = functional.scaled_dot_product_attention(asked, word_keys, word_values, attn_mask=mask[:, None, None])
         seen = functional.scaled_dot_product_attention(word_queries, keys, values)  # (B, heads, T, d)
-        told = self.to_pixels(_joined(told * functional.gelu(own))).view(pixels.shape)
-        seen = self.to_words(_joined(seen))
+        told = _unit(self.to_pixels(_joined(told * functional.gelu(own)))).view(pixels.shape)
+        seen = _unit(self.to_words(_joined(seen)))
         return pixels + torch.tanh(self.pixel_gate) * told, words + torch.tanh(self.word_gate) * seen
 
     def attention(self, pixels: Tensor, words: Tensor) -> Tensor:
@@ -93,6 +91,11 @@ def pooled(words: Tensor, mask: Tensor) -> Tensor:
     """L_g: the mean of the words without padding, (B, T, D) and (B, T) to (B, D)."""
     shown = mask[:, :, None].to(words.dtype)
     return (words * shown).sum(dim=1) / shown.sum(dim=1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Of mean 0 and variance 1 over the channels, so that a gate alone says how much of an answer counts."""
+    return functional.layer_norm(x, x.shape[-1:])
 
 
 def _joined(x: Tensor) -> Tensor:

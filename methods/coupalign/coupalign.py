@@ -38,6 +38,7 @@ class Settings(Encoders):
     alignment: bool
     alignment_width: Positive
     alignment_heads: Positive
+    alignment_gate: Annotated[float, Field(gt=0)]
     masks: Annotated[int, Field(ge=0)]
     mask_width: Positive
     mask_layers: Positive
@@ -153,7 +154,7 @@ class Model(Method):
         _check(model)
         backbone, text = model.build(len(tokenizer))
         alignments = nn.ModuleList(
-            WPA(width, model.text_width, model.alignment_width, model.alignment_heads)
+            WPA(width, model.text_width, model.alignment_width, model.alignment_heads, model.alignment_gate)
             for width in (backbone.widths if model.alignment else [])
         )
         network = CoupAlign(backbone, text, model.text_taps, alignments)

@@ -67,7 +67,7 @@ def step(model: Any, batch: Batch) -> None:
 def test_alignment_is_attention_both_ways_behind_gates() -> None:
     """Against a computation that takes one expression and one head at a time."""
     torch.manual_seed(0)
-    module = alignment.WPA(6, 5, width=8, heads=2).double()
+    module = alignment.WPA(6, 5, width=8, heads=2, gate=0.3).double()
     pixels, words = torch.randn(2, 3, 4, 6).double(), torch.randn(2, 7, 5).double()
     mask = torch.arange(7) < torch.tensor([[7], [3]])
     new_pixels, new_words = module(pixels, words, mask)
@@ -80,9 +80,11 @@ def test_alignment_is_attention_both_ways_behind_gates() -> None:
             to_words = (asked[:, part] @ word_keys[:length, part].T / 2).softmax(dim=1)
             told.append(to_words @ word_values[:length, part] * functional.gelu(own[:, part]))
             seen.append((word_queries[:, part] @ keys[:, part].T / 2).softmax(dim=1) @ values[:, part])
-        expected = pixels[n].reshape(12, 6) + torch.tanh(module.pixel_gate) * module.to_pixels(torch.cat(told, 1))
+        answer = functional.layer_norm(module.to_pixels(torch.cat(told, 1)), (6,))
+        expected = pixels[n].reshape(12, 6) + torch.tanh(module.pixel_gate) * answer
         assert torch.allclose(new_pixels[n].reshape(12, 6), expected, rtol=0, atol=1e-12)
-        expected = words[n] + torch.tanh(module.word_gate) * module.to_words(torch.cat(seen, 1))
+        answer = functional.layer_norm(module.to_words(torch.cat(seen, 1)), (5,))
+        expected = words[n] + torch.tanh(module.word_gate) * answer
         assert torch.allclose(new_words[n], expected, rtol=0, atol=1e-12)
 
 
@@ -91,7 +93,7 @@ def _quarters(layer: Any, parts: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_both_directions_learn_from_the_first_step_on_and_hardly_disturb_the_encoders(batch: Batch) -> None:
-    model = build()
+    model = build("alignment_gate=0.1")
     torch.autograd.backward(model.loss(batch)["total"])
     for module in model.network.alignments:
         assert all(gate.detach().tanh().max() < 0.11 for gate in (module.pixel_gate, module.word_gate))
