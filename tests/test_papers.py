@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from risbench import papers
+from risbench import methods, papers, recipe
 from risbench.papers import Ours, Slot
 
 METRICS = ["oIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9"]
@@ -91,6 +91,13 @@ def test_every_ablation_names_its_variant() -> None:
         None,
         Ours("coupalign", ("darknet53",)),
     ]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_row_of_a_method_that_is_there_is_a_variant_of_its_recipe(name: str) -> None:
+    for row in grid(name).rows:
+        if row.ours and row.ours.method in methods.names():
+            assert set(row.ours.variants) <= set(recipe.variants(methods.recipe_file(row.ours.method)))
 
 
 def test_a_method_that_is_not_trained_here_has_a_stand_in_that_says_so() -> None:

@@ -53,7 +53,7 @@ def test_a_value_that_is_not_toml_is_a_string() -> None:
     [
         (["train.epoch=3"], "Did you mean 'train.epochs'"),
         (["trian.epochs=3"], "Did you mean 'train'"),
-        (["model.fusion=3"], "model.fusion_channels"),
+        (["model.fusion_width=3"], "model.fusion_channels"),
         (["train.epochs=many"], "'many'"),
         (["train.epochs=1.5"], "1.5"),
         (["train.epochs=0"], "greater than 0"),

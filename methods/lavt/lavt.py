@@ -19,6 +19,7 @@ from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
 from risbench.nn.encoders import Backbone, Encoders, Positive, Share, Two
+from risbench.nn.segmentation import ASPPDeconvolution
 from risbench.recipe import Field, Recipe, section
 
 from .convert import convert
@@ -36,6 +37,9 @@ class Settings(Encoders):
     loss: Literal["cross-entropy", "dice"]
     class_weights: Two
     compile: bool
+    segmentation: bool = False  # checkpoints that are older than these three keys hold the network of the defaults
+    aspp_channels: Positive = 256
+    aspp_rates: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [6, 12, 18]
 
 
 class LAVT(nn.Module):
@@ -56,7 +60,7 @@ class LAVT(nn.Module):
         return self.backbone.stage(0, self.backbone.embed(image))
 
     def forward(self, first: Tensor, words: Words) -> Tensor:
-        """The first stage's map (B, H/4, W/4, C1) to logits of background and object (B, 2, H/4, W/4)."""
+        """The first stage's map (B, H/4, W/4, C1) to logits of background and object (B, 2, h, w), as the decoder's."""
         return cast(Tensor, self.decoder(self.maps(first, self.text.hidden(words), words.mask)))
 
     def maps(self, first: Tensor, states: Tensor, mask: Tensor) -> list[Tensor]:
@@ -110,7 +114,7 @@ class Model(Method):
         """Build the network with the numbers of [model]."""
         model = section(Settings, recipe.model, "model")
         backbone, text = model.build(len(tokenizer))
-        decoder = Decoder(backbone.widths, model.decoder_channels, model.prior)
+        decoder = Decoder(backbone.widths, model.decoder_channels, model.prior, _segmentation(model))
         network = LAVT(backbone, text, decoder, model.fusion_dropout)
         built = cls(network.to(memory_format=torch.channels_last), model)
         if model.compile:
@@ -147,7 +151,7 @@ class Model(Method):
 
     def logits(self, features: tuple[Tensor, ...], words: Words) -> Tensor:
         """Logits of background and object on the network input (B, 2, H, W), as the authors' network returns them."""
-        return self._upsampled(self.network(features[0], words))
+        return self._upsampled(self.network(features[0], words), features[0])
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with class weights, or Dice, on the network input."""
@@ -162,8 +166,8 @@ class Model(Method):
 
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
         """Probability of the object on the network input; above 0.5 is where argmax says object."""
-        logits = self.network(features[0], words)  # (B, 2, H/4, W/4)
-        margin = self._upsampled(logits[:, 1:] - logits[:, :1])[:, 0]  # (B, H, W); up-sampling is linear
+        logits = self.network(features[0], words)  # (B, 2, h, w)
+        margin = self._upsampled(logits[:, 1:] - logits[:, :1], features[0])[:, 0]  # (B, H, W); up-sampling is linear
         return Prediction(margin.float().sigmoid())
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
@@ -187,9 +191,9 @@ class Model(Method):
                 groups[_is_undecayed(name)].append(parameter)
         return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
 
-    def _upsampled(self, logits: Tensor) -> Tensor:
-        """(B, n, H/4, W/4) to (B, n, H, W), corner on corner."""
-        size = [length * self.network.backbone.stride for length in logits.shape[2:]]
+    def _upsampled(self, logits: Tensor, first: Tensor) -> Tensor:
+        """(B, n, h, w) to (B, n, H, W), corner on corner; the first stage's map (B, H/4, W/4, C1) says H and W."""
+        size = [length * self.network.backbone.stride for length in first.shape[1:3]]
         whole = logits.float() if logits.dtype == torch.bfloat16 else logits
         return functional.interpolate(whole, size, mode="bilinear", align_corners=True)
 
@@ -202,6 +206,14 @@ def dice(probability: Tensor, mask: Tensor) -> Tensor:
     truth = torch.stack((1 - mask, mask), dim=1)  # (B, 2, H, W)
     common, both = (probability * truth).sum(dim=(2, 3)), (probability + truth).sum(dim=(2, 3))  # (B, 2)
     return (1 - (2 * common + 1) / (both + 1)).mean()
+
+
+def _segmentation(model: Settings) -> ASPPDeconvolution | None:
+    """LTS's segmentation module in place of the decoder's last convolution, if it is wanted."""
+    if not model.segmentation:
+        return None
+    channels, rates = model.aspp_channels, model.aspp_rates
+    return ASPPDeconvolution(model.decoder_channels, channels, rates, dropout=0.0, slope=0.1, prior=model.prior)
 
 
 def _is_undecayed(name: str) -> bool:

@@ -9,82 +9,60 @@ fine: F_v1 at H/32, F_v2 at H/16, F_v3 at H/8.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Annotated, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from risbench.api import Batch, Method, Panel, Prediction, Words, at, peak_of
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 from risbench.nn.darknet import darknet53, load_weights
-from risbench.nn.segmentation import ASPPDeconvolution, area_average, summed_bce
+from risbench.nn.segmentation import ASPPDeconvolution, Logit, area_average, summed_bce
 from risbench.recipe import Field, Recipe, Section, section
 
 from .glove import fill, random_vectors
+from .localisation import RelevanceFilter, Response, Transformer, WordFilter
+from .text import Text, TextEncoder
 
 _log = logging.getLogger(__name__)
 
 
-class TextEncoder(nn.Module):
-    """Word vectors, bidirectional GRU, mean over the words (section 3.2)."""
-
-    def __init__(self, vectors: nn.Embedding, channels: int) -> None:
-        super().__init__()
-        self.vectors = vectors
-        self.gru = nn.GRU(vectors.embedding_dim, channels // 2, bidirectional=True, batch_first=True)
-
-    def forward(self, words: Words) -> Tensor:
-        """(B, T) to f_text (B, C); padding is left out of the GRU and of the mean."""
-        lengths = words.mask.sum(dim=1)  # (B,)
-        packed = pack_padded_sequence(self.vectors(words.ids), lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)  # (B, T', C), zero behind the words
-        return states.sum(dim=1) / lengths[:, None]
-
-
 class Fusion(nn.Module):
-    """Multi-modal feature F_m3 from three visual levels and the sentence (eq. 5-7)."""
+    """Multi-modal feature F_m3 from three visual levels and the sentence, or from the levels alone (eq. 5-7)."""
 
-    def __init__(self, visual: Sequence[int], text_channels: int, channels: int, slope: float) -> None:
+    def __init__(self, visual: Sequence[int], text_channels: int | None, channels: int, slope: float) -> None:
         super().__init__()
         coarse, middle, fine = visual
         self.visual1 = projection(coarse, channels, slope)
-        self.text = nn.Sequential(
-            nn.Linear(text_channels, channels, bias=False), nn.BatchNorm1d(channels), nn.LeakyReLU(slope)
-        )
+        self.text: nn.Module | None = None
+        if text_channels is not None:
+            self.text = nn.Sequential(
+                nn.Linear(text_channels, channels, bias=False), nn.BatchNorm1d(channels), nn.LeakyReLU(slope)
+            )
         self.multi1 = projection(channels, channels, slope)
         self.visual2 = projection(middle, channels, slope)
         self.multi2 = projection(2 * channels, channels, slope)
         self.visual3 = projection(fine, channels, slope)
 
-    def forward(self, visual: Sequence[Tensor], text: Tensor) -> Tensor:
+    def forward(self, visual: Sequence[Tensor], sentence: Tensor) -> Tensor:
         """F_v1 (B, C1, H/32, W/32), F_v2, F_v3 and f_text (B, C_t) to F_m3 (B, 2 channels, H/8, W/8)."""
         coarse, middle, fine = visual
-        multi1 = self.visual1(coarse) * self.text(text)[:, :, None, None]
+        multi1 = self.visual1(coarse)
+        if self.text is not None:
+            multi1 = multi1 * self.text(sentence)[:, :, None, None]
         multi2 = torch.cat((self.multi1(double(multi1)), self.visual2(middle)), dim=1)
         return torch.cat((self.multi2(double(multi2)), self.visual3(fine)), dim=1)
 
 
-class RelevanceFilter(nn.Module):
-    """Localisation: the sentence becomes a 1x1 kernel that answers where F_m3 fits it (eq. 8)."""
-
-    def __init__(self, text_channels: int, channels: int) -> None:
-        super().__init__()
-        self.kernel = nn.Linear(text_channels, channels)
-
-    def forward(self, multi: Tensor, text: Tensor) -> Tensor:
-        """F_m3 (B, C, H/8, W/8) and f_text (B, C_t) to the logits of H_mask (B, H/8, W/8)."""
-        return torch.einsum("bchw,bc->bhw", multi, self.kernel(text))
-
-
 class LTS(nn.Module):
-    """Locate with a filter made of the sentence, then segment around the answer."""
+    """Locate by the sentence, then segment around the answer; the rows of Table 2 leave out one or the other."""
 
     def __init__(
-        self, text: TextEncoder, fusion: Fusion, localisation: RelevanceFilter, segmentation: ASPPDeconvolution
+        self, text: TextEncoder, fusion: Fusion, localisation: nn.Module | None, segmentation: nn.Module | None
     ) -> None:
         super().__init__()
         self.text = text
@@ -92,13 +70,20 @@ class LTS(nn.Module):
         self.localisation = localisation
         self.segmentation = segmentation
 
-    def forward(self, visual: Sequence[Tensor], words: Words) -> tuple[Tensor, Tensor]:
-        """Visual levels (B, ...) to logits of H_mask (B, H/8, W/8) and of P_mask (B, H/4, W/4)."""
-        text = self.text(words)  # (B, C_t)
-        multi = self.fusion(visual, text)  # (B, C, H/8, W/8)
+    def forward(self, visual: Sequence[Tensor], words: Words) -> tuple[Tensor | None, Tensor]:
+        """Visual levels (B, ...) to logits of H_mask (B, H/8, W/8), None without localisation, and of P_mask.
+
+        P_mask is at H/4; without the segmentation module it is at H/8: H_mask itself, or what F_m3 alone says.
+        """
+        text: Text = self.text(words)
+        multi = self.fusion(visual, text.sentence)  # (B, C, H/8, W/8)
+        if self.localisation is None:
+            assert self.segmentation is not None  # something must make P_mask
+            return None, self.segmentation(multi)
         heat = self.localisation(multi, text)  # (B, H/8, W/8)
-        mask = self.segmentation(torch.cat((multi, heat[:, None]), dim=1))  # (B, H/4, W/4)
-        return heat, mask
+        if self.segmentation is None:
+            return heat, heat
+        return heat, self.segmentation(torch.cat((multi, heat[:, None]), dim=1))
 
 
 Positive = Annotated[int, Field(gt=0)]
@@ -123,6 +108,19 @@ class Settings(Section):
     aspp_rates: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     loc_weight: Annotated[float, Field(ge=0)]
+    # The rows of the ablations; checkpoints that are older than these keys hold the network of the defaults.
+    fusion: bool = True
+    filters: Annotated[int, Field(ge=0)] = 1
+    word_filter: bool = False
+    transformer: bool = False
+    transformer_heads: Positive = 4
+    transformer_hidden: Positive = 1024
+    segmentation: bool = True
+
+    @property
+    def locates(self) -> bool:
+        """Whether there is an H_mask."""
+        return self.filters > 0 or self.transformer
 
 
 class Model(Method):
@@ -143,14 +141,15 @@ class Model(Method):
     def build(cls, recipe: Recipe, tokenizer: WordTokenizer) -> Self:
         """Build the network of section 3 with the numbers of [model]."""
         model = section(Settings, recipe.model, "model")
+        _check_parts(model)
         _check_side(recipe.image.size)
         slope, text_channels, channels = model.slope, model.text_channels, model.fusion_channels
         backbone = darknet53(model.stem_channels, model.stage_channels, model.stage_depths, model.backbone_slope)
         network = LTS(
             TextEncoder(random_vectors(len(tokenizer), model.word_width), text_channels),
-            Fusion(model.stage_channels[:1:-1], text_channels, channels, slope),
-            RelevanceFilter(text_channels, 2 * channels),
-            ASPPDeconvolution(2 * channels + 1, model.aspp_channels, model.aspp_rates, model.dropout, slope),
+            Fusion(model.stage_channels[:1:-1], text_channels if model.fusion else None, channels, slope),
+            _localisation(model),
+            _segmentation(model),
         )
         return cls(backbone, network, model.loc_weight)
 
@@ -172,26 +171,76 @@ class Model(Method):
         return coarse, middle, fine
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """L = L_seg + lambda L_loc (eq. 11-13), on the grids of P_mask and H_mask."""
+        """L = L_seg + lambda L_loc (eq. 11-13), on the grids of P_mask and H_mask; L_seg alone where lambda is 0."""
         assert batch.mask is not None
         heat, mask = self.network(at(self.encode_image(batch), batch.image_index), batch.words)
         seg = summed_bce(mask, area_average(batch.mask, (mask.shape[1], mask.shape[2])))
+        if not self.loc_weight:
+            return {"total": seg, "L_seg": seg}
         loc = summed_bce(heat, area_average(batch.mask, (heat.shape[1], heat.shape[2])))
         return {"total": seg + self.loc_weight * loc, "L_seg": seg, "L_loc": loc}
 
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
-        """P_mask as the probability, the maximum of H_mask as the peak, on P_mask's grid."""
+        """P_mask as the probability; the maximum of H_mask, where there is one, as the peak, on P_mask's grid."""
         heat, mask = self.network(features, words)
-        peak = 2 * peak_of(heat) + 1  # H_mask is half as fine: the cell whose corner is the centre of the coarse cell
-        return Prediction(mask.sigmoid(), peak)
+        if heat is None:
+            return Prediction(mask.sigmoid())
+        finer = mask.shape[-1] // heat.shape[-1]  # 2: the peak is the cell whose corner is the coarse cell's centre
+        return Prediction(mask.sigmoid(), finer * peak_of(heat) + finer // 2)
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
         """H_mask, the heat map of Fig. 4: where the localisation module says that the referent is."""
         if tokens:
-            raise InputError("LTS reads a sentence as a whole, without attention to its words: leave --word out.")
+            raise InputError("LTS shows H_mask, a map of the whole sentence and of no word: leave --word out.")
         heat, _ = self.network(at(self.encode_image(batch), batch.image_index), batch.words)
+        if heat is None:
+            raise InputError("This LTS has no localisation, and so no H_mask to show: leave --explain out.")
         values = heat[0].float().sigmoid()  # (H/8, W/8)
         return [Panel(f"H_mask, where the referent is: at most {values.max():.2f}", values)]
+
+
+def _localisation(model: Settings) -> nn.Module | None:
+    """The module that makes H_mask, if there is one."""
+    text_channels, channels = model.text_channels, 2 * model.fusion_channels
+    response: nn.Module | None = None
+    if model.word_filter:
+        response = WordFilter(text_channels, channels)
+    elif model.filters:
+        response = RelevanceFilter(text_channels, channels, model.filters)
+    if not model.transformer:
+        return response
+    response = response or Response(channels)
+    return Transformer(text_channels, channels, model.transformer_heads, model.transformer_hidden, response)
+
+
+def _segmentation(model: Settings) -> nn.Module | None:
+    """The module that makes P_mask; none where P_mask is H_mask."""
+    channels = 2 * model.fusion_channels
+    if model.segmentation:
+        in_channels = channels + model.locates  # F_m3 and H_mask
+        return ASPPDeconvolution(in_channels, model.aspp_channels, model.aspp_rates, model.dropout, model.slope)
+    return None if model.locates else Logit(channels)
+
+
+def _check_parts(model: Settings) -> None:
+    """Refuse parts that do not fit together."""
+    if not (model.fusion or model.locates):
+        raise InputError(
+            "model.fusion=false and model.filters=0 leave nothing that reads the words: set model.fusion=true, "
+            "model.filters=1 or model.transformer=true."
+        )
+    if model.word_filter and model.filters != 1:
+        raise InputError(f"model.filters={model.filters} with model.word_filter=true: each word filters once, give 1.")
+    if model.loc_weight and not (model.locates and model.segmentation):
+        raise InputError(
+            f"model.loc_weight={model.loc_weight} trains H_mask beside P_mask, but they are not both there: give 0."
+        )
+    channels, heads = 2 * model.fusion_channels, model.transformer_heads
+    if model.transformer and channels % math.lcm(heads, 4):  # 4: sine and cosine of rows and of columns
+        raise InputError(
+            f"model.transformer_heads={heads}, and the four parts of a position, cannot share {channels} channels "
+            f"(twice model.fusion_channels). Give channels that are a multiple of {math.lcm(heads, 4)}."
+        )
 
 
 def _check_side(side: int) -> None:

@@ -10,13 +10,33 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-_PRIOR = 0.05  # share of foreground that an untrained network answers (RetinaNet, section 3.3): the loss starts low
+PRIOR = 0.05  # share of foreground that an untrained network answers (RetinaNet, section 3.3): the loss starts low
+
+
+class Logit(nn.Conv2d):
+    """One logit per position, by a 1x1 convolution; untrained it answers a share of foreground."""
+
+    def __init__(self, channels: int, prior: float = PRIOR) -> None:
+        super().__init__(channels, 1, kernel_size=1)
+        nn.init.constant_(cast(Tensor, self.bias), math.log(prior / (1 - prior)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, h, w)."""
+        return super().forward(input).squeeze(1)
 
 
 class ASPPDeconvolution(nn.Module):
     """ASPP, then a deconvolution that doubles the resolution, then one logit per position."""
 
-    def __init__(self, in_channels: int, channels: int, rates: Sequence[int], dropout: float, slope: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        rates: Sequence[int],
+        dropout: float,
+        slope: float,
+        prior: float = PRIOR,
+    ) -> None:
         super().__init__()
         self.aspp = ASPP(in_channels, list(rates), channels)
         self.aspp.project[-1].p = dropout
@@ -25,14 +45,13 @@ class ASPPDeconvolution(nn.Module):
             nn.BatchNorm2d(channels),
             nn.LeakyReLU(slope),
         )
-        self.logit = nn.Conv2d(channels, 1, kernel_size=1)
-        nn.init.constant_(cast(Tensor, self.logit.bias), math.log(_PRIOR / (1 - _PRIOR)))
+        self.logit = Logit(channels, prior)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to logits (B, 2h, 2w)."""
         x = self.aspp(features)  # (B, channels, h, w)
         x = self.deconvolution(x)  # (B, channels, 2h, 2w)
-        logits: Tensor = self.logit(x).squeeze(1)
+        logits: Tensor = self.logit(x)
         return logits
 
 

@@ -154,14 +154,39 @@ def test_beside_pretrained_text_the_named_part_alone_is_frozen(batch: Batch) -> 
 def test_every_variant_trains_and_predicts(variant: str, batch: Batch) -> None:
     """On the small network, of which a variant of the backbone leaves the text encoder."""
     model = build(["tiny", variant], pieces=30)
-    before = model.network.decoder.logits.weight.detach().clone()
+    *_, last = model.network.decoder.modules()
+    before = last.weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameter_groups(), lr=0.1)
     torch.autograd.backward(model.train().loss(batch)["total"])
     optimizer.step()
-    assert not torch.equal(model.network.decoder.logits.weight, before)
+    assert not torch.equal(last.weight, before)
     with torch.inference_mode():
         probability = model.eval().predict(batch).probability
     assert probability.shape == (2, 32, 32) and probability.isfinite().all()
+
+
+def test_the_segmentation_module_of_lts_takes_the_place_of_the_last_convolution(batch: Batch) -> None:
+    plain, network = on_meta().network.decoder, on_meta("lts-seg").network.decoder
+    assert [name for name, _ in network.named_children()] == ["levels", "segmentation"]
+    assert size(network.levels) == size(plain.levels) and size(network) == 25_831_169
+    assert (network.segmentation.aspp.convs[0][0].in_channels, len(network.segmentation.aspp.convs)) == (512, 5)
+    model = build(["tiny", "lts-seg"], pieces=30)
+    larger = batch._replace(image=torch.randn(1, 3, 64, 64), mask=torch.ones(2, 64, 64))  # one cell is normalised to 0
+    torch.autograd.backward(model.loss(larger)["total"])
+    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without == {name for name, _ in model.named_parameters() if name.startswith(tuple(model.frozen))}
+    answers: list[Tensor] = []
+    model.network.decoder.segmentation.register_forward_hook(lambda *call: answers.append(call[2]))
+    logits = model.network(model.encode_image(batch)[0][batch.image_index], batch.words)
+    assert logits.shape == (2, 2, 16, 16)  # H/2
+    assert torch.allclose(logits.softmax(dim=1)[:, 1], answers[0].sigmoid())
+
+
+def test_a_recipe_that_is_older_than_the_segmentation_module_builds_lavt() -> None:
+    settings, _ = recipe.load(RECIPE, ["tiny"])
+    older = {key: value for key, value in settings.model.items() if key not in ("segmentation", "aspp_channels")}
+    model: Any = methods.load("lavt").build(settings.model_copy(update={"model": older}), range(30))
+    assert list(model.state_dict()) == list(build(["tiny"], pieces=30).state_dict())
 
 
 def test_dropout_of_the_text_is_on_in_lavt_one_alone() -> None:

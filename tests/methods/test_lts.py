@@ -105,14 +105,16 @@ def test_the_sentence_is_the_mean_over_its_words_alone() -> None:
     ids = torch.tensor([[3, 5, 0, 0], [1, 2, 3, 4]])
     text = encoder(Words(ids, ids > 0))
     states, _ = encoder.gru(encoder.vectors(ids[:1, :2]))
-    assert torch.allclose(text[0], states[0].mean(dim=0), atol=1e-6)
+    assert torch.allclose(text.sentence[0], states[0].mean(dim=0), atol=1e-6)
+    assert torch.allclose(text.words[0, :2], states[0], atol=1e-6) and not text.words[0, 2:].any()
 
 
 def test_the_relevance_filter_is_a_1x1_convolution_with_a_kernel_for_each_expression() -> None:
-    layer = lts.RelevanceFilter(5, 8)
-    multi, text = torch.randn(3, 8, 4, 4), torch.randn(3, 5)
-    kernels = layer.kernel(text)[:, :, None, None]  # (B, C, 1, 1)
+    layer = lts.RelevanceFilter(5, 8, times=1)
+    multi, sentence = torch.randn(3, 8, 4, 4), torch.randn(3, 5)
+    kernels = layer.kernel(sentence)[:, :, None, None]  # (B, C, 1, 1)
     expected = functional.conv2d(multi.reshape(1, 24, 4, 4), kernels, groups=3)[0]
+    text = lts.Text(sentence, torch.empty(0), torch.empty(0))  # it looks at the sentence alone
     assert torch.allclose(layer(multi, text), expected, atol=1e-5)
 
 
