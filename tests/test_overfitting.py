@@ -24,10 +24,11 @@ COMMON = [
     "predict.threshold=0.5",  # a lower one widens outlines, which only pays while a method is unsure
 ]
 # Optimiser steps, each an epoch, and what else a method needs to learn well; "" for those that are not named.
-STEPS = {"": 250, "lavt": 150}
+STEPS = {"": 250, "lavt": 150, "coupalign": 150}
 OWN = {
     "": ["image.size=160", "train.lr=3e-3"],
     "lavt": ["image.size=160", "train.lr=2e-3", "train.warmup=10", "model.class_weights=[0.9, 1.1]"],
+    "coupalign": ["image.size=160", "train.lr=2e-3", "train.warmup=10", "model.class_weights=[0.9, 1.1]"],
 }
 
 

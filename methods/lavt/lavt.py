@@ -33,11 +33,11 @@ class Settings(Encoders):
     text_layers_trained: Positive
     fusion_dropout: Share
     decoder_channels: Positive
-    prior: Annotated[float, Field(gt=0, lt=1)]
     loss: Literal["cross-entropy", "dice"]
     class_weights: Two
     compile: bool
-    segmentation: bool = False  # checkpoints that are older than these three keys hold the network of the defaults
+    prior: Annotated[float, Field(gt=0, lt=1)] = 0.5  # checkpoints older than this and the next keys hold the defaults
+    segmentation: bool = False
     aspp_channels: Positive = 256
     aspp_rates: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [6, 12, 18]
 
