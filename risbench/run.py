@@ -35,7 +35,7 @@ from risbench import (
     references,
     score,
 )
-from risbench.api import Method, Tokenizer
+from risbench.api import Batch, Method, Tokenizer
 from risbench.checkpoint import Checkpoint, Facts
 from risbench.data import loader, source
 from risbench.data.index import Index
@@ -298,12 +298,10 @@ class Run:
         """What the method costs: FLOPs of one expression and its image; memory of this process at its highest."""
         samples = predictor.samples(self.index, self.index.split(split))
         batch = self.fabric.to_device(samples[[0]].batch)
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            predictor.model.predict(batch)
         cuda = self.fabric.device.type == "cuda"
         return {
             "parameters": sum(p.numel() for p in predictor.model.parameters()),
-            "flops": counter.get_total_flops(),
+            "flops": flops(predictor.model, batch),
             "training_seconds": opened.facts.training_seconds,
             "expressions_per_second": round(predict.speed(predictor, self.index, self.index.split(split)), 2),
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else memory(),
@@ -399,6 +397,13 @@ def _refuse_without_effect(overrides: list[str]) -> None:
                 f"{key} has no effect on a trained checkpoint, so it cannot be overridden: leave it out. Only image.*, "
                 "text.*, predict.*, train.workers and train.precision can."
             )
+
+
+def flops(model: Method, batch: Batch) -> int:
+    """Floating-point operations of a prediction."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # it trips over views of weights in inference mode
+        model.predict(batch)
+    return int(counter.get_total_flops())
 
 
 def memory() -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from risbench import checkpoint, methods, recipe
+from risbench import run as running
 from risbench.api import Batch, Method, Tokenizer, Words, at
 from risbench.checkpoint import Checkpoint, Facts
 from risbench.data.index import Index
@@ -207,6 +208,12 @@ def test_the_places_of_words_hold_words(case: Case) -> None:
         assert found <= set(mask.nonzero()[:, 0].tolist())
         assert len(found) >= int(mask.sum()) - 2  # [CLS] and [SEP]
         assert len(ids) == case.tokenizer.max_tokens
+
+
+def test_its_operations_can_be_counted(case: Case) -> None:
+    """More expressions, more work; outside inference mode, as a run counts them."""
+    case.model.eval()
+    assert running.flops(case.model, case.batch) > running.flops(case.model, _one(case.batch, 0)) > 0
 
 
 def test_a_checkpoint_predicts_the_same(evaluated: Case, tmp_path: Path) -> None:
