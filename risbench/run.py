@@ -401,7 +401,7 @@ def _refuse_without_effect(overrides: list[str]) -> None:
 
 def flops(model: Method, batch: Batch) -> int:
     """Floating-point operations of a prediction."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # it trips over views of weights in inference mode
+    with FlopCounterMode(display=False) as counter:  # which trips over views of weights where gradients are off
         model.predict(batch)
     return int(counter.get_total_flops())
 
