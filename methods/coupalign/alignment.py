@@ -59,32 +59,34 @@ class WPA(nn.Module):
 class Aligned(NamedTuple):
     """What the sentence made of the mask proposals."""
 
-    signals: Tensor  # Y_N (B, N, h, w): each proposal's mask, times its weight
     weights: Tensor  # (B, N), adding up to 1
-    masks: Tensor  # (B, N, h, w) in [0, 1]
+    masks: Tensor  # logits of each proposal (B, N, h, w)
 
 
 class SMA(nn.Module):
     """Sentence-Mask Alignment: the sentence weights the mask embeddings, and their signals go back to the pixels."""
 
-    def __init__(self, word_width: int, width: int) -> None:
+    def __init__(self, word_width: int, width: int, temperature: float) -> None:
         super().__init__()
+        self.temperature = temperature
         self.sentence = nn.Linear(word_width, width)
-        self.proposal = nn.Linear(width, width, bias=False)  # one more number for all would not move a softmax
+        self.proposal = nn.Linear(width, width)  # Q_o, to be compared with the sentence
         self.embedding = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))  # to the pixels
         self.project = nn.Linear(width, width)
 
     def align(self, queries: Tensor, sentence: Tensor, pixels: Tensor) -> Aligned:
-        """Q_o (B, N, D), L_g (B, D_t) and pixel embeddings (B, D, h, w) to the weighted mask signals."""
-        agreement = self.proposal(queries) @ self.sentence(sentence)[:, :, None]  # (B, N, 1)
-        weights = (agreement[..., 0] * queries.shape[2] ** -0.5).softmax(dim=1)
-        masks = torch.einsum("bnd,bdhw->bnhw", self.embedding(queries), pixels).sigmoid()
-        return Aligned(weights[:, :, None, None] * masks, weights, masks)
+        """Q_o (B, N, D), L_g (B, D_t) and pixel embeddings (B, D, h, w) to weights and masks of the proposals."""
+        agreement = functional.cosine_similarity(self.proposal(queries), self.sentence(sentence)[:, None], dim=2)
+        weights = (agreement / self.temperature).softmax(dim=1)  # (B, N)
+        masks = torch.einsum("bnd,bdhw->bnhw", self.embedding(queries), pixels)
+        return Aligned(weights, masks)
 
-    def forward(self, queries: Tensor, sentence: Tensor, pixels: Tensor) -> Tensor:
-        """The mask signals, projected back onto the pixels: (B, D, h, w)."""
-        signals = self.align(queries, sentence, pixels).signals  # (B, N, h, w)
-        return torch.einsum("bnhw,bnd->bdhw", signals, self.project(queries))
+    def forward(self, queries: Tensor, sentence: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """To the weighted embeddings at the pixels they cover (B, D, h, w), and the sum of Y_N, a logit (B, h, w)."""
+        weights, masks = self.align(queries, sentence, pixels)
+        shares = weights[:, :, None, None]
+        gathered = torch.einsum("bnhw,bnd->bdhw", shares * masks.sigmoid(), self.project(queries))
+        return gathered, (shares * masks).sum(dim=1)
 
 
 def pooled(words: Tensor, mask: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Settings(Encoders):
     mask_layers: Positive
     mask_heads: Positive
     mask_dropout: Share
+    mask_temperature: Annotated[float, Field(gt=0)]
     prior: Annotated[float, Field(gt=0, lt=1)]
     class_weights: Two
     contrast: Weight
@@ -121,7 +122,10 @@ class Head(nn.Module):
         x = self.pixels(encoded.maps)  # (B, D, H/4, W/4)
         if self.generator is not None and self.align is not None:
             queries = self.generator(encoded.maps[-1])  # (B, N, D)
-            x = torch.cat((x, self.align(queries, encoded.sentence, x)), dim=1)
+            gathered, signal = self.align(queries, encoded.sentence, x)  # (B, D, H/4, W/4), (B, H/4, W/4)
+            features = self.join(torch.cat((x, gathered), dim=1))
+            background, object_ = self.logits(features).unbind(dim=1)
+            return features, torch.stack((background, object_ + signal), dim=1)
         features = self.join(x)
         return features, self.logits(features)
 
@@ -164,7 +168,7 @@ class Model(Method):
             generator = MaskGenerator(
                 model.masks, coarsest, width, model.mask_layers, model.mask_heads, model.mask_dropout
             )
-            align = SMA(model.text_width, width)
+            align = SMA(model.text_width, width, model.mask_temperature)
         head = Head(FPN(backbone.widths, width), generator, align, width, model.prior)
         return cls(network.to(memory_format=torch.channels_last), head.to(memory_format=torch.channels_last), model)
 
@@ -216,7 +220,7 @@ class Model(Method):
             aligned = head.align.align(queries, encoded.sentence, pixels)
             weights, order = aligned.weights[0].sort(descending=True, stable=True)
             for weight, number in zip(weights[:_PANELS].tolist(), order.tolist(), strict=False):
-                mask = aligned.masks[0, number].float()  # (H/4, W/4)
+                mask = aligned.masks[0, number].float().sigmoid()  # (H/4, W/4)
                 panels.append(Panel(f"mask {number}: weight {weight:.3f}, at most {mask.max():.2f}", mask))
         for number, looks in enumerate(self.network.attention(first, batch.words) if tokens else [], start=1):
             share = looks[0, list(tokens)].float().mean(dim=0)  # (h, w), over the pieces of the word

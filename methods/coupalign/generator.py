@@ -39,8 +39,9 @@ class MaskGenerator(nn.Module):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(masks, width))
         self.memory = nn.Linear(pixel_width, width)
-        layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, batch_first=True)
+        layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, batch_first=True, norm_first=True)
         self.decoder = nn.TransformerDecoder(layer, layers)
+        self.norm = nn.LayerNorm(width)
         for parameter in self.decoder.parameters():  # the copies of a layer all start alike otherwise
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -50,5 +51,6 @@ class MaskGenerator(nn.Module):
         width = self.queries.shape[1]
         places = build_sincos2d_pos_embed(list(pixels.shape[1:3]), width, device=pixels.device)  # (hw, D)
         memory = self.memory(pixels.flatten(1, 2)) + places
-        answer: Tensor = self.decoder(self.queries.expand(len(pixels), -1, -1), memory)
-        return answer
+        answer = self.decoder(self.queries.expand(len(pixels), -1, -1), memory)
+        apart = answer - answer.mean(dim=1, keepdim=True)  # what all have in common tells none from the others
+        return cast(Tensor, self.norm(apart))

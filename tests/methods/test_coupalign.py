@@ -21,17 +21,17 @@ alignment, contrast, generator = (
 RECIPE = methods.recipe_file("coupalign")
 PIECES = 90  # word pieces of the networks here
 PARAMETERS = {  # at full size, with a vocabulary of PIECES
-    "swin-base": 188_407_994,
-    "resnet101": 147_389_762,
-    "darknet53": 142_251_746,
+    "swin-base": 188_408_762,
+    "resnet101": 147_390_530,
+    "darknet53": 142_252_514,
     "masks-0": 180_749_754,
-    "masks-20": 188_387_514,
-    "masks-50": 188_395_194,
-    "masks-100": 188_407_994,
-    "masks-150": 188_420_794,
-    "masks-200": 188_433_594,
-    "no-wpa": 182_777_530,
-    "no-aux": 188_407_994,
+    "masks-20": 188_388_282,
+    "masks-50": 188_395_962,
+    "masks-100": 188_408_762,
+    "masks-150": 188_421_562,
+    "masks-200": 188_434_362,
+    "no-wpa": 182_778_298,
+    "no-aux": 188_408_762,
 }
 
 
@@ -124,7 +124,7 @@ def test_maps_words_and_masks_have_the_shapes_that_the_readme_says(batch: Batch)
     queries = model.head.generator(found.maps[-1])
     aligned = model.head.align.align(queries, found.sentence, pixels)
     assert pixels.shape == (3, 32, 16, 16) and queries.shape == (3, 7, 32)
-    assert aligned.signals.shape == aligned.masks.shape == (3, 7, 16, 16)
+    assert aligned.masks.shape == (3, 7, 16, 16)
     assert torch.allclose(aligned.weights.sum(dim=1), torch.ones(3))
     assert model.predict(batch).probability.shape == (3, 64, 64)
 
@@ -137,20 +137,33 @@ def test_the_sentence_is_the_mean_of_its_words_without_padding() -> None:
 
 def test_the_signals_are_the_masks_by_the_sentence_s_weights_and_return_to_the_pixels_they_cover() -> None:
     torch.manual_seed(0)
-    module = alignment.SMA(5, 4).double()
-    queries, sentence, pixels = (
-        torch.randn(1, 3, 4).double(),
-        torch.randn(1, 5).double(),
-        torch.randn(1, 4, 2, 2).double(),
-    )
-    weights = torch.stack([module.proposal(q) @ module.sentence(sentence[0]) / 2 for q in queries[0]]).softmax(dim=0)
-    expected = torch.zeros(4, 2, 2).double()
+    module = alignment.SMA(5, 4, temperature=0.5).double()
+    queries, sentence = torch.randn(1, 3, 4).double(), torch.randn(1, 5).double()
+    pixels = torch.randn(1, 4, 2, 2).double()
+    asked = functional.normalize(module.sentence(sentence[0]), dim=0)
+    agreement = [functional.normalize(module.proposal(q), dim=0) @ asked for q in queries[0]]
+    weights = (torch.stack(agreement) / 0.5).softmax(dim=0)
+    expected, signal = torch.zeros(4, 2, 2).double(), torch.zeros(2, 2).double()
     for n in range(3):
         for y in range(2):
             for x in range(2):
-                mask = (module.embedding(queries[0, n]) @ pixels[0, :, y, x]).sigmoid()
-                expected[:, y, x] += weights[n] * mask * module.project(queries[0, n])
-    assert torch.allclose(module(queries, sentence, pixels)[0], expected, rtol=0, atol=1e-12)
+                mask = module.embedding(queries[0, n]) @ pixels[0, :, y, x]
+                expected[:, y, x] += weights[n] * mask.sigmoid() * module.project(queries[0, n])
+                signal[y, x] += weights[n] * mask
+    found = module(queries, sentence, pixels)
+    assert torch.allclose(found[0][0], expected, rtol=0, atol=1e-12)
+    assert torch.allclose(found[1][0], signal, rtol=0, atol=1e-12)
+
+
+def test_mask_embeddings_differ_however_much_the_queries_grow_alike(batch: Batch) -> None:
+    """Learned queries that differ by next to nothing, as training made them, still give proposals of their own."""
+    model = build().eval()
+    with torch.no_grad():
+        queries = model.head.generator.queries
+        queries.copy_(10.0 + 0.01 * queries)
+    found = functional.normalize(model.head.generator(encoded(model, batch).maps[-1]), dim=2)  # (B, N, D)
+    others = ~torch.eye(found.shape[1], dtype=torch.bool)
+    assert (found @ found.mT)[:, others].mean() < 0.2
 
 
 def test_the_order_of_the_queries_changes_nothing(batch: Batch) -> None:
@@ -270,7 +283,9 @@ def test_explanations_show_the_heaviest_masks_and_where_a_word_looks(batch: Batc
         heaviest = int(aligned.weights[0].argmax())
         looks = model.network.attention(model.encode_image(one)[0], one.words)
         assert len(panels) == 6 + 4 and len(model.explain(one, [])) == 6
-        assert f"mask {heaviest}:" in panels[0].title and torch.equal(panels[0].values, aligned.masks[0, heaviest])
+        assert f"mask {heaviest}:" in panels[0].title and torch.equal(
+            panels[0].values, aligned.masks[0, heaviest].sigmoid()
+        )
         shares = (looks[1][0, 2] + looks[1][0, 3]) / 2
         assert torch.allclose(panels[7].values, shares / shares.max(), atol=1e-5)
         assert f"stage 2: {100 * shares.min():.1f} to {100 * shares.max():.1f} %" in panels[7].title
@@ -300,6 +315,7 @@ def test_what_cannot_be_shown_is_one_sentence(
         (("mask_width=18",), "cannot share 18"),
         (("masks=-1",), "masks"),
         (("temperature=0.0",), "temperature"),
+        (("mask_temperature=0.0",), "mask_temperature"),
         (("contrast_samples=1",), "contrast_samples"),
         (("backbone=resnet1",), "no ResNet"),
     ],
