@@ -208,7 +208,7 @@ def test_segment_explains_itself_or_says_why_not(ask: Ask, trained: Path, small_
     assert code == 0 and "% of the image" in out, err
     with Image.open(tmp_path / "segment.png") as picture:
         assert picture.width >= 1500  # a third column: H_mask
-    for word, says in (("left", "LTS reads a sentence as a whole"), ("cup", "its words: the left one.")):
+    for word, says in (("left", "LTS shows H_mask, a map of the whole sentence"), ("cup", "its words: the left one.")):
         code, out, err = ask(
             "segment", image, "the left one", "--checkpoint", trained, "--explain", "--word", word, "--output", "x.png"
         )
