@@ -15,6 +15,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from risbench.errors import InputError
@@ -82,8 +83,7 @@ def from_main(fabric: Fabric, value: T) -> T:
 def synchronised(model: nn.Module, fabric: Fabric) -> nn.Module:
     """Let batch normalisation see the batches of all processes; only CUDA has it."""
     if fabric.world_size > 1 and fabric.device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return converted
+        return convert_sync_batchnorm(model)  # timm's: torch's own drops the activations inside timm's normalisations
     return model
 
 

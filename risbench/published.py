@@ -104,7 +104,7 @@ HEADLINES = {
     ),
     "coupalign": Headline(
         (("arXiv:2508.00265v2 survey", "TABLE 2", "CoupAlign", ""),),
-        protocols=("coupalign", "original"),  # no source names the size
+        protocols=(),  # no source names one
     ),
     "magnet": Headline(
         (("yxchng/mask-grounding README.md", "Results", "MagNet", ""),),

@@ -43,6 +43,13 @@ def test_hidden_states_are_those_of_transformers(bert: Any, words: Words) -> Non
     assert torch.allclose(bert.hidden(words)[words.mask], expected[words.mask], rtol=0, atol=1e-10)
 
 
+def test_layers_in_parts_are_the_whole(bert: Any, words: Words) -> None:
+    states = bert.embed(words)
+    for begin, end in ((0, 1), (1, 3)):
+        states = bert.layers(states, words.mask, begin, end)
+    assert torch.allclose(states[words.mask], bert.hidden(words)[words.mask], rtol=0, atol=1e-12)
+
+
 def test_padding_has_no_influence(bert: Any, words: Words) -> None:
     ids, mask = words
     expected = bert.hidden(words)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 
 from risbench import dist
 from risbench.errors import InputError
+from risbench.nn.darknet import Darknet
 
 SHORT = [
     "train.batch_size=4",
@@ -28,6 +31,19 @@ SHORT = [
     "image.size=64",
     "predict.images_per_batch=1",
 ]
+
+
+def test_synchronised_normalisation_keeps_the_activations() -> None:
+    """timm's layers normalise and activate in one; in evaluation a converted network needs no other process."""
+    torch.manual_seed(0)
+    network = Darknet().eval()
+    image = torch.randn(1, 3, 32, 32)
+    fabric = SimpleNamespace(world_size=2, device=torch.device("cuda"))
+    with torch.inference_mode():
+        expected = network.stage(0, network.embed(image))
+        converted: Any = dist.synchronised(network, cast(Any, fabric))
+        assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+        assert torch.allclose(converted.stage(0, converted.embed(image)), expected, atol=1e-6)
 
 
 def risbench(processes: int, arguments: list[str]) -> None:

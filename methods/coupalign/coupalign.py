@@ -189,8 +189,9 @@ class Model(Method):
         assert batch.mask is not None
         first = at(self.encode_image(batch), batch.image_index)[0]
         features, logits = self.head(self.network(first, batch.words))
-        weights = cast(Tensor, self.class_weights).to(logits.dtype)
-        segmentation = functional.cross_entropy(self._upsampled(logits), batch.mask.long(), weights)
+        whole = self._upsampled(logits)  # (B, 2, H, W)
+        weights = cast(Tensor, self.class_weights).to(whole.dtype)
+        segmentation = functional.cross_entropy(whole, batch.mask.long(), weights)
         terms = {"total": segmentation, "segmentation": segmentation}
         if self.settings.contrast:
             truth = area_average(batch.mask, (features.shape[2], features.shape[3]))  # (B, H/4, W/4)
@@ -239,7 +240,7 @@ class Model(Method):
 
     def _upsampled(self, logits: Tensor) -> Tensor:
         """(B, n, H/4, W/4) to (B, n, H, W)."""
-        whole = logits.float() if logits.dtype == torch.bfloat16 else logits
+        whole = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         return functional.interpolate(
             whole, scale_factor=float(self.network.backbone.stride), mode="bilinear", align_corners=False
         )
@@ -249,11 +250,14 @@ def _check(model: Settings) -> None:
     """Refuse settings that do not fit together."""
     check_heads("alignment_width", model.alignment_width, "alignment_heads", model.alignment_heads)
     check_heads("mask_width", model.mask_width, "mask_heads", model.mask_heads)
-    check_heads("mask_width", model.mask_width, "mask_heads", 4)  # sine and cosine of rows and columns share it, too
     if model.text_taps != sorted(set(model.text_taps)) or model.text_taps[-1] != model.text_layers:
         raise InputError(
             f"model.text_taps={model.text_taps} must rise and end with the last of {model.text_layers} layers "
             "(model.text_layers)."
         )
+    if model.masks == 1:
+        raise InputError("model.masks=1 leaves the sentence nothing to choose: give at least 2, or 0 for none.")
+    if model.mask_width % 4:
+        raise InputError(f"model.mask_width={model.mask_width} does not fit sine encodings: give a multiple of 4.")
     if not model.masks and not model.alignment:
         raise InputError("model.masks=0 and model.alignment=false leave nothing that reads the words: set one of them.")

@@ -194,7 +194,7 @@ class Model(Method):
     def _upsampled(self, logits: Tensor, first: Tensor) -> Tensor:
         """(B, n, h, w) to (B, n, H, W), corner on corner; the first stage's map (B, H/4, W/4, C1) says H and W."""
         size = [length * self.network.backbone.stride for length in first.shape[1:3]]
-        whole = logits.float() if logits.dtype == torch.bfloat16 else logits
+        whole = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         return functional.interpolate(whole, size, mode="bilinear", align_corners=True)
 
 

@@ -45,7 +45,8 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
     def layers(self, states: Tensor, mask: Tensor, begin: int, end: int) -> Tensor:
         """Run some of the layers, counted from 0, `end` left out: states (B, T, width), words' mask (B, T)."""
         for layer in self.encoder.layer[begin:end]:
-            states = layer(states, attention_mask=mask[:, None, None])
+            answer = layer(states, attention_mask=mask[:, None, None])
+            states = answer[0] if isinstance(answer, tuple) else answer  # a tuple before version 5 of transformers
         return states
 
     def load_pretrained(self, source: str) -> str:

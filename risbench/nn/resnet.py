@@ -23,9 +23,10 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        if name not in timm.list_models("resnet*"):
+        known = name in timm.list_models("resnet*")
+        self.net: Any = timm.create_model(name, pretrained=False, num_classes=0) if known else None  # timm has no types
+        if not isinstance(self.net, timm.models.resnet.ResNet):  # some that are called so are built otherwise
             raise InputError(f"model.backbone={name!r} is no ResNet of timm. Take resnet101, for example.")
-        self.net: Any = timm.create_model(name, pretrained=False, num_classes=0)  # timm has no types
         info: Any = self.net.feature_info
         self.widths = [stage["num_chs"] for stage in info[1:]]
         self.checkpointing = False

@@ -1,8 +1,9 @@
 """Swin Transformer (Liu et al., ICCV 2021) from timm, open between the blocks of a stage and the patch merging behind.
 
-timm's blocks shift a map first and pad it to whole windows after; the networks of LAVT, CoupAlign and MagNet pad first
-and shift the padded map. The two differ wherever a map is no multiple of the window (stages 3 and 4 at 480 px
-and window 12), so the blocks here pad first. Everything else is timm's, down to the names of the weights.
+timm's blocks shift a map first and pad it to whole windows after; the networks of LAVT and MagNet pad first and shift
+the padded map, and CoupAlign here does as they do. The two differ wherever a map is no multiple of the window (stages 3
+and 4 at 480 px and window 12), so the blocks here pad first. Everything else is timm's, down to the names of the
+weights.
 """
 
 from __future__ import annotations

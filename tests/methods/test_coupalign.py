@@ -59,9 +59,12 @@ def encoded(model: Any, batch: Batch) -> Any:
 
 def step(model: Any, batch: Batch) -> None:
     """One training step."""
+    before = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(model.parameter_groups(), lr=1e-3)
     torch.autograd.backward(model.loss(batch)["total"])
     optimizer.step()
+    after = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert sum(not torch.equal(a, b) for a, b in zip(after, before, strict=True)) > len(after) / 2
 
 
 def test_alignment_is_attention_both_ways_behind_gates() -> None:
@@ -113,6 +116,11 @@ def test_both_answers_are_fed_back_into_the_encoders(batch: Batch) -> None:
     with torch.no_grad():
         model.network.alignments[0].word_gate.fill_(0.0)
     assert not torch.allclose(encoded(model, batch).words, before.words, atol=1e-5)
+
+
+def test_an_untrained_network_answers_its_prior(batch: Batch) -> None:
+    low, high = (build(f"prior={prior}").eval().predict(batch).probability.logit().mean() for prior in (0.05, 0.5))
+    assert torch.allclose(high - low, torch.tensor(0.05).logit().neg(), atol=1e-3)
 
 
 def test_maps_words_and_masks_have_the_shapes_that_the_readme_says(batch: Batch) -> None:
@@ -237,6 +245,21 @@ def test_segmentation_is_the_weighted_cross_entropy_on_the_input(batch: Batch) -
     assert torch.allclose(terms["segmentation"].double(), (weights * losses).sum() / weights.sum(), atol=1e-5)
 
 
+def test_mixed_precision_keeps_class_weights_and_cosines_whole(batch: Batch) -> None:
+    model = build().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.loss(batch)
+    torch.manual_seed(0)
+    features, mask = 5 + 0.1 * torch.randn(2, 8, 4, 4), torch.eye(4).expand(2, 4, 4)
+    torch.manual_seed(1)
+    expected = contrast.pixel_contrast(features, mask, 16, 0.1)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrast.pixel_contrast(features, mask, 16, 0.1)
+    assert torch.equal(found, expected)
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+
+
 @pytest.mark.parametrize("variant", recipe.variants(RECIPE))
 def test_every_variant_trains_a_step_and_predicts(variant: str, batch: Batch) -> None:
     model = build(variants=("tiny", variant))
@@ -312,7 +335,9 @@ def test_what_cannot_be_shown_is_one_sentence(
         (("text_taps=[1, 2, 3, 5]",), "must rise and end with the last of 4"),
         (("alignment_heads=3",), "cannot share 32"),
         (("mask_heads=3",), "cannot share 32"),
-        (("mask_width=18",), "cannot share 18"),
+        (("mask_width=18",), "multiple of 4"),
+        (("masks=1",), "nothing to choose"),
+        (("backbone=resnetv2_50",), "no ResNet"),
         (("masks=-1",), "masks"),
         (("temperature=0.0",), "temperature"),
         (("mask_temperature=0.0",), "mask_temperature"),
