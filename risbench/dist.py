@@ -83,7 +83,9 @@ def from_main(fabric: Fabric, value: T) -> T:
 def synchronised(model: nn.Module, fabric: Fabric) -> nn.Module:
     """Let batch normalisation see the batches of all processes; only CUDA has it."""
     if fabric.world_size > 1 and fabric.device.type == "cuda":
-        return convert_sync_batchnorm(model)  # timm's: torch's own drops the activations inside timm's normalisations
+        # timm's, for torch's own drops the activations inside timm's normalisations
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
     return model
 
 
