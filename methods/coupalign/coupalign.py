@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Method, Panel, Prediction, Words, at
+from risbench.api import Batch, Panel, Prediction, Words, at
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
 from risbench.nn.convolution import ConvNormReLU
-from risbench.nn.encoders import Backbone, Encoders, Positive, Share, Two, check_heads
+from risbench.nn.encoders import Backbone, EncoderMethod, Encoders, Positive, Share, Two, check_heads, upsampled
 from risbench.nn.segmentation import area_average
 from risbench.recipe import Field, Recipe, section
 
@@ -130,8 +130,10 @@ class Head(nn.Module):
         return features, self.logits(features)
 
 
-class Model(Method):
+class Model(EncoderMethod):
     """CoupAlign behind the harness's contract."""
+
+    schema = Settings
 
     def __init__(self, network: CoupAlign, head: Head, settings: Settings) -> None:
         super().__init__()
@@ -144,12 +146,6 @@ class Model(Method):
             self.frozen = dict.fromkeys(unused, "without masks nothing reads the words behind the last stage")
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not name.startswith(tuple(self.frozen)))
-
-    @classmethod
-    def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordPieceTokenizer:
-        """The word pieces of the pretrained text encoder, or such of the training text where it starts from scratch."""
-        model = section(Settings, recipe.model, "model")
-        return model.tokenizer(expressions, recipe.text.max_tokens)
 
     @classmethod
     def build(cls, recipe: Recipe, tokenizer: WordPieceTokenizer) -> Self:
@@ -172,24 +168,12 @@ class Model(Method):
         head = Head(FPN(backbone.widths, width), generator, align, width, model.prior)
         return cls(network.to(memory_format=torch.channels_last), head.to(memory_format=torch.channels_last), model)
 
-    def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:
-        """ImageNet weights for the backbone and BERT's for the text, as [model] names them."""
-        model = section(Settings, recipe.model, "model")
-        self.weights = model.load(self.network.backbone, self.network.text) or self.weights
-
-    def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The first stage's map (I, H/4, W/4, C1)."""
-        side, stride = batch.image.shape[-1], self.network.backbone.stride
-        if side % stride:
-            raise InputError(f"image.size={side} does not fit a first map of H/{stride}: give a multiple of {stride}.")
-        return (self.network.encode_image(batch.image),)
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with class weights on the network input, and the contrast of pixels at H/4."""
         assert batch.mask is not None
         first = at(self.encode_image(batch), batch.image_index)[0]
         features, logits = self.head(self.network(first, batch.words))
-        whole = self._upsampled(logits)  # (B, 2, H, W)
+        whole = upsampled(logits, batch.mask.shape[1:], align_corners=False)  # (B, 2, H, W)
         weights = cast(Tensor, self.class_weights).to(whole.dtype)
         segmentation = functional.cross_entropy(whole, batch.mask.long(), weights)
         terms = {"total": segmentation, "segmentation": segmentation}
@@ -204,7 +188,8 @@ class Model(Method):
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
         """Probability of the object on the network input."""
         _, logits = self.head(self.network(features[0], words))  # (B, 2, H/4, W/4)
-        margin = self._upsampled(logits[:, 1:] - logits[:, :1])[:, 0]  # (B, H, W); up-sampling is linear
+        size = [length * self.network.backbone.stride for length in features[0].shape[1:3]]
+        margin = upsampled(logits[:, 1:] - logits[:, :1], size, align_corners=False)[:, 0]  # (B, H, W); it is linear
         return Prediction(margin.float().sigmoid())
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
@@ -237,13 +222,6 @@ class Model(Method):
             if parameter.requires_grad:
                 groups[parameter.ndim < 2 or name.endswith(("queries", "bias_table"))].append(parameter)
         return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
-
-    def _upsampled(self, logits: Tensor) -> Tensor:
-        """(B, n, H/4, W/4) to (B, n, H, W)."""
-        whole = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        return functional.interpolate(
-            whole, scale_factor=float(self.network.backbone.stride), mode="bilinear", align_corners=False
-        )
 
 
 def _check(model: Settings) -> None:

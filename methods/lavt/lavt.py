@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Converted, Method, Panel, Prediction, Words, at
+from risbench.api import Batch, Converted, Panel, Prediction, Words, at
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
-from risbench.nn.encoders import Backbone, Encoders, Positive, Share, Two
+from risbench.nn.encoders import Backbone, EncoderMethod, Encoders, Positive, Share, Two, upsampled
 from risbench.nn.segmentation import ASPPDeconvolution
 from risbench.recipe import Field, Recipe, section
 
@@ -88,8 +88,10 @@ class LAVT(nn.Module):
                 x = gate(x, answer)
 
 
-class Model(Method):
+class Model(EncoderMethod):
     """LAVT behind the harness's contract."""
+
+    schema = Settings
 
     def __init__(self, network: LAVT, settings: Settings) -> None:
         super().__init__()
@@ -104,12 +106,6 @@ class Model(Method):
             parameter.requires_grad_(False)
 
     @classmethod
-    def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordPieceTokenizer:
-        """The word pieces of the pretrained text encoder, or such of the training text where it starts from scratch."""
-        model = section(Settings, recipe.model, "model")
-        return model.tokenizer(expressions, recipe.text.max_tokens)
-
-    @classmethod
     def build(cls, recipe: Recipe, tokenizer: WordPieceTokenizer) -> Self:
         """Build the network with the numbers of [model]."""
         model = section(Settings, recipe.model, "model")
@@ -120,11 +116,6 @@ class Model(Method):
         if model.compile:
             built.compile_parts()
         return built
-
-    def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:
-        """ImageNet weights for the backbone and BERT's for the text, as [model] names them."""
-        model = section(Settings, recipe.model, "model")
-        self.weights = model.load(self.network.backbone, self.network.text) or self.weights
 
     @classmethod
     def convert(cls, content: dict[str, Any]) -> Converted:
@@ -141,13 +132,6 @@ class Model(Method):
         # which is 8, they would silently stay uncompiled. Four: training, evaluation, and either for one image.
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 4 * len(parts))
-
-    def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The first stage's map (I, H/4, W/4, C1)."""
-        side, stride = batch.image.shape[-1], self.network.backbone.stride
-        if side % stride:
-            raise InputError(f"image.size={side} does not fit a first map of H/{stride}: give a multiple of {stride}.")
-        return (self.network.encode_image(batch.image),)
 
     def logits(self, features: tuple[Tensor, ...], words: Words) -> Tensor:
         """Logits of background and object on the network input (B, 2, H, W), as the authors' network returns them."""
@@ -194,8 +178,7 @@ class Model(Method):
     def _upsampled(self, logits: Tensor, first: Tensor) -> Tensor:
         """(B, n, h, w) to (B, n, H, W), corner on corner; the first stage's map (B, H/4, W/4, C1) says H and W."""
         size = [length * self.network.backbone.stride for length in first.shape[1:3]]
-        whole = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        return functional.interpolate(whole, size, mode="bilinear", align_corners=True)
+        return upsampled(logits, size, align_corners=True)
 
 
 def dice(probability: Tensor, mask: Tensor) -> Tensor:

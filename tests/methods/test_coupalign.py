@@ -363,3 +363,29 @@ def test_weights_that_decay_are_those_of_layers() -> None:
     kept = {names[id(parameter)] for parameter in free if parameter.ndim > 1}
     assert kept == {n for n in names.values() if n.endswith(("generator.queries", "position_bias_table"))}
     assert len(decayed) + len(free) == len(names)
+    assert [group.get("weight_decay") for group in model.parameter_groups()] == [None, 0.0]
+
+
+def test_the_generator_knows_where_things_are() -> None:
+    """The same pixels at other places are other proposals, though attention itself knows no places."""
+    torch.manual_seed(0)
+    module = generator.MaskGenerator(4, pixel_width=6, width=8, layers=1, heads=2, dropout=0.0).eval()
+    pixels = torch.randn(1, 3, 3, 6)
+    assert not torch.allclose(module(pixels), module(pixels.flip(2)), atol=1e-4)
+
+
+def test_dropout_of_the_generator_is_the_recipe_s() -> None:
+    layers = build("mask_dropout=0.3").head.generator.decoder.layers
+    assert all(layer.dropout.p == 0.3 for layer in layers)
+
+
+def test_half_covered_pixels_are_background_to_the_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+
+    def first(pixels: Tensor, among: Tensor, samples: int) -> Tensor:
+        drawn.append(among)
+        return pixels[:, :samples]
+
+    monkeypatch.setattr(contrast, "_drawn", first)
+    contrast.pixel_contrast(torch.randn(1, 3, 1, 4), torch.tensor([[[0.0, 0.5, 0.51, 1.0]]]), 2, 0.1)
+    assert drawn[0].tolist() == [[False, False, True, True]] and drawn[1].tolist() == [[True, True, False, False]]
