@@ -40,6 +40,9 @@ Overrides = Annotated[
 Checkpoint = Annotated[str, typer.Option(help="Folder of a trained checkpoint.")]
 Seeds = Annotated[str, typer.Option("--seed", help="One seed or several: 0,1,2.")]
 Resume = Annotated[Path | None, typer.Option(help="Folder of a killed run to go on with; takes no other option.")]
+RecordFolders = Annotated[
+    list[Path] | None, typer.Option("--records", help="Folders of records. Default: results/records and runs.")
+]
 Init = Annotated[str, typer.Option(help="Checkpoint whose weights and words training starts from.")]
 
 
@@ -71,6 +74,7 @@ def run(
     checkpoint: Checkpoint = "",
     init: Init = "",
     resume: Resume = None,
+    plan: Annotated[Path | None, typer.Option(help="File of such commands, to be worked off (risbench plan).")] = None,
     data_root: Root = "",
     images: Images = "",
     partial: Partial = False,
@@ -78,6 +82,10 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train, predict, score and record; with --checkpoint, without training."""
+    if plan is not None:
+        options.refuse_beside(context, "--plan", set(context.params) - {"plan", "as_json"})
+        _show(options.work_off(plan, context.command), as_json)
+        return
     if method.split("/")[0] == "reference":
         options.refuse_beside(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])
         chosen, where = options.chosen_references(method), (data_root, images, partial)
@@ -196,9 +204,7 @@ def print_table(
     names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
     dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
-    records: Annotated[
-        list[Path] | None, typer.Option(help="Folders of records. Default: results/records and runs.")
-    ] = None,
+    records: RecordFolders = None,
 ) -> None:
     """Print measured records, published numbers beside them."""
     from risbench import record, render, table
@@ -206,8 +212,26 @@ def print_table(
     if names:
         print("\n".join(f"{name:24}{title}" for name, title in table.titles().items()))
         return
-    folders = records or [path for path in (Path("results/records"), Path("runs")) if path.is_dir()]
-    print(render.render(table.named(name, record.find(folders), dataset or None), form))
+    found = record.find(options.record_folders(records))
+    print(render.render(table.named(name, found, dataset or None), form))
+
+
+@app.command("plan")
+def print_plan(
+    name: Annotated[str, typer.Argument(help="A paper's table: risbench table --list names them.")],
+    overrides: Overrides = None,
+    dataset: Annotated[str, typer.Option(help="Only this data set; one that the table lacks: in its shape.")] = "",
+    seed: Seeds = "0",
+    protocol: Annotated[str, typer.Option(help="Default: the source's, original where none is known.")] = "",
+    data_root: Root = "",
+    records: RecordFolders = None,
+) -> None:
+    """Print the commands that fill the empty cells of a paper's table; run --plan FILE works them off."""
+    from risbench import plan, record
+
+    found = record.find(options.record_folders(records))
+    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, data_root, overrides or [])
+    print("\n".join(made.lines()))
 
 
 @app.command("list")
@@ -327,7 +351,16 @@ def main() -> None:
         sys.exit(130)
 
 
-_TRAIN = ("torch", "torchvision", "timm", "transformers", "lightning_fabric", "safetensors", "huggingface_hub")
+_TRAIN = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "lightning_fabric",
+    "safetensors",
+    "huggingface_hub",
+    "filelock",
+)
 
 
 def _fail(message: str) -> int:

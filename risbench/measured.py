@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
-from risbench import datasets, protocol
+from risbench import datasets, methods, protocol, recipe
 from risbench.published import HEADLINES, Published
 from risbench.record import Record
 from risbench.render import Cell
@@ -20,7 +21,7 @@ class Line:
     dataset: str
     split: str
     runs: tuple[Record, ...] = ()
-    differs: str = ""  # the settings by which it differs from rows with the same labels
+    differs: str = ""  # settings that its labels do not tell: overridden ones, and those of other rows with its labels
     published: Published | None = None
 
     @property
@@ -93,7 +94,8 @@ def _same_label(groups: dict[tuple[str, ...], dict[int | None, Record]]) -> list
     lines = []
     for settings, by_seed in groups.items():
         runs = sorted(by_seed.values(), key=lambda run: -1 if run.seed is None else run.seed)
-        differs = "; ".join(setting for setting in settings if setting not in common)
+        own = [setting for setting in settings if setting not in common]
+        differs = "; ".join(dict.fromkeys([*own, *overridden(runs[0])]))
         lines.append(Line(runs[0].method, runs[0].dataset, runs[0].split, tuple(runs), differs))
     return lines
 
@@ -106,9 +108,39 @@ def _label(run: Record) -> tuple[object, ...]:
 def _settings(run: Record) -> tuple[str, ...]:
     """Everything beyond the label and the seed that makes two numbers incomparable, as `name=value`."""
     sections = {part: v if isinstance(v, dict) else {"": v} for part, v in run.recipe.items()}  # others' may be flat
-    recipe = {f"{part}.{key}".strip("."): v for part, values in sections.items() for key, v in values.items()}
+    flat = {f"{part}.{key}".strip("."): v for part, values in sections.items() for key, v in values.items()}
     more = {"trained on": ", ".join(run.training_data), "weights": run.weights, "annotations": run.index[:8]}
-    return tuple(f"{name}={value}" for name, value in {**recipe, **more}.items())
+    return tuple(f"{name}={value}" for name, value in {**flat, **more}.items())
+
+
+def overridden(run: Record) -> list[str]:
+    """What a run sets otherwise than its method's recipe with its variants, as `section.key=value`."""
+    return altered(run.method, run.variants, run.recipe)
+
+
+def altered(method: str, variants: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """What resolved settings say otherwise than a method's recipe with these variants, as `section.key=value`.
+
+    Not told: whether training began from pretrained weights, and where they lie, which a record states by itself.
+    """
+    if method not in methods.names():
+        return []
+    file = methods.recipe_file(method)
+    if not set(variants) <= set(recipe.variants(file)):
+        return []
+    settings, _ = recipe.load(file, [recipe.FULL, *variants])
+    told = recipe.differences(values, settings)
+    from_card = {"text.max_tokens"} if not settings.text.max_tokens else set()
+    return [
+        f"{name}={value}"
+        for name, value in told.items()
+        if name not in {"model.pretrained", *from_card} and not _is_a_place(name, value)
+    ]
+
+
+def _is_a_place(name: str, value: object) -> bool:
+    """Whether a setting of the network says where weights lie: a path, or the name of pretrained weights."""
+    return name.startswith("model.") and isinstance(value, str) and ("/" in value or "." in value)
 
 
 def is_comparable(run: Record) -> bool:
@@ -130,7 +162,7 @@ def under_published_protocol(run: Record) -> bool:
 
 def _as_published(run: Record) -> bool:
     """Tell whether a run is what the source measured: its network and training, its protocol, all of the data."""
-    altered = run.partial or run.control or run.variants
+    altered = run.partial or run.control or run.variants or overridden(run)
     return not altered and trained_as_published(run) and under_published_protocol(run)
 
 

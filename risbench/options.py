@@ -22,7 +22,7 @@ def parts(text: str) -> list[str]:
 
 def job_of(options: dict[str, Any]) -> Any:
     """The job that a command's options describe."""
-    from risbench.run import Job
+    from risbench.job import Job
 
     return Job(
         method=options.get("method", ""),
@@ -42,10 +42,11 @@ def job_of(options: dict[str, Any]) -> Any:
 def open_runs(options: dict[str, Any], resume: Path | None) -> Iterable[Any]:
     """Open the runs of a command, one for each seed, or the one that is to be resumed."""
     from risbench import run as running
+    from risbench.job import Job
 
     if resume is not None:
         refuse_beside(options["context"], "--resume", options.keys() - {"context", "resume", "as_json"})
-        yield running.start(running.Job.read(resume), options["runs"], resume)
+        yield running.start(Job.read(resume), options["runs"], resume)
         return
     if not options["method"] and not options.get("checkpoint"):
         raise InputError("Which method? Give --method NAME (risbench list shows them), --checkpoint or --resume.")
@@ -97,4 +98,19 @@ def score_references(
                     found = references.predict(name, index, part, number, chosen)
                     kept = folder / f"seed{number}" if len(seeds_of(seed)) > 1 else folder
                     records.append(record.keep(kept, found, index, part, chosen, seed=number, weights="none"))
+    return records
+
+
+def record_folders(given: list[Path] | None) -> list[Path]:
+    """Where records are looked for."""
+    return given or [path for path in (Path("results/records"), Path("runs")) if path.is_dir()]
+
+
+def work_off(file: Path, command: Any) -> list[Record]:
+    """Work off a plan; `command` is the parser of `risbench run`. Raise InputError at the end for runs that failed."""
+    from risbench import worklist
+
+    records, failures = worklist.work_off(worklist.read(file, command))
+    if failures:
+        raise InputError(f"Of the plan {len(failures)} failed, the first one: {failures[0]} The same command goes on.")
     return records

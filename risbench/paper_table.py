@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from risbench import datasets, methods, papers, recipe
-from risbench.measured import Line, group, is_comparable, trained_as_published, under_published_protocol
+from risbench.measured import (
+    Line,
+    group,
+    is_comparable,
+    overridden,
+    trained_as_published,
+    under_published_protocol,
+)
 from risbench.papers import Grid, Ours, Paper, Row, Slot
 from risbench.published import HEADLINES, Published
 from risbench.record import Record
@@ -54,9 +61,11 @@ def fill(grid: Grid, records: Iterable[Record]) -> Filling:
     wanted = {(row, at): _wanted(row.ours, row.slot(at)) for row in grid.rows if row.ours for at in grid.columns}
     keys = set(wanted.values())
     runs = [run for run in records if _key(run) in keys and not run.control and is_comparable(run)]
-    lines, several = group(run for run in runs if not run.partial)
+    altered = {id(run): ", ".join(overridden(run)) for run in runs}
+    lines, several = group(run for run in runs if not (run.partial or altered[id(run)]))
     partial = ["Records of partial copies are left out."] * any(run.partial for run in runs)
-    notes = dict.fromkeys([*several, *partial])
+    others = [_left_out(run, altered[id(run)]) for run in runs if altered[id(run)]]
+    notes = dict.fromkeys([*several, *partial, *others])
     chosen: dict[Place, Line] = {}
     for (row, at), key in wanted.items():
         metric = row.slot(at).metric
@@ -69,6 +78,11 @@ def fill(grid: Grid, records: Iterable[Record]) -> Filling:
             where = f"{line.method} {line.labels()[0]} on {line.dataset} {line.split}"
             notes[f"{where} has records of several settings; those shown are of {line.runs[-1].created}."] = None
     return Filling(chosen, list(notes))
+
+
+def _left_out(run: Record, altered: str) -> str:
+    name = " ".join((run.method, *run.variants))
+    return f"Left out, since settings of today's recipe were overridden: {name} on {run.dataset} with {altered}."
 
 
 def _wanted(ours: Ours, slot: Slot) -> tuple[object, ...]:
@@ -239,7 +253,7 @@ def _state(paper: Paper, grid: Grid, filling: Filling) -> list[str]:
     if small := {name: None for slot in slots for name in _default_variant(slot.dataset)}:
         said.append(f"Every row is of the variant `{', '.join(small)}`.")
     ours = dict.fromkeys(row.ours for row in grid.rows if row.ours)
-    there = [x for x in ours if _is_there(x)]
+    there = [x for x in ours if is_there(x)]
     measured = {row.ours for row, _ in filling.lines}
     if protocols := dict.fromkeys(line.runs[0].protocol for line in filling.lines.values()):
         said.append(f"Measured under the protocol {' or '.join(protocols)}.")
@@ -253,7 +267,7 @@ def _state(paper: Paper, grid: Grid, filling: Filling) -> list[str]:
     return [*said, *filling.notes]
 
 
-def _is_there(ours: Ours) -> bool:
+def is_there(ours: Ours) -> bool:
     """Whether the method's folder and the variants of its recipe exist."""
     known = ours.method in methods.names()
     return known and set(ours.variants) <= set(recipe.variants(methods.recipe_file(ours.method)))

@@ -20,6 +20,15 @@ from risbench.errors import InputError, unknown
 
 FULL = "full"  # the variant that stands for the recipe as it is
 
+_COMPUTATION = {  # keys that say where and how a run was computed, not what
+    "train.workers",
+    "train.precision",
+    "train.accumulate",
+    "predict.images_per_batch",
+    "model.activation_checkpointing",
+    "model.compile",
+}
+
 Scalar = bool | int | float | str
 Value = Scalar | list[int] | list[float] | list[str]
 
@@ -158,6 +167,21 @@ def _explained(first: ErrorDetails, path: list[str], known: Iterable[str], where
     if first["type"] == "missing":
         return InputError(f"{key} is missing in {where}: add it.")
     return InputError(f"{where}: {key} = {first['input']!r} is wrong: {first['msg']}. Give it another value.")
+
+
+def differences(stored: Mapping[str, Any], settings: Recipe) -> dict[str, Any]:
+    """What a stored recipe sets otherwise than `settings`: its values by `section.key`.
+
+    Keys that only one of them has, and keys that say where and how a run was computed, are left out.
+    """
+    found = {}
+    for section, known in settings.model_dump().items():
+        values = stored.get(section)
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            name = f"{section}.{key}"
+            if key in known and value != known[key] and name not in _COMPUTATION:
+                found[name] = value
+    return found
 
 
 def dumps(recipe: Recipe) -> str:

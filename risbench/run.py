@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import resource
 import shutil
-import tomllib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,12 +17,10 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from risbench import (
     checkpoint,
-    datasets,
     dist,
     methods,
     metrics,
@@ -40,51 +37,14 @@ from risbench.checkpoint import Checkpoint, Facts
 from risbench.data import loader, source
 from risbench.data.index import Index
 from risbench.data.loader import Samples
-from risbench.errors import InputError, defect
+from risbench.errors import InputError
+from risbench.job import Job, settings_of
 from risbench.predict import Predictor
 from risbench.predictions import Header, Predictions
 from risbench.protocol import Protocol
 from risbench.recipe import Recipe
 from risbench.record import Record
 from risbench.train import Trainer
-
-
-class Job(BaseModel):
-    """What was asked for; kept in run.toml, so that --resume needs nothing but the folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: str = ""
-    dataset: str
-    variants: list[str] = []
-    overrides: list[str] = []
-    splits: list[str] = []
-    protocols: list[str] = ["original"]
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    checkpoint: str = ""
-    init: str = ""
-    data_root: str = ""
-    images: str = ""
-    partial: bool = False
-
-    def write(self, folder: Path) -> None:
-        """Write run.toml."""
-        lines = [f"{key} = {recipe.toml(value)}" for key, value in self.model_dump().items()]
-        (folder / "run.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> Job:
-        """Read run.toml of a run that is to be resumed."""
-        path = folder / "run.toml"
-        try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise InputError(f"{folder} is not a run: it holds no run.toml. Give a folder such as runs/ID.") from None
-        except ValidationError as error:
-            reason = defect(error)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            reason = str(error)
-        raise InputError(f"{path} cannot be read ({reason}). Start a new run.")
 
 
 @dataclass
@@ -308,13 +268,19 @@ class Run:
         }
 
 
+def prepare(job: Job, runs: Path, resume: Path | None = None) -> Run:
+    """Check a job, and start its processes; its folder, below `runs`, is not made yet."""
+    settings, variants = settings_of(job, resume)
+    run = Run(job, resume or runs, dist.start(settings.train.precision), settings, variants)
+    run.check()
+    return run
+
+
 def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
     """Check a job, and open the folder of its run: a new one below `runs`, or the one to be resumed."""
-    settings, variants = settings_of(job, resume)
-    fabric = dist.start(settings.train.precision)
-    run = Run(job, resume or runs, fabric, settings, variants)
-    run.check()
+    run = prepare(job, runs, resume)
     if resume is None:
+        fabric, settings, variants = run.fabric, run.settings, run.variants
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         trained = Path(job.method or job.checkpoint).resolve().name
         name = "-".join([trained, *variants, Path(job.dataset).stem, f"seed{job.seed}", stamp])
@@ -345,58 +311,12 @@ def predict_to(job: Job, output: Path) -> None:
         raise InputError(f"--output {output} does not name a predictions file: give a file that ends in .parquet.")
     if not job.checkpoint:
         raise InputError("Which checkpoint? Give --checkpoint FOLDER, such as runs/ID/checkpoints/best.")
-    settings, variants = settings_of(job)
-    run = Run(job, output.parent, dist.start(settings.train.precision), settings, variants)
-    run.check()
+    run = prepare(job, output.parent)
     if len(job.splits) != 1 or len(job.protocols) != 1:
         raise InputError("A predictions file holds one split under one protocol: give one --split and one --protocol.")
     opened = Checkpoint(Path(job.checkpoint))
     predictor = run._predictor(*opened.model(), protocol.load(job.protocols[0]))
     run.predict(opened, predictor, job.splits[0], output)
-
-
-def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:
-    """The resolved recipe of a job and its variants: the checkpoint's, the resumed run's, or the method's."""
-    name = methods.folder(job.method).name if job.method else ""
-    if name:
-        methods.module(job.method)  # a folder given by path is found by its name from here on
-    if job.checkpoint:
-        opened = Checkpoint(Path(job.checkpoint))
-        if name and name != opened.facts.method:
-            raise InputError(
-                f"{job.checkpoint} is a checkpoint of {opened.facts.method}, not of {name}. Leave --method out."
-            )
-        if job.variants:
-            raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
-        if job.init:
-            raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
-        settings, _ = recipe.load(opened.folder / "recipe.toml", [], job.overrides)
-        _refuse_without_effect(job.overrides)
-        return _with_max_tokens(settings, [job.dataset]), opened.facts.variants
-    card = datasets.load(job.dataset)
-    settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
-    if resume is not None:
-        return recipe.validate(recipe.read(resume / "recipe.toml"), str(resume / "recipe.toml")), variants
-    return _with_max_tokens(settings, [job.dataset, *settings.train.datasets]), variants
-
-
-def _with_max_tokens(settings: Recipe, names: list[str]) -> Recipe:
-    """Replace a text.max_tokens of 0 by the most words that the cards of these data sets name."""
-    if settings.text.max_tokens:
-        return settings
-    words = max(datasets.load(name).max_words for name in names)
-    return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})})
-
-
-def _refuse_without_effect(overrides: list[str]) -> None:
-    """Refuse overrides of a checkpoint's recipe that speak of training or of the network, which are done."""
-    for assignment in overrides:
-        key = assignment.partition("=")[0].strip()
-        if not key.startswith(("image.", "text.", "predict.")) and key not in ("train.workers", "train.precision"):
-            raise InputError(
-                f"{key} has no effect on a trained checkpoint, so it cannot be overridden: leave it out. Only image.*, "
-                "text.*, predict.*, train.workers and train.precision can."
-            )
 
 
 def flops(model: Method, batch: Batch) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from risbench import cli, methods, predictions, references
 from risbench.data.index import Index
+from risbench.job import Job, settings_of
 
 Answer = tuple[int, str, str]
 Ask = Callable[..., Answer]
@@ -59,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_root: Path, small_ca
     """A checkpoint of one short epoch."""
     from risbench import run as running
 
-    job = running.Job(method="lts", dataset=str(small_card), overrides=SHORT, data_root=str(small_root))
+    job = Job(method="lts", dataset=str(small_card), overrides=SHORT, data_root=str(small_root))
     return running.start(job, tmp_path_factory.mktemp("runs")).train(resume=False).folder
 
 
@@ -143,8 +144,8 @@ def test_a_checkpoint_is_evaluated_with_as_many_words_as_asked(
 ) -> None:
     from risbench import run as running
 
-    job = running.Job(checkpoint=str(trained), dataset=str(small_card), overrides=[words])
-    assert running.settings_of(job)[0].text.max_tokens == expected  # 0: as the card says
+    job = Job(checkpoint=str(trained), dataset=str(small_card), overrides=[words])
+    assert settings_of(job)[0].text.max_tokens == expected  # 0: as the card says
 
 
 @pytest.mark.parametrize("protocol", ["original", "lavt"])

@@ -13,7 +13,7 @@ import pytest
 from risbench import datasets
 from risbench import run as running
 from risbench.data import index, source
-from risbench.run import Job
+from risbench.job import Job
 
 COMMON = [
     "train.batch_size=32",

@@ -22,7 +22,7 @@ from risbench.api import Method
 from risbench.checkpoint import Checkpoint
 from risbench.data.loader import Samples
 from risbench.errors import InputError
-from risbench.run import Job
+from risbench.job import Job
 from risbench.train import Trainer
 
 SHORT = [
