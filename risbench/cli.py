@@ -6,44 +6,37 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from risbench import __version__, options
+from risbench import __version__, cli_data, cli_results, options
+from risbench.arguments import (
+    Checkpoint,
+    Dataset,
+    Images,
+    Init,
+    Json,
+    Method,
+    Overrides,
+    Partial,
+    Protocols,
+    Resume,
+    Root,
+    Runs,
+    Seeds,
+    Splits,
+    Variant,
+)
 from risbench.errors import InputError
 
 if TYPE_CHECKING:
     from risbench.record import Record
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-data = typer.Typer(no_args_is_help=True, help="Data sets: list, make, index, doctor.")
-app.add_typer(data, name="data")
-
-Method = Annotated[str, typer.Option(help="Name of a method, path of its folder, or reference[/A,B] (no learning).")]
-Dataset = Annotated[str, typer.Option(help="Name of a data set, or path of a card.")]
-Variant = Annotated[str, typer.Option(help="Variants of the recipe, composed left to right: a,b.")]
-Splits = Annotated[str, typer.Option("--split", help="Splits: val,testA. Default: all evaluation splits.")]
-Protocols = Annotated[str, typer.Option("--protocol", help="Protocols: original,lts.")]
-Root = Annotated[
-    str, typer.Option(help="Folder with the layout of the refer API. Default: RISBENCH_DATA, then ./data.")
-]
-Images = Annotated[str, typer.Option(help="Folder of the images, where it is another than the card's.")]
-Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete copy; every result will say so.")]
-Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
-Runs = Annotated[Path, typer.Option(help="Folder for new runs.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Overrides of the recipe: train.lr=3e-5", show_default=False)
-]
-Checkpoint = Annotated[str, typer.Option(help="Folder of a trained checkpoint.")]
-Seeds = Annotated[str, typer.Option("--seed", help="One seed or several: 0,1,2.")]
-Resume = Annotated[Path | None, typer.Option(help="Folder of a killed run to go on with; takes no other option.")]
-RecordFolders = Annotated[
-    list[Path] | None, typer.Option("--records", help="Folders of records. Default: results/records and runs.")
-]
-Init = Annotated[str, typer.Option(help="Checkpoint whose weights and words training starts from.")]
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_results.app)
 
 
 def _print_version(asked: bool) -> None:
@@ -143,30 +136,6 @@ def predict(
 
 
 @app.command()
-def score(
-    file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
-    split: Annotated[str, typer.Option(help="The split that was predicted.")],
-    dataset: Dataset = "mini",
-    protocol: Annotated[str, typer.Option(help="The protocol.")] = "original",
-    data_root: Root = "",
-    partial: Partial = False,
-    as_json: Json = False,
-) -> None:
-    """Score a predictions file."""
-    from risbench import predictions
-    from risbench import protocol as protocols
-    from risbench import score as scoring
-    from risbench.data import source
-
-    chosen, found = protocols.load(protocol), predictions.read(file)
-    summary = scoring.score(found, source.open_index(dataset, data_root, partial=partial), split, chosen).summary
-    if as_json:
-        print(json.dumps(summary))
-        return
-    print("\n".join(_lines(summary)))
-
-
-@app.command()
 def segment(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     expression: Annotated[str, typer.Argument(help='What to segment: "the left cup".')],
@@ -198,42 +167,6 @@ def convert(
     print("\n".join(converting.convert(method, file, folder, vocabulary, dataset)))
 
 
-@app.command("table")
-def print_table(
-    name: Annotated[str, typer.Argument(help="The comparison, or a paper's table: --list names them.")] = "comparison",
-    names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
-    dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
-    records: RecordFolders = None,
-) -> None:
-    """Print measured records, published numbers beside them."""
-    from risbench import record, render, table
-
-    if names:
-        print("\n".join(f"{name:24}{title}" for name, title in table.titles().items()))
-        return
-    found = record.find(options.record_folders(records))
-    print(render.render(table.named(name, found, dataset or None), form))
-
-
-@app.command("plan")
-def print_plan(
-    name: Annotated[str, typer.Argument(help="A paper's table: risbench table --list names them.")],
-    overrides: Overrides = None,
-    dataset: Annotated[str, typer.Option(help="Only this data set; one that the table lacks: in its shape.")] = "",
-    seed: Seeds = "0",
-    protocol: Annotated[str, typer.Option(help="Default: the source's, original where none is known.")] = "",
-    data_root: Root = "",
-    records: RecordFolders = None,
-) -> None:
-    """Print the commands that fill the empty cells of a paper's table; run --plan FILE works them off."""
-    from risbench import plan, record
-
-    found = record.find(options.record_folders(records))
-    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, data_root, overrides or [])
-    print("\n".join(made.lines()))
-
-
 @app.command("list")
 def list_names(as_json: Json = False) -> None:
     """List methods with their variants, and data sets."""
@@ -259,20 +192,6 @@ def list_names(as_json: Json = False) -> None:
 
 
 @app.command()
-def protocols(as_json: Json = False) -> None:
-    """Show what each protocol compares."""
-    from risbench import protocol
-
-    for chosen in map(protocol.load, protocol.names()):
-        if as_json:
-            print(chosen.model_dump_json())
-            continue
-        halves = {**dict(chosen.input), **dict(chosen.score), "comparable": chosen.comparable}
-        print(f"{chosen.name}\n  source: {chosen.source}")
-        print("\n".join(f"  {key}: {value}" for key, value in halves.items()))
-
-
-@app.command()
 def doctor() -> None:
     """Examine this environment: versions, devices, and what does not fit together."""
     from risbench.doctor import examine
@@ -280,53 +199,6 @@ def doctor() -> None:
     findings, broken = examine()
     print("\n".join(findings))
     raise typer.Exit(1 if broken else 0)
-
-
-@data.command("list")
-def data_list() -> None:
-    """List data sets, their splits and how to get them."""
-    from risbench import datasets
-
-    for card in map(datasets.load, datasets.names()):
-        counts = ", ".join(
-            f"{name} {count.expressions.n if count.expressions else '?'}" for name, count in card.splits.items()
-        )
-        print(f"{card.name}: {card.title}\n  expressions: {counts}\n  licence: {card.licence}\n  get it: {card.where}")
-
-
-@data.command("make")
-def data_make(
-    dataset: Annotated[str, typer.Argument(help="A data set that is generated: mini.")], data_root: Root = ""
-) -> None:
-    """Generate a data set (default: into the cache)."""
-    from risbench import datasets
-    from risbench.data import index, source
-
-    card = datasets.load(dataset)
-    if not card.generator:
-        raise InputError(f"{dataset} is not generated. {card.where}")
-    root = Path(data_root) if data_root else index.cache_folder() / "data"
-    made = source.make(card, root)
-    print(f"{root / card.folder} {'is made' if made else 'was there already: nothing was done'}")
-
-
-@data.command("index")
-def data_index(dataset: str, data_root: Root = "", partial: Partial = False) -> None:
-    """Build the index of a data set, and show what it holds."""
-    from risbench.data import source
-
-    opened = source.open_index(dataset, data_root, partial=partial)
-    for name in opened.split_names():
-        print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in opened.found(name).items()))
-    print(f"index {opened.hash}{' (partial)' if opened.partial else ''}")
-
-
-@data.command("doctor")
-def data_doctor(dataset: str, data_root: Root = "", images: Images = "", partial: Partial = False) -> None:
-    """Examine a data set: counts, images, masks, overlaps between splits."""
-    from risbench.data import doctor, source
-
-    print("\n".join(doctor.examine(source.open_index(dataset, data_root, images, partial))))
 
 
 def main() -> None:
@@ -378,19 +250,6 @@ def _show(records: list[Record], as_json: bool) -> None:
         print(json.dumps([record.model_dump(mode="json") for record in records]))
         return
     print(render.render(table.tables(records), "terminal"))
-
-
-def _lines(summary: dict[str, Any]) -> Iterator[str]:
-    """A score as people read it."""
-    from risbench.render import Cell
-
-    for key, value in summary.items():
-        if key != "slices":
-            yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
-    for name, parts in summary["slices"].items():
-        yield f"oIoU by {name}"
-        for value, part in parts.items():
-            yield f"  {value:12} {part['n']:5} expressions  {Cell(part['oIoU'], part['intervals'].get('oIoU')).text}"
 
 
 def _is_main() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import resource
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -116,7 +117,12 @@ class Run:
         places = loader.training_places(self.training, self.index)
         sources = [(index, index.split("train")) for index in self.training]
         torch.manual_seed(job.seed)
-        model, tokenizer = self._start(sources, places, resume)
+        try:
+            model, tokenizer = self._start(sources, places, resume)
+        except InputError:  # a setting that only building the network can refuse: leave no run behind
+            if not resume and self.fabric.global_rank == 0:
+                shutil.rmtree(self.folder)
+            raise
         tokenizer = tokenizer.limited(self.settings.text.max_tokens)  # that of --init may cut elsewhere
         train = self.settings.train
         samples = Samples(
@@ -268,6 +274,14 @@ class Run:
         }
 
 
+def reset_peak_memory(fabric: Fabric) -> None:
+    """Count the highest memory from here on, so that it is that of one run where a process makes several."""
+    if fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # Linux; elsewhere it is the process's
+        file.write("5")
+
+
 def prepare(job: Job, runs: Path, resume: Path | None = None) -> Run:
     """Check a job, and start its processes; its folder, below `runs`, is not made yet."""
     settings, variants = settings_of(job, resume)
@@ -279,6 +293,7 @@ def prepare(job: Job, runs: Path, resume: Path | None = None) -> Run:
 def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
     """Check a job, and open the folder of its run: a new one below `runs`, or the one to be resumed."""
     run = prepare(job, runs, resume)
+    reset_peak_memory(run.fabric)
     if resume is None:
         fabric, settings, variants = run.fabric, run.settings, run.variants
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -142,7 +142,6 @@ def test_tables_are_listed_and_printed_by_name(ask: Ask) -> None:
 def test_a_checkpoint_is_evaluated_with_as_many_words_as_asked(
     trained: Path, small_card: Path, words: str, expected: int
 ) -> None:
-    from risbench import run as running
 
     job = Job(checkpoint=str(trained), dataset=str(small_card), overrides=[words])
     assert settings_of(job)[0].text.max_tokens == expected  # 0: as the card says

@@ -184,10 +184,26 @@ def test_the_protocol_of_the_source_is_preferred_to_others() -> None:
 
 
 def test_of_several_settings_the_newest_stands_and_a_note_says_so() -> None:
-    later = record(61.0, recipe={"train": {"lr": 0.1}}, created="2026-02-01T00:00:00+00:00")
-    built = build("lts-4", later, record(64.0, recipe={"train": {"lr": 0.2}}))
+    later = record(61.0, recipe={"of": {"another": 1}}, created="2026-02-01T00:00:00+00:00")
+    built = build("lts-4", later, record(64.0, recipe={"of": {"another": 2}}))
     assert numbers(built, "measured", "RefCOCO val") == ["61.00 [60.50, 61.50]"]
     assert any("records of several settings; those shown are of 2026-02-01" in note for note in built.notes)
+
+
+def test_what_overrides_make_of_a_network_fills_no_row() -> None:
+    free = {"model": {"glove": "glove.6B.300d.txt", "pretrained": False}, "train": {"workers": 9}}
+    assert numbers(build("lts-4", record(64.0, recipe=free)), "measured", "RefCOCO val")
+    for recipe, said in (
+        ({"model": {"filters": 2}}, "lts on refcoco with model.filters=2"),
+        (
+            {"model": {"transformer": True}, "train": {"epochs": 1}},
+            "lts on refcoco with model.transformer=True, train.epochs=1",
+        ),
+        ({"text": {"field": "raw"}}, "lts on refcoco with text.field=raw"),
+    ):
+        built = build("lts-4", record(64.0, recipe=recipe))
+        assert not numbers(built, "measured", "RefCOCO val")
+        assert f"Left out, since settings of today's recipe were overridden: {said}." in built.notes
 
 
 def test_what_is_not_in_risbench_yet_is_empty_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

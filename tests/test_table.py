@@ -98,6 +98,12 @@ def test_difference_needs_what_the_source_measured(change: dict[str, Any]) -> No
     assert row["difference"] is None
 
 
+def test_overridden_settings_are_told_and_have_no_difference() -> None:
+    built = table.comparison([record(recipe={"train": {"lr": 0.01, "workers": 3}, "image": {"size": 320}})])
+    assert texts(built)[0]["method"] == "lts (image.size=320; train.lr=0.01)"
+    assert built.flat()[0]["difference"] is None
+
+
 def test_difference_needs_a_protocol_that_means_the_same() -> None:
     (row,) = rows([record(method="lavt", protocol="original")])
     assert row["published oIoU"] == 72.73

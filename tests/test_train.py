@@ -262,6 +262,13 @@ def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_setting_that_building_refuses_leaves_no_run(job: Job, tmp_path: Path) -> None:
+    wrong = job.model_copy(update={"overrides": [*SHORT, "image.size=65"]})
+    with pytest.raises(InputError, match="image.size=65 does not fit LTS"):
+        running.start(wrong, tmp_path).train(resume=False)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("largest", [0.0, 0.25])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(

@@ -1,0 +1,102 @@
+"""The commands about results: what needs predictions, records and published numbers, and no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from risbench import options
+from risbench.arguments import Dataset, Json, Overrides, Partial, RecordFolders, Root, Seeds
+
+app = typer.Typer()
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
+    split: Annotated[str, typer.Option(help="The split that was predicted.")],
+    dataset: Dataset = "mini",
+    protocol: Annotated[str, typer.Option(help="The protocol.")] = "original",
+    data_root: Root = "",
+    partial: Partial = False,
+    as_json: Json = False,
+) -> None:
+    """Score a predictions file."""
+    from risbench import predictions
+    from risbench import protocol as protocols
+    from risbench import score as scoring
+    from risbench.data import source
+
+    chosen, found = protocols.load(protocol), predictions.read(file)
+    summary = scoring.score(found, source.open_index(dataset, data_root, partial=partial), split, chosen).summary
+    if as_json:
+        print(json.dumps(summary))
+        return
+    print("\n".join(_lines(summary)))
+
+
+@app.command("table")
+def print_table(
+    name: Annotated[str, typer.Argument(help="The comparison, or a paper's table: --list names them.")] = "comparison",
+    names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
+    dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    records: RecordFolders = None,
+) -> None:
+    """Print measured records, published numbers beside them."""
+    from risbench import record, render, table
+
+    if names:
+        print("\n".join(f"{name:24}{title}" for name, title in table.titles().items()))
+        return
+    found = record.find(options.record_folders(records))
+    print(render.render(table.named(name, found, dataset or None), form))
+
+
+@app.command("plan")
+def print_plan(
+    name: Annotated[str, typer.Argument(help="A paper's table: risbench table --list names them.")],
+    overrides: Overrides = None,
+    dataset: Annotated[str, typer.Option(help="Only this data set; one that the table lacks: in its shape.")] = "",
+    seed: Seeds = "0",
+    protocol: Annotated[str, typer.Option(help="Default: the source's, original where none is known.")] = "",
+    data_root: Root = "",
+    records: RecordFolders = None,
+) -> None:
+    """Print the commands that fill the empty cells of a paper's table; run --plan FILE works them off."""
+    from risbench import plan, record
+
+    found = record.find(options.record_folders(records))
+    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, data_root, overrides or [])
+    print("\n".join(made.lines()))
+
+
+@app.command()
+def protocols(as_json: Json = False) -> None:
+    """Show what each protocol compares."""
+    from risbench import protocol
+
+    for chosen in map(protocol.load, protocol.names()):
+        if as_json:
+            print(chosen.model_dump_json())
+            continue
+        halves = {**dict(chosen.input), **dict(chosen.score), "comparable": chosen.comparable}
+        print(f"{chosen.name}\n  source: {chosen.source}")
+        print("\n".join(f"  {key}: {value}" for key, value in halves.items()))
+
+
+def _lines(summary: dict[str, Any]) -> Iterator[str]:
+    """A score as people read it."""
+    from risbench.render import Cell
+
+    for key, value in summary.items():
+        if key != "slices":
+            yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
+    for name, parts in summary["slices"].items():
+        yield f"oIoU by {name}"
+        for value, part in parts.items():
+            yield f"  {value:12} {part['n']:5} expressions  {Cell(part['oIoU'], part['intervals'].get('oIoU')).text}"

@@ -1,0 +1,167 @@
+"""Plans: which commands fill a table, how long they may take, and what is refused."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from risbench import plan
+from risbench.errors import InputError
+from risbench.plan import Plan
+from risbench.record import Record
+
+SEVEN = ["fusion", "filter", "fusion-filter", "fusion-seg", "filter-seg", "fusion-filter-seg", ""]
+
+
+def record(*variants: str, **changes: Any) -> Record:
+    values = {
+        "method": "lts",
+        "variants": ["tiny", *variants],
+        "dataset": "mini",
+        "split": "val",
+        "protocol": "original",
+        "seed": 0,
+        "n": 1168,
+        "metrics": {"oIoU": 40.0, "P@0.5": 30.0},
+        "intervals": {},
+        "card": "",
+        "index": "a" * 64,
+        "training_data": ["mini"],
+        "recipe": {},
+        "checkpoint": "one",
+        "weights": "from scratch",
+        "commit": "",
+        "versions": {},
+        "device": "cpu, 1 x 2 threads",
+        "cost": {"training_seconds": 360.0, "expressions_per_second": 100.0},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return Record.model_validate({**values, **changes})
+
+
+def on_mini(*variants: str, **changes: Any) -> list[Record]:
+    return [record(*variants, split=split, **changes) for split in ("val", "testA", "testB")]
+
+
+def options(step: plan.Step) -> dict[str, str]:
+    words = shlex.split(step.command)
+    assert words[:2] == ["risbench", "run"]
+    return dict(zip(words[2::2], words[3::2], strict=True))
+
+
+def variants(made: Plan) -> list[str]:
+    return [",".join(step.variants) for step in made.steps]
+
+
+def test_an_empty_table_needs_every_row_with_every_seed() -> None:
+    made = plan.make("lts-2", [], "mini", seeds=(0, 1))
+    assert variants(made) == SEVEN * 2
+    assert [step.seed for step in made.steps] == [0] * 7 + [1] * 7
+    assert options(made.steps[0]) == {
+        "--method": "lts",
+        "--dataset": "mini",
+        "--variant": "fusion",
+        "--split": "val,testA,testB",
+        "--protocol": "original",
+        "--seed": "0",
+    }
+    assert made.lines()[0] == "# lts-2 on mini: runs to do: 14, 14 of unknown duration; recorded already: 0."
+    assert made.lines()[1:3] == ["# nothing like it is recorded", made.steps[0].command]
+
+
+def test_what_is_recorded_is_left_out_split_by_split_and_seed_by_seed() -> None:
+    found = [*on_mini("fusion"), record("filter"), *on_mini("fusion-seg", seed=1)]
+    made = plan.make("lts-2", found, "mini")
+    assert variants(made) == SEVEN[1:] and made.recorded == 1
+    assert made.steps[0].splits == ("testA", "testB")
+    assert "fusion-seg" not in variants(plan.make("lts-2", found, "mini", seeds=(1,)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partial": True},
+        {"control": "permuted"},
+        {"protocol": "lavt-train"},
+        {"seed": None},
+        {"recipe": {"train": {"epochs": 3}}},
+        {"dataset": "refcoco"},
+    ],
+)
+def test_what_fills_no_cell_counts_for_nothing(change: dict[str, Any]) -> None:
+    filled = [variant for name in SEVEN for variant in on_mini(*filter(None, [name]), **change)]
+    assert variants(plan.make("lts-2", filled, "mini")) == SEVEN
+
+
+def test_where_weights_lie_and_how_is_computed_make_no_other_row() -> None:
+    recipe = {"model": {"glove": "glove.6B.300d.txt", "pretrained": True}, "train": {"workers": 9, "epochs": 11}}
+    assert variants(plan.make("lts-2", on_mini("fusion", recipe=recipe), "mini")) == SEVEN[1:]
+
+
+def test_a_full_table_needs_nothing() -> None:
+    made = plan.make("lts-2", [r for name in SEVEN for r in on_mini(*filter(None, [name]))], "mini")
+    assert made.lines() == ["# lts-2 on mini: nothing to do; recorded already: 7."]
+
+
+def test_the_protocol_is_the_sources_and_original_where_none_is_known() -> None:
+    def under(name: str, dataset: str | None, **more: Any) -> set[str]:
+        return {step.protocol for step in plan.make(name, [], dataset, **more).steps}
+
+    assert under("lts-2", "refcoco") == {"lts"} and under("lavt", "refcoco+") == {"lavt"}
+    assert under("coupalign-supplement-3", None) == {"original"} and under("lavt", "mini") == {"original"}
+    assert under("lts-2", "refcoco", under="original") == {"original"}
+    filled = on_mini(protocol="lts")
+    assert "" in variants(plan.make("lts-2", filled, "mini"))
+    assert "" not in variants(plan.make("lts-2", filled, "mini", under="lts"))
+
+
+def test_without_a_data_set_the_papers_own_are_planned() -> None:
+    made = plan.make("lts-4", [])
+    assert [(step.dataset, step.variants) for step in made.steps[:3]] == [
+        ("refcoco", ()),
+        ("refcoco+", ()),
+        ("refcocog", ()),
+    ]
+
+
+def test_a_method_that_is_not_there_is_said() -> None:
+    made = plan.make("leaders", [], "refcoco")
+    assert {step.method for step in made.steps} == {"lts", "lavt", "coupalign"}
+    assert made.notes == ("Not in risbench yet, so not planned: magnet.",)
+
+
+def test_durations_are_of_runs_alike() -> None:
+    def minutes(*records: Record, dataset: str = "mini") -> list[str]:
+        return [line for line in plan.make("lts-4", records, dataset).lines() if line.startswith("# ")][1:]
+
+    here = "cpu, 1 x 2 threads"
+    other = record("fusion", cost={"training_seconds": 600.0, "expressions_per_second": 1000.0})
+    assert minutes(other) == [f"# 10 min, as its other variants took: {here}"] * 2
+    own = record("transformer", split="testA", seed=5, cost={"training_seconds": 360.0, "expressions_per_second": 10.0})
+    assert minutes(other, own)[1] == f"# 8 min, as recorded: {here}"  # 360 s, and 1,168 expressions at 10/s
+    assert minutes(record("fusion", cost={})) == ["# nothing like it is recorded"] * 2
+    full = record(dataset="refcoco", variants=[], cost={"training_seconds": 36000.0, "expressions_per_second": 100.0})
+    assert minutes(other, dataset="refcoco") == ["# nothing like it is recorded"] * 2  # tiny says nothing of full size
+    assert minutes(full, dataset="refcoco+")[0] == f"# 10.0 h, as recorded on refcoco: {here}"  # 120,191 for 120,624
+    total = plan.make("lts-4", [other], "mini").lines()[0]
+    assert total == "# lts-4 on mini: runs to do: 2, about 20 min; recorded already: 0."
+
+
+def test_overrides_stand_in_every_command_and_none_makes_another_row() -> None:
+    made = plan.make("lts-4", [], "refcoco", data_root="my data", overrides=["model.glove=a b.txt", "train.workers=2"])
+    assert made.steps[1].command.endswith("--seed 0 --data-root 'my data' 'model.glove=a b.txt' train.workers=2")
+    with pytest.raises(InputError, match="train.epochs=3 would make another row of it"):
+        plan.make("lts-4", [], "refcoco", overrides=["train.epochs=3"])
+    with pytest.raises(InputError, match="Unknown recipe key 'train.epoch'"):
+        plan.make("lts-4", [], "refcoco", overrides=["train.epoch=3"])
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(InputError, match="Unknown paper's table 'comparison'. .*lts-1.*leaders"):
+        plan.make("comparison", [])
+    with pytest.raises(InputError, match="Unknown data set 'minni'. Did you mean 'mini'"):
+        plan.make("lts-2", [], "minni")
+    with pytest.raises(InputError, match="Unknown protocol 'lt'"):
+        plan.make("lts-2", [], "mini", under="lt")

@@ -1,0 +1,195 @@
+"""Working off a plan: nothing twice, nothing lost, and what is wrong is said before any work."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from risbench import cli, worklist
+from risbench.checkpoint import Checkpoint
+from risbench.errors import InputError
+from risbench.train import Trainer
+from risbench.worklist import Entry
+
+SHORT = [
+    "train.batch_size=4",
+    "train.per_image=1",
+    "train.schedule=step",
+    "train.decay=0.1",
+    "train.lr=1e-3",
+    "train.epochs=2",
+    "train.milestones=[]",
+    "image.size=64",
+]
+
+
+@pytest.fixture
+def command() -> Any:
+    return typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path, small_root: Path, small_card: Path) -> Path:
+    return plan(tmp_path, small_root, small_card, "--variant fusion --split val", "--split val,testA --seed 0,1")
+
+
+def plan(folder: Path, root: Path, card: Path, *lines: str) -> Path:
+    path = folder / "plan.txt"
+    data = shlex.join(["--dataset", str(card), "--data-root", str(root)])
+    text = [f"risbench run --method lts {data} {' '.join(SHORT)} {line}  # one" for line in lines]
+    path.write_text("\n".join(["# a plan", "", *text]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The epoch of every step of training that is made; the process dies in a step that `steps` holds as -1 before."""
+    made: list[int] = []
+    step = Trainer._step
+
+    def counted(self: Trainer, *given: Any) -> dict[str, float]:
+        if made[:1] == [-1] and self.position.epoch == 1:
+            raise KeyboardInterrupt
+        made.append(self.position.epoch)
+        return step(self, *given)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+    yield made
+
+
+def entries(file: Path, command: Any) -> list[Entry]:
+    return worklist.read(file, command)
+
+
+def folders() -> list[str]:
+    return sorted(path.name for path in Path("runs").iterdir() if path.is_dir())
+
+
+def test_a_killed_plan_goes_on_where_it_stopped(file: Path, command: Any, steps: list[int]) -> None:
+    runs = entries(file, command)
+    assert [(run.job.variants, run.job.seed, run.place.rpartition(" ")[2]) for run in runs] == [
+        (["fusion"], 0, "3"),
+        ([], 0, "4"),
+        ([], 1, "4"),
+    ]
+    steps.append(-1)
+    with pytest.raises(KeyboardInterrupt):
+        worklist.work_off(runs)
+    begun = folders()
+    assert len(begun) == 1 and set(steps[1:]) == {0}
+
+    steps.clear()
+    records, failures = worklist.work_off(runs)
+    assert not failures and [(r.variants, r.split, r.seed) for r in records] == [
+        (["tiny", "fusion"], "val", 0),
+        (["tiny"], "val", 0),
+        (["tiny"], "testA", 0),
+        (["tiny"], "val", 1),
+        (["tiny"], "testA", 1),
+    ]
+    per_epoch = len(steps) // 5  # the first run went on with its second epoch
+    assert steps == [1] * per_epoch + ([0] * per_epoch + [1] * per_epoch) * 2
+    assert set(begun) < set(folders()) and len(folders()) == 3
+
+    steps.clear()
+    assert worklist.work_off(runs) == ([], [])
+    assert not steps and len(folders()) == 3
+
+
+def test_a_trained_run_is_only_evaluated_on_what_is_missing(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any, steps: list[int]
+) -> None:
+    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    steps.clear()
+    more = entries(plan(tmp_path, small_root, small_card, "--split val,testB --protocol original,lts"), command)
+    records, _ = worklist.work_off(more)
+    assert not steps and len(folders()) == 1
+    assert [(r.split, r.protocol) for r in records] == [
+        (split, under) for split in ("val", "testB") for under in ("original", "lts")
+    ]
+    assert {r.checkpoint for r in records} == {
+        Checkpoint(tmp_path / "runs" / folders()[0] / "checkpoints/best").facts.sha256
+    }
+    assert worklist.work_off(more) == ([], [])
+
+
+def test_other_settings_are_another_run(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any, steps: list[int]
+) -> None:
+    runs = entries(plan(tmp_path, small_root, small_card, "--split val"), command)
+    worklist.work_off(runs)
+    for change in ("train.lr=2e-3", "--variant filter", "--init runs/" + folders()[0] + "/checkpoints/best"):
+        steps.clear()
+        records, _ = worklist.work_off(
+            entries(plan(tmp_path, small_root, small_card, f"--split val {change}"), command)
+        )
+        assert len(records) == 1 and steps, change
+    steps.clear()
+    assert worklist.work_off(runs) == ([], []) and not steps
+
+
+def test_what_another_process_has_in_hand_is_left_to_it(file: Path, command: Any, steps: list[int]) -> None:
+    from risbench import run as running
+
+    runs = entries(file, command)[:2]
+    with worklist._in_hand(runs[0], running.prepare(runs[0].job, runs[0].runs)) as is_mine:
+        assert is_mine
+        records, _ = worklist.work_off(runs)
+    assert {tuple(r.variants) for r in records} == {("tiny",)}
+    assert len(worklist.work_off(runs)[0]) == 1  # now it is free
+    assert not list(Path("runs").glob(".*"))
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path: Path, small_root: Path, small_card: Path, command: Any) -> None:
+    lines = ["--split val train.lr=1e30 --seed 3", "--split val"]
+    records, failures = worklist.work_off(entries(plan(tmp_path, small_root, small_card, *lines), command))
+    assert [r.seed for r in records] == [0]
+    assert len(failures) == 1 and "line 3: The loss is no longer finite" in failures[0]
+
+
+def test_nothing_is_run_where_one_line_is_wrong(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+) -> None:
+    file = plan(tmp_path, small_root, small_card, "--split val", "--split test")
+    with pytest.raises(InputError, match="line 4: .*test.*val.*Nothing was run."):
+        worklist.work_off(entries(file, command))
+    assert not Path("runs").exists() or not folders()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("risbench train --method lts", "line 1 is not a `risbench run` command: risbench train --method lts"),
+        ("rm -rf /", "is not a `risbench run` command"),
+        ("risbench run --help", "is not a `risbench run` command"),
+        ("risbench run --method 'lts", "No closing quotation"),
+        ("risbench run --methd lts", "line 1: No such option: --methd"),
+        ("risbench run --method lts --seed x", "--seed 'x' is not a list of numbers"),
+        ("risbench run --method lts --runs", "--runs"),
+        ("risbench run --dataset mini", "A plan trains methods"),
+        ("risbench run --method reference", "A plan trains methods"),
+        ("risbench run --method lts --resume runs/x", "takes no --resume"),
+        ("risbench run --method lts --plan x", "takes no --plan"),
+        ("# nothing", "holds no command"),
+    ],
+)
+def test_what_is_no_plan_is_refused(tmp_path: Path, command: Any, line: str, said: str) -> None:
+    (tmp_path / "plan.txt").write_text(line, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        entries(Path("plan.txt"), command)
+    assert said in str(refused.value) and "plan.txt" in str(refused.value)
+
+
+def test_a_plan_that_is_not_there_is_refused(command: Any) -> None:
+    with pytest.raises(InputError, match="plan.txt cannot be read: .*risbench plan NAME > FILE"):
+        entries(Path("plan.txt"), command)
