@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,6 +45,9 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(network: Darknet
     network.train()
     image, state = torch.randn(2, 3, 32, 32), {key: value.clone() for key, value in network.state_dict().items()}
     found = []
+    computed: list[int] = []
+    for number, block in enumerate(network.blocks()):
+        block.register_forward_pre_hook(lambda *_, number=number: computed.append(number))
     for network.checkpointing in (False, True):
         network.load_state_dict(state)
         network.zero_grad()
@@ -51,6 +56,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(network: Darknet
         found.append((gradients, {key: value.clone() for key, value in network.state_dict().items()}))
     assert all(map(torch.equal, found[0][0], found[1][0])) and len(found[0][0]) == 3 * 52
     assert all(torch.equal(found[0][1][key], found[1][1][key]) for key in state)
+    assert set(Counter(computed).values()) == {1 + 2}  # once without, twice with
 
 
 def test_other_weights_than_timm_s_are_one_sentence(network: Darknet) -> None:

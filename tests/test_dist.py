@@ -125,7 +125,7 @@ def where(small_root: Path) -> list[str]:
     return ["--dataset", str(small_root / "small.toml"), "--data-root", str(small_root)]
 
 
-@pytest.fixture(scope="module", params=["lts", "lavt"])
+@pytest.fixture(scope="module", params=["lts", "lavt", "coupalign"])
 def trained_by_two(where: list[str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     risbench(2, ["train", "--method", request.param, *where, "--runs", str(runs), *SHORT])

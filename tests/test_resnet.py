@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(resnet: Any) -> 
     image = torch.randn(2, 3, 64, 64)
     start = {key: tensor.clone() for key, tensor in resnet.state_dict().items()}
     answers = []
+    computed: list[int] = []
+    for number, block in enumerate(resnet.blocks()):
+        block.register_forward_pre_hook(lambda *_, number=number: computed.append(number))
     for resnet.checkpointing in (False, True):
         resnet.load_state_dict(start)
         resnet.train().zero_grad()
@@ -53,6 +57,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(resnet: Any) -> 
     assert answers[0].keys() == answers[1].keys()
     for name, tensor in answers[0].items():
         assert torch.allclose(tensor, answers[1][name], rtol=1e-4, atol=1e-5), name
+    assert set(Counter(computed).values()) == {1 + 2}  # once without, twice with
 
 
 def test_blocks_are_all_residual_blocks(resnet: Any) -> None:

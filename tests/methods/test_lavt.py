@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from risbench import methods, recipe
 from risbench.api import Batch, Words, at
 from risbench.errors import InputError
 from risbench.nn.convolution import ConvNormReLU
+from risbench.nn.swin import Block
 
 lavt = methods.module("lavt")
 fusion = importlib.import_module(f"{lavt.__package__}.fusion")
@@ -248,15 +250,18 @@ def test_padded_words_change_nothing(batch: Batch) -> None:
 
 def test_checkpointing_changes_neither_loss_nor_gradients(batch: Batch) -> None:
     """With stochastic depth, whose choices the second computation has to repeat."""
-    gradients = []
+    gradients, computed = [], []
     for kept in ("false", "true"):
         model = build(f"activation_checkpointing={kept}", "drop_path=0.5").train()
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            block.register_forward_pre_hook(lambda block, _: computed.append(block))
         torch.manual_seed(3)
         loss = model.loss(batch)["total"]
         loss.backward()
         gradients.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     assert len(gradients[0]) == len(gradients[1]) > 100
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(*gradients, strict=True))
+    assert sorted(Counter(computed).values()) == [1] * (len(set(computed)) // 2) + [2] * (len(set(computed)) // 2)
 
 
 def test_bfloat16_stays_close(batch: Batch) -> None:
