@@ -51,7 +51,7 @@ def print_table(
     from risbench import record, render, table
 
     if names:
-        print("\n".join(f"{name:24}{title}" for name, title in table.titles().items()))
+        print("\n".join(f"{known:24}{title}" for known, title in table.titles().items()))
         return
     found = record.find(options.record_folders(records))
     print(render.render(table.named(name, found, dataset or None), form))

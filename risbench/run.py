@@ -262,15 +262,16 @@ class Run:
 
     def _cost(self, opened: Checkpoint, predictor: Predictor, split: str) -> dict[str, float | int | None]:
         """What the method costs: FLOPs of one expression and its image; memory of this process at its highest."""
+        cuda = self.fabric.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated() if cuda else memory()  # before FLOPs are counted, with gradients on
         samples = predictor.samples(self.index, self.index.split(split))
         batch = self.fabric.to_device(samples[[0]].batch)
-        cuda = self.fabric.device.type == "cuda"
         return {
             "parameters": sum(p.numel() for p in predictor.model.parameters()),
             "flops": flops(predictor.model, batch),
             "training_seconds": opened.facts.training_seconds,
             "expressions_per_second": round(predict.speed(predictor, self.index, self.index.split(split)), 2),
-            "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else memory(),
+            "peak_memory_bytes": peak,
         }
 
 

@@ -188,3 +188,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for `method` over every folder in methods/, or over those of --method."""
     if "method" in metafunc.fixturenames:
         metafunc.parametrize("method", metafunc.config.getoption("--method") or methods.names(), scope="module")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For several processes (-n): the tests of a file stay together, those that learn by heart start first, each alone."""
+    for item in items:
+        long = item.path.stem == "test_overfitting"
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if long else str(item.path)))
+    items.sort(key=lambda item: item.path.stem != "test_overfitting")
