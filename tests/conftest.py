@@ -191,7 +191,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several processes (-n): the tests of a file stay together, those that learn by heart start first, each alone."""
+    """Share tests among processes (-n): a file stays together; what learns by heart starts first, each test alone."""
     for item in items:
         long = item.path.stem == "test_overfitting"
         item.add_marker(pytest.mark.xdist_group(item.nodeid if long else str(item.path)))
