@@ -156,7 +156,7 @@ def _legend(lines: Sequence[Line], metric: str, shown: Sequence[str]) -> list[st
     said = {
         "±: sample standard deviation over the seeds; the value is their mean.": any(len(x.runs) > 1 for x in lines),
         f"[low, high]: 95 % interval of {metric} by bootstrap over images.": any(
-            name in run.intervals for run in runs for name in shown
+            name in line.runs[0].intervals for line in lines if len(line.runs) == 1 for name in shown
         ),
         "floor, ceiling: what needs no learning, and what no method at that resolution can pass.": any(
             line.is_reference for line in lines
