@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -354,10 +355,17 @@ def test_terminal_cuts_no_number_short_where_nothing_fits() -> None:
     assert text.count("[20.25, 50.75]") == 20
 
 
-def test_results_page_holds_the_table_of_the_kept_records() -> None:
+def test_results_page_holds_the_tables_of_the_kept_records() -> None:
+    """Each block names the command that makes it."""
     results = Path(__file__).parents[1] / "results"
-    folders = [folder for folder in [results / "records"] if folder.is_dir()]
     page = (results / "README.md").read_text(encoding="utf-8")
-    shown = page.partition("<!-- table: begin -->")[2].partition("<!-- table: end -->")[0]
-    made = render.render(table.tables(find(folders)), "markdown")
-    assert shown.strip() == made.strip(), "run `risbench table --format markdown --records results/records` again"
+    blocks = re.findall(r"<!-- begin: risbench table (.*?)-->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert len(blocks) == 2
+    for options, shown in blocks:
+        words = options.split()
+        name = words[0] if not words[0].startswith("--") else table.COMPARISON
+        given = dict(zip(words[words[0] == name :: 2], words[1 + (words[0] == name) :: 2], strict=True))
+        assert given.pop("--records") == "results/records" and given.pop("--format") == "markdown"
+        found = find([results / "records"])
+        made = render.render(table.named(name, found, given.pop("--dataset", None)), "markdown")
+        assert not given and shown.strip() == made.strip(), f"run `risbench table {options.strip()}` again"
