@@ -35,7 +35,10 @@ class Entry:
 
 
 def read(file: Path, command: Any) -> list[Entry]:
-    """Read a file of `risbench run` commands; `command` is the parser of `risbench run`."""
+    """Read a file of `risbench run` commands; `command` is the parser of `risbench run`.
+
+    Comments alone are a plan with nothing to do; an empty file is a mistake.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -49,8 +52,8 @@ def read(file: Path, command: Any) -> list[Entry]:
             raise InputError(f"{place} cannot be read ({error}): {line.strip()!r}. Mend its quotes.") from None
         if words:
             entries += _entries(place, words, command)
-    if not entries:
-        raise InputError(f"The plan {file} holds no command: it takes one `risbench run ...` on each line.")
+    if not entries and not any(line.strip() for line in lines):
+        raise InputError(f"The plan {file} is empty: it takes one `risbench run ...` on each line.")
     return entries
 
 

@@ -180,7 +180,7 @@ def test_nothing_is_run_where_one_line_is_wrong(
         ("risbench run --method reference", "A plan trains methods"),
         ("risbench run --method lts --resume runs/x", "takes no --resume"),
         ("risbench run --method lts --plan x", "takes no --plan"),
-        ("# nothing", "holds no command"),
+        (" ", "is empty"),
     ],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, command: Any, line: str, said: str) -> None:
@@ -188,6 +188,11 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, command: Any, line: str, sai
     with pytest.raises(InputError) as refused:
         entries(Path("plan.txt"), command)
     assert said in str(refused.value) and "plan.txt" in str(refused.value)
+
+
+def test_a_plan_of_comments_has_nothing_to_do(tmp_path: Path, command: Any) -> None:
+    (tmp_path / "plan.txt").write_text("# lts-2 on mini: nothing to do; recorded already: 7.\n", encoding="utf-8")
+    assert worklist.work_off(entries(Path("plan.txt"), command)) == ([], [])
 
 
 def test_a_plan_that_is_not_there_is_refused(command: Any) -> None:
