@@ -26,9 +26,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score a predictions file."""
-    from risbench import predictions
+    from risbench import predictions, scoring
     from risbench import protocol as protocols
-    from risbench import score as scoring
     from risbench.data import source
 
     chosen, found = protocols.load(protocol), predictions.read(file)

@@ -31,7 +31,7 @@ from risbench import (
     recipe,
     record,
     references,
-    score,
+    scoring,
 )
 from risbench.api import Batch, Method, Tokenizer
 from risbench.checkpoint import Checkpoint, Facts
@@ -203,7 +203,7 @@ class Run:
             if self.fabric.global_rank == 0:  # what an interrupted validation left is of other weights
                 shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
             found = predict.predict(predictor, self.index, split, header, path, "val")
-            rows = score.rows(found, self.index, "val", chosen)
+            rows = scoring.rows(found, self.index, "val", chosen)
             return metrics.compute(metrics.Sums.of(rows, chosen.score))
 
         return validate
