@@ -322,8 +322,6 @@ def _new_folder(runs: Path, name: str) -> Path:
 
 def predict_to(job: Job, output: Path) -> None:
     """Predict one split of a job with its checkpoint, and write nothing but the predictions file."""
-    if output.suffix != ".parquet" or output.is_dir():
-        raise InputError(f"--output {output} does not name a predictions file: give a file that ends in .parquet.")
     if not job.checkpoint:
         raise InputError("Which checkpoint? Give --checkpoint FOLDER, such as runs/ID/checkpoints/best.")
     run = prepare(job, output.parent)
