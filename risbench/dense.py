@@ -34,7 +34,10 @@ def encode(masks: Masks, threshold: float | None = None) -> Predictions:
     sent_ids: list[int] = []
     sizes: list[rle.Size] = []
     counts: list[bytes] = []
-    for name, mask in masks:
+    for pair in masks:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise InputError(f"{pair!r:.60} is no pair of sent_id and mask: give such pairs, or a dictionary of them.")
+        name, mask = pair
         sent_ids.append(_sent_id(name))
         what = f"The mask of sent_id {sent_ids[-1]}"
         foreground = _foreground(_values(mask, what), threshold, what)

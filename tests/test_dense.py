@@ -86,6 +86,12 @@ def test_a_name_that_is_no_sent_id_is_refused(name: Any) -> None:
         dense.encode([(name, np.ones(SIZE, np.bool_))])
 
 
+def test_what_is_no_pair_is_refused() -> None:
+    given: Any = [np.ones(SIZE, np.bool_)]
+    with pytest.raises(InputError, match="is no pair of sent_id and mask"):
+        dense.encode(given)
+
+
 def test_a_tensor_that_numpy_cannot_hold_is_refused() -> None:
     torch = pytest.importorskip("torch")
     for mask in (torch.ones(SIZE, requires_grad=True), torch.ones(SIZE, dtype=torch.bfloat16)):
