@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from risbench import datasets, metrics, predictions, protocol, rle, score, statistics
+from risbench import datasets, metrics, predictions, protocol, rle, scoring, statistics
 from risbench.data import index
 
 IMAGES, REFS, SENTENCES = 1250, 4, 2  # 10,000 expressions; RefCOCO val has 1,500 images and 10,834
@@ -88,9 +88,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scored(root: Path) -> score.Score:
+def scored(root: Path) -> scoring.Score:
     opened = index.load(datasets.load(str(root / "blobs.toml")), root)
-    return score.score(predictions.read(root / "val.parquet"), opened, "val", protocol.load("original"))
+    return scoring.score(predictions.read(root / "val.parquet"), opened, "val", protocol.load("original"))
 
 
 @pytest.fixture

@@ -130,6 +130,7 @@ def predict(
     partial: Partial = False,
 ) -> None:
     """Predict a split with a checkpoint; a killed prediction goes on where it was."""
+    options.check_output(output, ".parquet", "a predictions file")
     from risbench import run as running
 
     running.predict_to(options.job_of(locals()), output)

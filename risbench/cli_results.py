@@ -25,10 +25,9 @@ def score(
     partial: Partial = False,
     as_json: Json = False,
 ) -> None:
-    """Score a predictions file."""
-    from risbench import predictions
+    """Score a predictions file; risbench import makes one of other formats."""
+    from risbench import predictions, scoring
     from risbench import protocol as protocols
-    from risbench import score as scoring
     from risbench.data import source
 
     chosen, found = protocols.load(protocol), predictions.read(file)
@@ -37,6 +36,56 @@ def score(
         print(json.dumps(summary))
         return
     print("\n".join(_lines(summary)))
+
+
+@app.command("import")
+def import_masks(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(help="COCO results, a folder of PNG masks, .npz, .pth or JSON Lines.")],
+    output: Annotated[Path, typer.Option(help="The predictions file to write (.parquet).")],
+    form: Annotated[str, typer.Option("--format", help="coco, png, npz, pth, jsonl; auto goes by the name.")] = "auto",
+    pattern: Annotated[
+        str, typer.Option(help="Names of PNG masks: {sent_id}.png (default), {ref_id}_{sentence}.png.")
+    ] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="Foreground is above it, in the unit of the stored values: 0.5, or 127 of 255.")
+    ] = None,
+    dataset: Dataset = "mini",
+    split: Annotated[str, typer.Option(help="Refuse masks that do not answer each expression of this split.")] = "",
+    data_root: Root = "",
+    partial: Partial = False,
+) -> None:
+    """Make a predictions file of the masks of any program."""
+    from risbench import exchange, predictions, rle
+    from risbench.data import source as sources
+
+    options.check_output(output, ".parquet", "a predictions file")
+    if not split:
+        options.refuse_beside(context, "An import without --split", ["dataset", "data_root", "partial"])
+    asked = sources.open_index(dataset, data_root, partial=partial).split(split) if split else None
+    found = exchange.read(source, form, pattern, threshold, asked)
+    predictions.write(output, found)
+    sizes = zip(found.height.tolist(), found.width.tolist(), strict=True)
+    empty = sum(rle.area(counts, size) == 0 for counts, size in zip(found.counts, sizes, strict=True))
+    print(f"{output}: {len(found)} masks, {empty} of them empty")
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
+    output: Annotated[Path, typer.Option(help="The COCO results to write (.json).")],
+    split: Annotated[str, typer.Option(help="The split that was predicted.")],
+    dataset: Dataset = "mini",
+    data_root: Root = "",
+    partial: Partial = False,
+) -> None:
+    """Write predictions as COCO results, with the sent_id of each."""
+    from risbench import exchange, predictions
+    from risbench.data import source
+
+    options.check_output(output, ".json", "COCO results")
+    exchange.write_coco(output, predictions.read(file), source.open_index(dataset, data_root, partial=partial), split)
+    print(output)
 
 
 @app.command("table")

@@ -57,6 +57,12 @@ def open_runs(options: dict[str, Any], resume: Path | None) -> Iterable[Any]:
         yield running.start(job_of(options).model_copy(update={"seed": seed}), options["runs"])
 
 
+def check_output(path: Path, suffix: str, what: str) -> None:
+    """Refuse a path for output that cannot be one, before any work."""
+    if path.suffix != suffix or path.is_dir():
+        raise InputError(f"--output {path} does not name {what}: give a file that ends in {suffix}.")
+
+
 def refuse_beside(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
     """Refuse an option that was given on the command line though the chosen one leaves it without effect."""
     for name in sorted(names):

@@ -10,7 +10,7 @@ import codecs
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -120,11 +120,16 @@ def refuse(what: str, sent_ids: NDArray[np.int64], cure: str) -> None:
 
 def read(path: Path) -> Predictions:
     """Read a Parquet or JSON Lines file of any program; every defect is an InputError that names line or sent_id."""
+    cure = f"make a predictions file of it: risbench import {path} --output FILE.parquet"
     try:
         with path.open("rb") as file:
-            parquet = file.read(4) == b"PAR1"
+            start = file.read(4)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give the predictions file.") from None
+        cure = cure if path.is_dir() else "give the predictions file"
+        raise InputError(f"{path} cannot be read ({error.strerror}): {cure}.") from None
+    if start.startswith((b"[", b"PK", b"\x80")):  # a list in JSON, a zip as NumPy and torch write it, a pickle
+        raise InputError(f"{path} is neither Parquet nor JSON Lines: {cure}.")
+    parquet = start == b"PAR1"
     if not parquet and path.suffix == ".parquet":
         raise InputError(f"{path} is not a Parquet file: write it again, or name JSON Lines .jsonl.")
     table = _read_parquet(path) if parquet else _read_lines(path)
@@ -132,6 +137,11 @@ def read(path: Path) -> Predictions:
         return _from_table(table, _header(table, path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def from_lines(lines: Iterable[Line]) -> Predictions:
+    """Predictions from entries as a line of JSON Lines holds them, checked as those of a file are."""
+    return _from_table(_table(lines), None)
 
 
 def write(path: Path, predictions: Predictions) -> None:
@@ -205,18 +215,22 @@ def _read_parquet(path: Path) -> Any:
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
-class _Segmentation(BaseModel):
+class Segmentation(BaseModel):
+    """The RLE of a mask, and its height and width."""
+
     model_config = ConfigDict(strict=True)
 
     size: tuple[Int32, Int32]
     counts: str
 
 
-class _Line(BaseModel):
+class Line(BaseModel):
+    """The answer to one expression."""
+
     model_config = ConfigDict(strict=True)
 
     sent_id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
-    segmentation: _Segmentation
+    segmentation: Segmentation
     peak: tuple[Int32, Int32] | None = None
 
 
@@ -227,19 +241,24 @@ def _read_lines(path: Path) -> Any:
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
                 lines.append(_read_line(line, f"{path}, line {number}"))
-    return pa.Table.from_pylist(lines, schema=pa.schema([field.with_nullable(True) for field in SCHEMA]))
+    return _table(lines)
 
 
-def _read_line(line: bytes, where: str) -> dict[str, Any]:
+def _read_line(line: bytes, where: str) -> Line:
     try:
-        entry = _Line.model_validate_json(line)
+        return Line.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{where}: {place + ': ' if place else ''}{first['msg']}.") from None
-    (height, width), (row, column) = entry.segmentation.size, entry.peak or (None, None)
-    values = (entry.sent_id, height, width, entry.segmentation.counts, row, column)
-    return dict(zip(SCHEMA.names, values, strict=True))
+
+
+def _table(lines: Iterable[Line]) -> Any:
+    rows = []
+    for line in lines:
+        mask, peak = line.segmentation, line.peak or (None, None)
+        rows.append(dict(zip(SCHEMA.names, (line.sent_id, *mask.size, mask.counts, *peak), strict=True)))
+    return pa.Table.from_pylist(rows, schema=pa.schema([field.with_nullable(True) for field in SCHEMA]))
 
 
 def _header(table: Any, path: Path) -> Header | None:

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 import risbench
-from risbench import errors, metrics, score, statistics
+from risbench import errors, metrics, scoring, statistics
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.predictions import Header, Predictions
 from risbench.protocol import Protocol
-from risbench.score import Score
+from risbench.scoring import Score
 from risbench.slices import KINDS, Part
 
 _REPOSITORY = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: 
 
 def keep(folder: Path | None, found: Predictions, index: Index, split: str, protocol: Protocol, **more: Any) -> Record:
     """Score predictions of a run and write rows/ and records/ below its folder; None writes nothing."""
-    scored = score.score(found, index, split, protocol)
+    scored = scoring.score(found, index, split, protocol)
     assert found.header is not None  # a run writes its headers itself
     made = of(scored, index, found.header, protocol, **more)
     name = f"{split}-{protocol.name}" + ("-permuted" if made.control else "")

@@ -31,7 +31,7 @@ from risbench import (
     recipe,
     record,
     references,
-    score,
+    scoring,
 )
 from risbench.api import Batch, Method, Tokenizer
 from risbench.checkpoint import Checkpoint, Facts
@@ -203,7 +203,7 @@ class Run:
             if self.fabric.global_rank == 0:  # what an interrupted validation left is of other weights
                 shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
             found = predict.predict(predictor, self.index, split, header, path, "val")
-            rows = score.rows(found, self.index, "val", chosen)
+            rows = scoring.rows(found, self.index, "val", chosen)
             return metrics.compute(metrics.Sums.of(rows, chosen.score))
 
         return validate
@@ -323,8 +323,6 @@ def _new_folder(runs: Path, name: str) -> Path:
 
 def predict_to(job: Job, output: Path) -> None:
     """Predict one split of a job with its checkpoint, and write nothing but the predictions file."""
-    if output.suffix != ".parquet" or output.is_dir():
-        raise InputError(f"--output {output} does not name a predictions file: give a file that ends in .parquet.")
     if not job.checkpoint:
         raise InputError("Which checkpoint? Give --checkpoint FOLDER, such as runs/ID/checkpoints/best.")
     run = prepare(job, output.parent)

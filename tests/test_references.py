@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from risbench import datasets, predictions, protocol, references, rle, score
+from risbench import datasets, predictions, protocol, references, rle, scoring
 from risbench.data import index
 from risbench.data.index import Index, Split
 from risbench.errors import InputError
@@ -40,7 +40,7 @@ def test_every_reference_answers_every_expression(name: str, split: str, small_i
     found = references.predict(name, small_index, split)
     assert found.header
     assert (found.header.method, found.header.dataset, found.header.split) == (f"reference/{name}", "small", split)
-    summary = score.score(found, small_index, split, ORIGINAL).summary
+    summary = scoring.score(found, small_index, split, ORIGINAL).summary
     assert summary["n"] == len(small_index.split(split))
     assert summary["pointing"] is not None
 
@@ -50,24 +50,24 @@ def test_under_lavt_every_reference_answers_at_480(name: str, small_index: Index
     found = references.predict(name, small_index, "testA", protocol=LAVT)
     assert found.header and found.header.scored_at == (480, 480)
     assert {*found.height, *found.width} == {480}
-    summary = score.score(found, small_index, "testA", LAVT).summary
+    summary = scoring.score(found, small_index, "testA", LAVT).summary
     assert summary["pointing"] is not None and "resized" not in summary
 
 
 def test_an_object_is_resized_as_the_truth_is(small_index: Index) -> None:
     found = references.predict("largest-object", small_index, "val", protocol=LAVT)
     own = references.predict("largest-object", small_index, "val")
-    assert score.rows(own, small_index, "val", LAVT)["intersection"].equals(
-        score.rows(found, small_index, "val", LAVT)["intersection"]
+    assert scoring.rows(own, small_index, "val", LAVT)["intersection"].equals(
+        scoring.rows(found, small_index, "val", LAVT)["intersection"]
     )
 
 
 def test_a_ceiling_knows_the_truth_of_its_protocol(small_index: Index) -> None:
     """Image 5 has overlapping polygons, whose shared pixels are background under lavt."""
     fine = references.predict("oracle-480", small_index, "testA", protocol=LAVT)
-    assert score.score(fine, small_index, "testA", LAVT).summary["oIoU"] == 100
+    assert scoring.score(fine, small_index, "testA", LAVT).summary["oIoU"] == 100
     of_union = references.predict("oracle-64", small_index, "testA")
-    assert score.score(of_union, small_index, "testA", LAVT).summary["oIoU"] < 99
+    assert scoring.score(of_union, small_index, "testA", LAVT).summary["oIoU"] < 99
 
 
 def test_the_whole_image_is_predicted_with_its_centre(small_index: Index) -> None:
@@ -117,12 +117,12 @@ def test_random_objects_depend_on_seed_and_expression_but_not_on_the_rest(small_
 def test_an_oracle_at_the_size_of_the_image_is_the_truth(small_index: Index) -> None:
     found = references.predict("oracle-64", small_index, "testA")  # its image has 64 x 64 pixels
     assert found.counts == [small_index.truth(a, "union") for a in small_index.split("testA").ann_id.tolist()]
-    assert score.score(found, small_index, "testA", ORIGINAL).summary["pointing"] == 100
+    assert scoring.score(found, small_index, "testA", ORIGINAL).summary["pointing"] == 100
 
 
 def test_a_finer_oracle_is_a_higher_ceiling(small_index: Index) -> None:
     values = [
-        score.score(references.predict(f"oracle-{n}", small_index, "testA"), small_index, "testA", ORIGINAL).summary
+        scoring.score(references.predict(f"oracle-{n}", small_index, "testA"), small_index, "testA", ORIGINAL).summary
         for n in (1, 4, 16, 128)
     ]
     assert [value["oIoU"] for value in values] == sorted(value["oIoU"] for value in values)
@@ -175,7 +175,7 @@ def test_ceilings_of_real_masks_lie_just_below_one_hundred(shared: Path) -> None
     sample = index.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
     for split in ("val", "testA", "testB"):
         found = [
-            score.score(references.predict(f"oracle-{n}", sample, split), sample, split, ORIGINAL) for n in (26, 104)
+            scoring.score(references.predict(f"oracle-{n}", sample, split), sample, split, ORIGINAL) for n in (26, 104)
         ]
         coarse, fine = (one.summary for one in found)
         assert 88 < coarse["mIoU"] < 94 < 98 < fine["mIoU"] < 99.5
@@ -219,5 +219,5 @@ def test_an_expression_alone_in_its_image_keeps_its_prediction(small_index: Inde
 def test_a_permuted_oracle_falls(small_index: Index) -> None:
     oracle = references.predict("oracle-120", small_index, "testA")
     dealt = references.permuted(oracle, small_index.split("testA"))
-    before, after = (score.score(p, small_index, "testA", ORIGINAL).summary["mIoU"] for p in (oracle, dealt))
+    before, after = (scoring.score(p, small_index, "testA", ORIGINAL).summary["mIoU"] for p in (oracle, dealt))
     assert after < 0.7 * before

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from risbench import datasets, metrics, protocol, references, score, slices
+from risbench import datasets, metrics, protocol, references, scoring, slices
 from risbench.data import index as indices
 from risbench.data.index import Index, Split
 from risbench.slices import DISTRACTORS, KINDS, Slice
@@ -178,7 +178,7 @@ def test_of_the_real_sample_ten_images_are_unknown_and_five_are_counted(shared: 
 def test_the_record_of_the_real_sample_shows_what_is_unknown(shared: Path) -> None:
     sample = indices.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
     given = references.predict("largest-object", sample, "testA")
-    parts = score.score(given, sample, "testA", ORIGINAL).summary["slices"]
+    parts = scoring.score(given, sample, "testA", ORIGINAL).summary["slices"]
     assert list(parts) == [DISTRACTORS.name]  # RefCOCO does not tell kinds of expression
     assert {value: part["n"] for value, part in parts[DISTRACTORS.name].items()} == {"2": 9, "3+": 3, "unknown": 30}
 
@@ -186,7 +186,7 @@ def test_the_record_of_the_real_sample_shows_what_is_unknown(shared: Path) -> No
 @pytest.mark.parametrize("chosen", [ORIGINAL, TRAIN])
 def test_parts_add_up_to_the_whole(make: Make, chosen: protocol.Protocol) -> None:
     index = make(drawn(5), partial=True)
-    found = score.score(references.predict("random-object", index, "val", protocol=chosen), index, "val", chosen)
+    found = scoring.score(references.predict("random-object", index, "val", protocol=chosen), index, "val", chosen)
     parts = found.summary["slices"][DISTRACTORS.name]
     assert list(parts) == list(DISTRACTORS.values)
     assert sum(part["n"] for part in parts.values()) == found.summary["n"] == len(found.rows)
@@ -214,7 +214,7 @@ def test_a_slice_is_an_entry_of_a_table_and_nothing_else(small_index: Index, mon
 
     monkeypatch.setattr(slices, "SLICES", (Slice("words", "how many", ("one", "more"), words),))
     given = references.predict("whole-image", small_index, "testB")
-    parts = score.score(given, small_index, "testB", ORIGINAL).summary["slices"]
+    parts = scoring.score(given, small_index, "testB", ORIGINAL).summary["slices"]
     assert {name: {value: part["n"] for value, part in found.items()} for name, found in parts.items()} == {
         "words": {"one": 1, "more": 2}
     }

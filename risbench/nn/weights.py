@@ -18,27 +18,25 @@ from risbench.errors import InputError
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
-def read(path: Path, allowed: Sequence[type] = ()) -> dict[str, Any]:
+def read(path: Path, allowed: Sequence[type] = (), what: str = "weights") -> dict[str, Any]:
     """Read a dictionary from a safetensors file or a torch pickle of tensors and plain values.
 
-    Classes in a pickle are refused except those in `allowed`. Tensors stay on the disk until they are used, so that the
-    state of an optimiser costs no memory. Raises InputError.
+    Errors call its contents `what`. Classes in a pickle are refused except those in `allowed`. Tensors stay on the disk
+    until they are used, so that the state of an optimiser costs no memory. Raises InputError.
     """
     if not path.is_file():
-        raise InputError(f"There is no weights file {path}. Give the path of a file.")
+        raise InputError(f"There is no {what} file {path}. Give the path of a file.")
     try:
         if path.suffix == ".safetensors":
             return cast(dict[str, Any], load_file(path))
         with torch.serialization.safe_globals(list(allowed)):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is refused: {_reason(error)} Nothing in it was run; give a file of weights."
-        ) from None
+        raise InputError(f"{path} is refused: {_reason(error)} Nothing in it was run; give a file of {what}.") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({_reason(error)}). It is damaged: download it again.") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of weights. Give another file.")
+        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of {what}. Give another file.")
     return content
 
 

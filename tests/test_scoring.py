@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from risbench import datasets, predictions, protocol, references, rle, score
+from risbench import datasets, predictions, protocol, references, rle, scoring
 from risbench.data import index as indices
 from risbench.data.index import Index
 from risbench.errors import InputError
@@ -41,7 +41,7 @@ def all_right(n: int) -> dict[str, object]:
 
 
 def test_the_truth_itself_scores_one_hundred(small_index: Index) -> None:
-    found = score.score(perfect(small_index, "val"), small_index, "val", ORIGINAL)
+    found = scoring.score(perfect(small_index, "val"), small_index, "val", ORIGINAL)
     area = int(found.rows["true_area"].sum())
     assert found.summary == {
         "dataset": "small",
@@ -60,7 +60,7 @@ def test_the_truth_itself_scores_one_hundred(small_index: Index) -> None:
 
 
 def test_the_summary_is_json(small_index: Index) -> None:
-    found = score.score(references.predict("whole-image", small_index, "testA"), small_index, "testA", LTS)
+    found = scoring.score(references.predict("whole-image", small_index, "testA"), small_index, "testA", LTS)
     assert json.loads(json.dumps(found.summary, allow_nan=False)) == found.summary
 
 
@@ -75,7 +75,7 @@ def test_a_swapped_and_an_empty_mask_give_the_rows_worked_by_hand(small_index: I
     ]
     peaks = np.array([25 if a == 62 else 45 for a in ann], np.int32), np.full(3, 20, np.int32)
     given = replace(own, counts=counts, peak_row=peaks[0], peak_col=peaks[1])
-    found = score.score(given, small_index, "testB", ORIGINAL)
+    found = scoring.score(given, small_index, "testB", ORIGINAL)
     expected = {61: (0, 604, 300, 304, 0), "empty": (0, 300, 0, 300, 1), 62: (300, 300, 300, 300, 1)}
     keys = ["empty" if a == 62 and i == ann.index(62) else a for i, a in enumerate(ann)]
     fields = ["intersection", "union", "predicted_area", "true_area", "peak_hit"]
@@ -88,16 +88,16 @@ def test_a_swapped_and_an_empty_mask_give_the_rows_worked_by_hand(small_index: I
 def test_rows_follow_the_split_whatever_the_order_of_the_file(small_index: Index) -> None:
     split = small_index.split("val")
     shuffled = perfect(small_index, "val").take(np.array([3, 1, 0, 2]))
-    rows = score.rows(shuffled, small_index, "val", ORIGINAL)
+    rows = scoring.rows(shuffled, small_index, "val", ORIGINAL)
     for name in ("sent_id", "ref_id", "image_id"):
         assert rows[name].tolist() == list(getattr(split, name))
     assert rows["kind of expression"].tolist() == split.kind
-    assert rows.equals(score.rows(perfect(small_index, "val"), small_index, "val", ORIGINAL))
+    assert rows.equals(scoring.rows(perfect(small_index, "val"), small_index, "val", ORIGINAL))
 
 
 def test_pixels_that_two_polygons_cover_count_as_the_protocol_says(small_index: Index) -> None:
-    union = score.rows(perfect(small_index, "testA"), small_index, "testA", ORIGINAL)
-    once = score.rows(perfect(small_index, "testA"), small_index, "testA", ONCE)
+    union = scoring.rows(perfect(small_index, "testA"), small_index, "testA", ORIGINAL)
+    once = scoring.rows(perfect(small_index, "testA"), small_index, "testA", ONCE)
     overlapping = union["ref_id"] == 151
     assert (union["true_area"] == union["predicted_area"]).all()
     assert (once["true_area"] < once["predicted_area"])[overlapping].all()
@@ -111,9 +111,9 @@ def test_a_file_for_something_else_is_refused(small_index: Index) -> None:
         (header(input={"threshold": 0.5}), "made with threshold 0.5, but are to be scored with 0.25"),
     ):
         with pytest.raises(InputError, match=says):
-            score.rows(perfect(small_index, "val", wrong), small_index, "val", LTS)
+            scoring.rows(perfect(small_index, "val", wrong), small_index, "val", LTS)
     fitting = perfect(small_index, "val", header(input={"threshold": 0.25, "geometry": "letterbox"}))
-    assert len(score.rows(fitting, small_index, "val", LTS)) == 4
+    assert len(scoring.rows(fitting, small_index, "val", LTS)) == 4
 
 
 def test_masks_of_another_size_are_refused_with_both_sizes(small_index: Index) -> None:
@@ -122,7 +122,7 @@ def test_masks_of_another_size_are_refused_with_both_sizes(small_index: Index) -
     with pytest.raises(
         InputError, match=rf"4 masks differ in size .* sent_id {own.sent_id[0]} has 47 x 33, its image 33 x 47"
     ):
-        score.rows(turned, small_index, "val", ORIGINAL)
+        scoring.rows(turned, small_index, "val", ORIGINAL)
 
 
 def as_released(root: Path, ann_id: int, size: rle.Size) -> NDArray[np.bool_]:
@@ -142,7 +142,7 @@ def test_lavt_counts_what_the_released_code_counts_at_480(small_root: Path, smal
     peaks = [(int(row), int(column)) for row, column in generator.integers(480, size=(len(asked), 2))]
     sizes = [(480, 480)] * len(asked)
     given = predictions.build(None, asked.sent_id.tolist(), sizes, [rle.encode(mask) for mask in masks], peaks)
-    found = score.score(given, small_index, split, LAVT)
+    found = scoring.score(given, small_index, split, LAVT)
 
     expected = []
     original = zip(asked.height.tolist(), asked.width.tolist(), strict=True)
@@ -161,7 +161,7 @@ def test_masks_of_the_images_size_are_resized_and_the_result_says_so(small_root:
     own = perfect(small_index, "testA")  # 64 x 64
     places = np.arange(3, dtype=np.int32)
     given = replace(own, peak_row=places, peak_col=places + 20)
-    found = score.score(given, small_index, "testA", LAVT)
+    found = scoring.score(given, small_index, "testA", LAVT)
     assert found.summary["resized"] is True
 
     masks = [
@@ -171,20 +171,20 @@ def test_masks_of_the_images_size_are_resized_and_the_result_says_so(small_root:
     peaks = [(int(7.5 * (k + 0.5)), int(7.5 * (k + 20.5))) for k in range(3)]  # under the centres of the pixels
     sizes = [(480, 480)] * 3
     by_hand = predictions.build(None, asked.sent_id.tolist(), sizes, [rle.encode(mask) for mask in masks], peaks)
-    assert found.rows.equals(score.rows(by_hand, small_index, "testA", LAVT))
+    assert found.rows.equals(scoring.rows(by_hand, small_index, "testA", LAVT))
 
-    without = score.rows(own, small_index, "testA", LAVT)
+    without = scoring.rows(own, small_index, "testA", LAVT)
     assert (without["peak_hit"] == -1).all()
     mixed = replace(by_hand, counts=[*by_hand.counts[:2], own.counts[2]])
     for field, value in (("height", 64), ("width", 64), ("peak_row", 2), ("peak_col", 22)):
         getattr(mixed, field)[2] = value
-    assert score.rows(mixed, small_index, "testA", LAVT).equals(found.rows)
+    assert scoring.rows(mixed, small_index, "testA", LAVT).equals(found.rows)
 
 
 def test_a_mask_of_a_network_is_not_scored_at_the_size_of_the_image(small_index: Index) -> None:
     found = references.predict("whole-image", small_index, "val", protocol=LAVT)
     with pytest.raises(InputError, match="4 masks differ in size from their images.* has 480 x 480, its image 33 x 47"):
-        score.rows(found, small_index, "val", ORIGINAL)
+        scoring.rows(found, small_index, "val", ORIGINAL)
 
 
 def test_under_lavt_a_mask_of_any_third_size_is_refused(small_index: Index) -> None:
@@ -192,22 +192,22 @@ def test_under_lavt_a_mask_of_any_third_size_is_refused(small_index: Index) -> N
     turned = replace(own, height=own.width, width=own.height)
     says = "4 masks have neither the size of their images nor 480 x 480, at .* has 47 x 33, its image 33 x 47"
     with pytest.raises(InputError, match=says):
-        score.rows(turned, small_index, "val", LAVT)
+        scoring.rows(turned, small_index, "val", LAVT)
 
 
 def test_under_lavt_train_only_the_drawn_sentences_count(small_index: Index) -> None:
     asked = TRAIN.input.asked(small_index.split("train"))
     whole = references.predict("random-object", small_index, "train", protocol=LAVT)
-    found = score.score(whole, small_index, "train", TRAIN)
+    found = scoring.score(whole, small_index, "train", TRAIN)
     assert found.rows["sent_id"].tolist() == asked.sent_id.tolist()
     assert found.summary["n"] == 6 < len(whole)
-    every = score.rows(whole, small_index, "train", LAVT)
+    every = scoring.rows(whole, small_index, "train", LAVT)
     of_drawn = every[every["sent_id"].isin(asked.sent_id)].reset_index(drop=True)
     assert of_drawn.equals(found.rows)
 
     only = references.predict("random-object", small_index, "train", protocol=TRAIN)
     assert only.sent_id.tolist() == asked.sent_id.tolist()
-    assert score.rows(only, small_index, "train", TRAIN).equals(found.rows)
+    assert scoring.rows(only, small_index, "train", TRAIN).equals(found.rows)
 
 
 def test_without_a_drawn_sentence_or_with_the_drawn_ones_only_a_file_may_be_incomplete(small_index: Index) -> None:
@@ -218,9 +218,11 @@ def test_without_a_drawn_sentence_or_with_the_drawn_ones_only_a_file_may_be_inco
         rf"sent_id {asked.sent_id[2]} \(1 in all\). Predict all 6 expressions of split 'train' that the protocol draws"
     )
     with pytest.raises(InputError, match=says):
-        score.rows(without, small_index, "train", TRAIN)
+        scoring.rows(without, small_index, "train", TRAIN)
     with pytest.raises(InputError, match="Without a prediction.*Predict all 10 expressions of split 'train'."):
-        score.rows(references.predict("whole-image", small_index, "train", protocol=TRAIN), small_index, "train", LAVT)
+        scoring.rows(
+            references.predict("whole-image", small_index, "train", protocol=TRAIN), small_index, "train", LAVT
+        )
 
 
 def test_a_header_with_drawn_sentences_does_not_pass_for_all(small_index: Index) -> None:
@@ -229,29 +231,29 @@ def test_a_header_with_drawn_sentences_does_not_pass_for_all(small_index: Index)
         replace(found, header=header(input={"sentences": sentences}))
         for found, sentences in ((whole, "each"), (drawn, "random"))
     )
-    lengths = [len(score.rows(found, small_index, "val", TRAIN)) for found in (whole, drawn)]
-    assert lengths == [2, 2] and len(score.rows(whole, small_index, "val", LAVT)) == 4
+    lengths = [len(scoring.rows(found, small_index, "val", TRAIN)) for found in (whole, drawn)]
+    assert lengths == [2, 2] and len(scoring.rows(whole, small_index, "val", LAVT)) == 4
     with pytest.raises(InputError, match="made with sentences 'random', but are to be scored with 'each'"):
-        score.rows(drawn, small_index, "val", LAVT)
+        scoring.rows(drawn, small_index, "val", LAVT)
 
 
 def test_peaks_for_some_expressions_only_are_refused(small_index: Index) -> None:
     own = perfect(small_index, "val")
     some = np.array([3, -1, 3, -1], np.int32)
     with pytest.raises(InputError, match=rf"Without a peak.* sent_id {own.sent_id[1]}, {own.sent_id[3]} \(2 in all\)"):
-        score.rows(replace(own, peak_row=some, peak_col=some), small_index, "val", ORIGINAL)
+        scoring.rows(replace(own, peak_row=some, peak_col=some), small_index, "val", ORIGINAL)
 
 
 def test_an_unknown_split_is_refused(small_index: Index) -> None:
     with pytest.raises(InputError, match="testA"):
-        score.rows(perfect(small_index, "val"), small_index, "testa", ORIGINAL)
+        scoring.rows(perfect(small_index, "val"), small_index, "testa", ORIGINAL)
 
 
 def test_a_partial_copy_says_so(small_root: Path, small_card: Path, tmp_path: Path) -> None:
     larger = small_card.read_text().replace("val = { images = 1, refs = 2, ", "val = { images = 9, refs = 90, ")
     (tmp_path / "larger.toml").write_text(larger)
     index = indices.load(datasets.load(str(tmp_path / "larger.toml")), small_root, partial=True)
-    assert score.score(perfect(index, "val"), index, "val", ORIGINAL).summary["partial"] is True
+    assert scoring.score(perfect(index, "val"), index, "val", ORIGINAL).summary["partial"] is True
 
 
 WITHOUT_TORCH = """
@@ -264,12 +266,12 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from risbench import datasets, predictions, protocol, record, references, score, statistics
+from risbench import datasets, predictions, protocol, record, references, scoring, statistics
 from risbench.data import index
 root, file = Path(sys.argv[1]), Path(sys.argv[2])
 opened = index.load(datasets.load(str(root / "small.toml")), root)
 given = predictions.read(file)
-found = score.score(given, opened, "val", protocol.load("original"))
+found = scoring.score(given, opened, "val", protocol.load("original"))
 record.write(file.with_suffix(".json"), record.of(found, opened, given.header, protocol.load("original")))
 print(found.summary["oIoU"])
 """

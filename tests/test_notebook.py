@@ -1,0 +1,109 @@
+"""What a notebook calls: `risbench.expressions` and `risbench.score`, and the example of both."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import risbench
+from risbench import predictions, protocol, references, rle, scoring, statistics
+from risbench.data.index import Index
+from risbench.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "score_your_model.py"
+
+
+@pytest.fixture
+def where(small_card: Path, small_root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The data set and the split, as the arguments of both functions."""
+    monkeypatch.setenv("RISBENCH_DATA", str(small_root))
+    return str(small_card), "testA"
+
+
+def test_the_example_runs_and_prints_the_score_of_its_masks(
+    where: tuple[str, str], small_index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = EXAMPLE.read_text(encoding="utf-8").replace('"mini"', repr(where[0]))
+    exec(compile(code, str(EXAMPLE), "exec"), {"__name__": "__main__"})
+    whole = references.predict("whole-image", small_index, "val")
+    expected = scoring.score(whole, small_index, "val", protocol.load("original")).summary
+    out = capsys.readouterr().out
+    assert out.startswith(f"4 expressions: oIoU {expected['oIoU']:.2f} [")
+    assert out.endswith(f"], mIoU {expected['mIoU']:.2f}\n")
+
+
+def test_every_expression_of_a_split_comes_with_its_image(where: tuple[str, str], small_root: Path) -> None:
+    refs = pickle.loads((small_root / "small" / "refs(unc).p").read_bytes())
+    expected = {
+        (sentence["sent_id"], sentence["sent"], sentence["raw"], ref["image_id"])
+        for ref in refs
+        for sentence in ref["sentences"]
+        if ref["split"] == "testA"
+    }
+    found = risbench.expressions(*where)
+    assert {(each.sent_id, each.sent, each.raw, int(each.image.stem[-12:])) for each in found} == expected
+    assert len(found) == len(expected)
+    for each in found:
+        with Image.open(each.image) as image:
+            assert image.size == (64, 64)
+    assert risbench.expressions(*where, images="elsewhere")[0].image.parent == Path("elsewhere")
+
+
+def test_a_file_predictions_a_dictionary_and_pairs_have_one_score(
+    where: tuple[str, str], small_index: Index, tmp_path: Path
+) -> None:
+    found = references.predict("largest-object", small_index, "testA")
+    predictions.write(tmp_path / "a.parquet", found)
+    masks = {
+        sent_id: rle.decode(counts, (64, 64))
+        for sent_id, counts in zip(found.sent_id.tolist(), found.counts, strict=True)
+    }
+    given: list[Any] = [tmp_path / "a.parquet", str(tmp_path / "a.parquet"), found]
+    given += [masks, masks.items(), ((name, mask.tolist()) for name, mask in masks.items())]
+    results = [risbench.score(each, *where) for each in given]
+    for result in results:
+        for held in (result, result["intervals"]):
+            held.pop("pointing", None)  # masks alone have no peaks
+        assert result == results[0]
+
+
+def test_a_result_is_what_score_prints_with_an_interval_of_each_metric(
+    where: tuple[str, str], small_index: Index
+) -> None:
+    found, chosen = references.predict("random-object", small_index, "testA"), protocol.load("lts")
+    scored = scoring.score(found, small_index, "testA", chosen)
+    result = risbench.score(found, *where, protocol="lts")
+    assert result.pop("intervals") == statistics.intervals(scored.rows, chosen)
+    assert result == scored.summary
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_what_is_missing_or_no_mask_is_refused(where: tuple[str, str]) -> None:
+    asked = risbench.expressions(*where)
+    masks = {each.sent_id: np.ones((64, 64), np.bool_) for each in asked}
+    with pytest.raises(InputError, match=f"Without a prediction: sent_id {asked[1].sent_id} "):
+        risbench.score({key: mask for key, mask in masks.items() if key != asked[1].sent_id}, *where)
+    with pytest.raises(InputError, match="3 masks differ in size from their images"):
+        risbench.score({key: mask[1:] for key, mask in masks.items()}, *where)
+    with pytest.raises(InputError, match="holds values from 0.4 to 0.4"):
+        risbench.score({key: mask * 0.4 for key, mask in masks.items()}, *where)
+    with pytest.raises(InputError, match="Unknown protocol 'orignal'"):
+        risbench.score(masks, *where, protocol="orignal")
+
+
+def test_importing_risbench_imports_nothing_heavy_and_no_module_hides_its_functions() -> None:
+    command = "import sys, risbench; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    answer = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"numpy", "pandas", "pydantic", "pyarrow", "PIL", "torch"} & {*answer.stdout.split()}
+    for name in ("score", "expressions", "Expression"):
+        assert callable(getattr(risbench, name)) and importlib.util.find_spec(f"risbench.{name}") is None
