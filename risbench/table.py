@@ -11,16 +11,18 @@ from risbench.measured import Line, group
 from risbench.published import headline, headlines
 from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
-from risbench.slices import SLICES, Slice
+from risbench.slices import SHOWN, Slice
 
 COMPARISON = "comparison"
 METRICS = ("oIoU", "mIoU", "P@0.5", "P@0.7", "P@0.9", "pointing")
 
 
-def named(name: str, records: Iterable[Record], dataset: str | None = None) -> list[Table]:
-    """Build the comparison, or a table of a paper (see `papers`)."""
+def named(
+    name: str, records: Iterable[Record], dataset: str | None = None, shown: Sequence[Slice] = SHOWN
+) -> list[Table]:
+    """Build the comparison with the tables of some slices, or a table of a paper (see `papers`)."""
     if name == COMPARISON:
-        return tables(records, dataset)
+        return tables(records, dataset, shown=shown)
     if name not in titles():
         raise unknown("table", name, titles())
     return [paper_table.build(papers.load(name), _of(dataset, records), dataset)]
@@ -31,10 +33,12 @@ def titles() -> dict[str, str]:
     return {COMPARISON: "Measured results, and the published oIoU", **papers.titles()}
 
 
-def tables(records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU") -> list[Table]:
-    """Build the comparison and the table of every slice that records have."""
+def tables(
+    records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU", shown: Sequence[Slice] = SHOWN
+) -> list[Table]:
+    """Build the comparison, and the table of each of these slices that records have."""
     found = list(records)
-    by_slice = (sliced(found, division, dataset) for division in SLICES)
+    by_slice = (sliced(found, division, dataset) for division in shown)
     return [comparison(found, dataset, metric), *(table for table in by_slice if table.rows)]
 
 

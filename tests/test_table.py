@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from risbench import render, table
+from risbench import cli_results, render, table
 from risbench.errors import InputError
-from risbench.record import Record, find
+from risbench.record import Record, find, write
 from risbench.render import Cell, Column, Table
-from risbench.slices import DISTRACTORS, KINDS
+from risbench.slices import AREA, DISTRACTORS, KINDS
 
 AWKWARD = "a|b_c & <i>50%</i> {x} \\ ~^ #$"
 
@@ -361,3 +362,19 @@ def test_results_page_holds_the_table_of_the_kept_records() -> None:
     shown = page.partition("<!-- table: begin -->")[2].partition("<!-- table: end -->")[0]
     made = render.render(table.tables(find(folders)), "markdown")
     assert shown.strip() == made.strip(), "run `risbench table --format markdown --records results/records` again"
+
+
+def test_the_command_divides_the_comparison_by_the_slices_asked_for(tmp_path: Path) -> None:
+    sizes = {"small": {"n": 3, "oIoU": 1.0, "mIoU": 1.0}}
+    write(tmp_path / "one.json", record(slices={AREA.name: sizes, DISTRACTORS.name: COUNTED}))
+
+    def ask(*options: str) -> Result:
+        return CliRunner().invoke(cli_results.app, ["table", "--records", str(tmp_path), *options])
+
+    assert "oIoU by same-class distractors" in ask().output and "oIoU by object size" not in ask().output
+    assert "oIoU by object size" in ask("--slices", "object-size,kind-words").output
+    assert ask("--slices", "all", "--format", "markdown").output.count("**oIoU by") == 2
+    with pytest.raises(InputError, match="Unknown slice 'size'.*object-size"):
+        raise ask("--slices", "size").exception or AssertionError
+    with pytest.raises(InputError, match="not the table lts-2"):
+        raise ask("lts-2", "--slices", "all").exception or AssertionError
