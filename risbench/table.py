@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from risbench import datasets, paper_table, papers
 from risbench.errors import unknown
-from risbench.measured import Line, group
+from risbench.measured import Line, badges, group
 from risbench.published import headline, headlines
 from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
@@ -64,6 +64,7 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         Column("partial", "data"),
         Column("resized", "data"),
         Column("control", "data"),
+        Column("training", "data"),
     )
     title = f"Measured results, and the published {metric}"
     return Table(COMPARISON, title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
@@ -127,6 +128,7 @@ def _row(line: Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]
         Cell("yes" if line.runs and line.runs[0].partial else ""),
         Cell("yes" if line.runs and line.runs[0].resized else ""),
         Cell(line.runs[0].control if line.runs else ""),
+        Cell("; ".join(badges(line.runs[0])) if line.runs else ""),
     )
 
 
@@ -171,6 +173,8 @@ def _legend(lines: Sequence[Line], metric: str, shown: Sequence[str]) -> list[st
         "†: a protocol for following a training; comparable with no published number and no other protocol.": not all(
             line.is_comparable for line in lines
         ),
+        "cross-data set: trained on other data sets, too; leaked: the share of expressions whose image was trained on,"
+        " as far as the training sets were at hand.": any(map(badges, runs)),
         "resized: predicted at the images' size, and brought to the size at which the protocol scores.": any(
             run.resized for run in runs
         ),

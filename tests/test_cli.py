@@ -69,7 +69,7 @@ def test_one_command_trains_predicts_scores_and_records(ask: Ask, where: list[st
     assert code == 0, err
     records = json.loads(out)
     assert [(r["split"], r["seed"]) for r in records] == [("val", 0), ("testA", 0), ("val", 1), ("testA", 1)]
-    assert all(r["variants"] == ["tiny"] and r["n"] and r["cost"]["flops"] > 0 for r in records)
+    assert all(r["variants"] == ["tiny"] and r["n"] and r["cost"]["flops"] > 0 and r["leaked"] == 0 for r in records)
     for folder in (tmp_path / "runs").iterdir():
         for kind, suffix in (("predictions", "parquet"), ("rows", "parquet"), ("records", "json")):
             assert (folder / kind / f"val-original.{suffix}").is_file()

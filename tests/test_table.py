@@ -123,6 +123,25 @@ def test_partial_and_control_are_said_beside_the_method() -> None:
     assert any(note.startswith("resized: predicted at the images' size") for note in built.notes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "badge"),
+    [
+        ({}, ""),
+        ({"leaked": 0.0}, ""),
+        ({"leaked": 12.5}, "leaked 12.50 %"),
+        ({"training_data": ["refcoco", "refcoco+"]}, "cross-data set"),
+        ({"training_data": ["refcocog"], "leaked": 3.25}, "cross-data set; leaked 3.25 %"),
+        ({"training_data": ["refcoco", "COCO train2017"]}, "cross-data set"),
+        ({"training_data": ["unknown", "ImageNet-22k"]}, "training data unknown"),
+    ],
+)
+def test_what_was_trained_on_is_a_badge_of_the_row(changes: dict[str, Any], badge: str) -> None:
+    built = table.comparison([record(**changes)])
+    assert texts(built)[0]["method"] == (f"lts ({badge})" if badge else "lts")
+    assert built.flat()[0]["training"] == badge
+    assert any(note.startswith("cross-data set: ") for note in built.notes) == bool(badge)
+
+
 @pytest.mark.parametrize("format", ["terminal", "markdown", "html"])
 def test_a_protocol_that_is_not_comparable_is_marked_and_has_no_difference(format: str) -> None:
     trained = {"method": "lavt", "training_data": ["refcoco"], "weights": "swin", "recipe": {}}
