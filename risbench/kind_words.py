@@ -11,9 +11,9 @@ import re
 WORDS = {
     # In the picture, or by the distance from the viewer. "right" is never "correct" here; "back" is at times of a body.
     "place": (
-        "left, leftmost, right, rightmost, top, topmost, bottom, bottommost, upper, uppermost, lower, lowest, middle,"
-        " center, centre, corner, edge, front, foreground, back, background, rear, far, farther, farthest, further,"
-        " furthest, closer, closest, nearer, nearest"
+        "left, leftmost, right, rightmost, top, topmost, bottom, bottommost, upper, uppermost, higher, highest, lower,"
+        " lowest, middle, center, centre, corner, edge, front, foreground, back, background, rear, far, farther,"
+        " farthest, further, furthest, closer, closest, nearer, nearest"
     ),
     # "orange" may be the fruit. "light" is left out: it is a lamp, or stands before a colour that counts anyhow.
     "colour": (
