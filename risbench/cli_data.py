@@ -10,7 +10,7 @@ import typer
 from risbench.arguments import Images, Partial, Root
 from risbench.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, make, index, doctor.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, make, index, doctor, leaks.")
 
 
 @app.command("list")
@@ -58,3 +58,21 @@ def data_doctor(dataset: str, data_root: Root = "", images: Images = "", partial
     from risbench.data import doctor, source
 
     print("\n".join(doctor.examine(source.open_index(dataset, data_root, images, partial))))
+
+
+@app.command("leaks")
+def data_leaks(
+    dataset: Annotated[str, typer.Argument(help="Whose evaluation splits. Default: all data sets at hand.")] = "",
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(help="A training set: COCO's instances_*.json, a JSON list of image ids, or one id on each line."),
+    ] = None,
+    data_root: Root = "",
+    partial: Partial = False,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+) -> None:
+    """Count the images of evaluation splits that training sets hold, too."""
+    from risbench import render
+    from risbench.data import leaks
+
+    print(render.render([leaks.table(dataset, train or [], data_root, partial)], form))

@@ -11,6 +11,7 @@ import typer
 
 from risbench import options
 from risbench.arguments import Dataset, Json, Overrides, Partial, RecordFolders, Root, Seeds
+from risbench.errors import InputError
 
 app = typer.Typer()
 
@@ -94,16 +95,23 @@ def print_table(
     names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
     dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    slices: Annotated[
+        str, typer.Option(help="Divide by these slices, or all. Default: kind-of-expression,same-class-distractors.")
+    ] = "",
     records: RecordFolders = None,
 ) -> None:
     """Print measured records, published numbers beside them."""
     from risbench import record, render, table
+    from risbench import slices as divisions
 
     if names:
         print("\n".join(f"{known:24}{title}" for known, title in table.titles().items()))
         return
+    if slices and name != table.COMPARISON:
+        raise InputError(f"--slices divides the comparison, not the table {name}: leave it out.")
+    shown = divisions.choose(options.parts(slices))
     found = record.find(options.record_folders(records))
-    print(render.render(table.named(name, found, dataset or None), form))
+    print(render.render(table.named(name, found, dataset or None, shown), form))
 
 
 @app.command("plan")

@@ -52,7 +52,8 @@ class Line:
         partial = "partial" if first and first.partial else ""
         control = f"control: {first.control}" if first and first.control else ""
         resized = "resized" if first and first.resized else ""
-        said = "; ".join(filter(None, [kind, partial, resized, control, self.differs]))
+        trained = badges(first) if first else []
+        said = "; ".join(filter(None, [kind, partial, resized, control, *trained, self.differs]))
         return f"({said})" if said else ""
 
     def metric(self, name: str, with_interval: bool) -> Cell:
@@ -141,6 +142,18 @@ def altered(method: str, variants: Sequence[str], values: Mapping[str, Any]) -> 
 def _is_a_place(name: str, value: object) -> bool:
     """Whether a setting of the network says where weights lie: a path, or the name of pretrained weights."""
     return name.startswith("model.") and isinstance(value, str) and ("/" in value or "." in value)
+
+
+def badges(run: Record) -> list[str]:
+    """What the training data of a run mean for its result: other data sets, leaked images, or that nobody knows."""
+    named = set(run.training_data)
+    others = named & set(datasets.names()) - {run.dataset} or any("COCO" in name for name in named)
+    said = {
+        "cross-data set": others,
+        f"leaked {run.leaked or 0:.2f} %": run.leaked,
+        "training data unknown": "unknown" in named,
+    }
+    return [badge for badge, applies in said.items() if applies]
 
 
 def is_comparable(run: Record) -> bool:

@@ -49,6 +49,7 @@ class Record(BaseModel):
     resized: bool = False  # masks of the images' size were brought to the protocol's
     control: str = ""  # what was done to break the method on purpose
     training_data: list[str]
+    leaked: float | None = None  # percent of the expressions whose image is in a training set that was at hand
     recipe: dict[str, Any]
     checkpoint: str  # sha256 of the weights
     weights: str  # which pretrained weights were loaded

@@ -66,6 +66,43 @@ def covers(counts: bytes, size: Size, row: int, column: int) -> bool:
     return area(merge([counts, pixel], size, intersect=True), size) == 1
 
 
+def touches_border(counts: bytes, size: Size) -> bool:
+    """Whether a foreground pixel lies in the first or last row or column."""
+    left, top, width, height = coco.toBbox(_rle(counts, size))
+    inside = left > 0 and top > 0 and left + width < size[1] and top + height < size[0]
+    return bool(width > 0 and not inside)
+
+
+def pieces(counts: bytes, size: Size) -> int:
+    """Number of pieces of the foreground, which do not touch one another, not even at a corner."""
+    first, last = _column_runs(counts, size)
+    step = size[0] + 1  # to the next column; the runs there that a run touches are those from `begin` to before `end`
+    begin, end = np.searchsorted(last, first + step), np.searchsorted(first, last + step, side="right")
+    piece = list(range(len(first)))  # of each run: itself, or another run of its piece
+
+    def root(run: int) -> int:
+        while piece[run] != run:
+            run = piece[run]
+        return run
+
+    for run, touched in enumerate(map(range, begin.tolist(), end.tolist())):
+        for other in touched:
+            piece[root(other)] = root(run)
+    return sum(run == other for run, other in enumerate(piece))
+
+
+def _column_runs(counts: bytes, size: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each foreground run of a column begins, and the place behind it, in columns of one pixel more."""
+    code = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    bounds = np.cumsum(_runs(code, np.flatnonzero(code < 32)))
+    first, last = bounds[:-1:2], bounds[1::2]
+    first, last = first[first < last], last[first < last]  # the last run may be empty
+    columns = np.arange(1, size[1]) * size[0]
+    cuts = columns[np.searchsorted(first, columns) > np.searchsorted(last, columns, side="right")]  # within a run
+    first, last = np.sort(np.append(first, cuts)), np.sort(np.append(last, cuts))
+    return first + first // size[0], last + (last - 1) // size[0]
+
+
 def check(counts: bytes, size: Size) -> str | None:
     """Say what is wrong with an RLE of unknown origin, or None; pycocotools may crash on a malformed one."""
     code = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
@@ -74,15 +111,20 @@ def check(counts: bytes, size: Size) -> str | None:
     ends = np.flatnonzero(code < 32)  # bit 5 says that the number goes on, 5 bits a character, lowest first
     if not ends.size or ends[-1] != code.size - 1:
         return "ends within a number"
+    if np.diff(ends, prepend=-1).max() > 7:
+        return "holds a number beyond any image"
+    return _check_runs(_runs(code, ends), size)
+
+
+def _runs(code: NDArray[np.int64], ends: NDArray[np.intp]) -> NDArray[np.int64]:
+    """The lengths of the runs, background first; `ends` are the last characters of the numbers."""
     starts = np.append(0, ends[:-1] + 1)
     lengths = ends - starts + 1
-    if lengths.max() > 7:
-        return "holds a number beyond any image"
     place = np.arange(code.size) - np.repeat(starts, lengths)
     runs = np.add.reduceat((code & 31) << 5 * place, starts) - ((code[ends] & 16) >> 4 << 5 * lengths)
     runs[1::2] = np.cumsum(runs[1::2])  # from the fourth on, a number is the difference to the run two before
     runs[2::2] = np.cumsum(runs[2::2])
-    return _check_runs(runs, size)
+    return np.asarray(runs, np.int64)
 
 
 def _check_runs(runs: NDArray[np.int64], size: Size) -> str | None:

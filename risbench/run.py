@@ -35,7 +35,7 @@ from risbench import (
 )
 from risbench.api import Batch, Method, Tokenizer
 from risbench.checkpoint import Checkpoint, Facts
-from risbench.data import loader, source
+from risbench.data import leaks, loader, source
 from risbench.data.index import Index
 from risbench.data.loader import Samples
 from risbench.errors import InputError
@@ -251,6 +251,7 @@ class Run:
         facts = {
             "seed": opened.facts.seed,
             "training_data": opened.facts.training_data,
+            "leaked": leaks.leaked(opened.facts.training_data, self.index, split, self.job.data_root),
             "weights": opened.facts.weights,
             "device": dist.device_name(self.fabric),
             "cost": cost,

@@ -7,20 +7,22 @@ from dataclasses import replace
 
 from risbench import datasets, paper_table, papers
 from risbench.errors import unknown
-from risbench.measured import Line, group
+from risbench.measured import Line, badges, group
 from risbench.published import headline, headlines
 from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
-from risbench.slices import SLICES, Slice
+from risbench.slices import SHOWN, Slice
 
 COMPARISON = "comparison"
 METRICS = ("oIoU", "mIoU", "P@0.5", "P@0.7", "P@0.9", "pointing")
 
 
-def named(name: str, records: Iterable[Record], dataset: str | None = None) -> list[Table]:
-    """Build the comparison, or a table of a paper (see `papers`)."""
+def named(
+    name: str, records: Iterable[Record], dataset: str | None = None, shown: Sequence[Slice] = SHOWN
+) -> list[Table]:
+    """Build the comparison with the tables of some slices, or a table of a paper (see `papers`)."""
     if name == COMPARISON:
-        return tables(records, dataset)
+        return tables(records, dataset, shown=shown)
     if name not in titles():
         raise unknown("table", name, titles())
     return [paper_table.build(papers.load(name), _of(dataset, records), dataset)]
@@ -31,10 +33,12 @@ def titles() -> dict[str, str]:
     return {COMPARISON: "Measured results, and the published oIoU", **papers.titles()}
 
 
-def tables(records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU") -> list[Table]:
-    """Build the comparison and the table of every slice that records have."""
+def tables(
+    records: Iterable[Record], dataset: str | None = None, metric: str = "oIoU", shown: Sequence[Slice] = SHOWN
+) -> list[Table]:
+    """Build the comparison, and the table of each of these slices that records have."""
     found = list(records)
-    by_slice = (sliced(found, division, dataset) for division in SLICES)
+    by_slice = (sliced(found, division, dataset) for division in shown)
     return [comparison(found, dataset, metric), *(table for table in by_slice if table.rows)]
 
 
@@ -60,6 +64,7 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         Column("partial", "data"),
         Column("resized", "data"),
         Column("control", "data"),
+        Column("training", "data"),
     )
     title = f"Measured results, and the published {metric}"
     return Table(COMPARISON, title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
@@ -123,6 +128,7 @@ def _row(line: Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]
         Cell("yes" if line.runs and line.runs[0].partial else ""),
         Cell("yes" if line.runs and line.runs[0].resized else ""),
         Cell(line.runs[0].control if line.runs else ""),
+        Cell("; ".join(badges(line.runs[0])) if line.runs else ""),
     )
 
 
@@ -167,6 +173,8 @@ def _legend(lines: Sequence[Line], metric: str, shown: Sequence[str]) -> list[st
         "†: a protocol for following a training; comparable with no published number and no other protocol.": not all(
             line.is_comparable for line in lines
         ),
+        "cross-data set: trained on other data sets, too; leaked: the share of expressions whose image was trained on,"
+        " as far as the training sets were at hand.": any(map(badges, runs)),
         "resized: predicted at the images' size, and brought to the size at which the protocol scores.": any(
             run.resized for run in runs
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -139,6 +140,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference material: {folder} does not exist (RISBENCH_SHARED names another folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_expressions(shared: Path) -> list[str]:
+    """Every expression of RefCOCO's val, testA and testB, without images."""
+    folder = shared / "data" / "refcoco_sample" / "refcoco_unc_eval_full"
+    files = [folder / f"{split}.json.gz" for split in ("val", "testA", "testB")]
+    return [item["text"] for file in files for item in json.loads(gzip.decompress(file.read_bytes()))["items"]]
 
 
 @pytest.fixture(scope="session", autouse=True)

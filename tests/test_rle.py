@@ -113,3 +113,40 @@ def test_polygons_and_run_lengths_become_masks() -> None:
     assert rle.decode(square, (5, 6))[1:3, 1:3].all()
     assert rle.area(square, (5, 6)) == 4
     assert np.array_equal(np.flatnonzero(rle.decode(rle.from_counts([2, 3, 5], (5, 2)), (5, 2)).T), [2, 3, 4])
+
+
+def by_flooding(mask: NDArray[np.bool_]) -> int:
+    """Count the pieces: take the pixels that can be reached in king's moves from one, until none is left."""
+    left, found = {(int(row), int(column)) for row, column in np.argwhere(mask)}, 0
+    while left:
+        found += 1
+        reached = {left.pop()}
+        while reached:
+            row, column = reached.pop()
+            near = {(row + i, column + k) for i in (-1, 0, 1) for k in (-1, 0, 1)} & left
+            left -= near
+            reached |= near
+    return found
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(masks)
+def test_pieces_are_those_of_a_flood_over_the_pixels(mask: NDArray[np.bool_]) -> None:
+    assert rle.pieces(rle.encode(mask), (mask.shape[0], mask.shape[1])) == by_flooding(mask)
+
+
+def test_a_ring_is_one_piece_and_a_disc_within_it_another() -> None:
+    row, column = np.mgrid[-20:21, -30:31]
+    far = row**2 + column**2
+    assert rle.pieces(rle.encode((far > 100) & (far < 300)), (41, 61)) == 1
+    assert rle.pieces(rle.encode((far < 50) | (far > 100) & (far < 300)), (41, 61)) == 2
+
+
+@settings(deadline=None, derandomize=True)
+@given(masks)
+def test_the_border_is_touched_where_a_pixel_of_it_is_foreground(mask: NDArray[np.bool_]) -> None:
+    inner = mask.copy()
+    inner[[0, -1]] = inner[:, [0, -1]] = False
+    size = (mask.shape[0], mask.shape[1])
+    assert rle.touches_border(rle.encode(mask), size) == (mask != inner).any()
+    assert not rle.touches_border(rle.encode(inner), size)

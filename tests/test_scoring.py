@@ -55,6 +55,12 @@ def test_the_truth_itself_scores_one_hundred(small_index: Index) -> None:
         "slices": {
             "kind of expression": {"location": all_right(2), "size": all_right(2)},
             "same-class distractors": {"0": all_right(4)},
+            "expression length": {"2": all_right(3), "3": all_right(1)},
+            "kind words": {"place": all_right(2), "size": all_right(1), "none": all_right(1)},
+            "object size": {"small": all_right(4)},
+            "touching the border": {"no": all_right(4)},
+            "pieces of the object": {"one": all_right(4)},
+            "objects in the image": {"1-4": all_right(4)},
         },
     }
 

@@ -1,21 +1,24 @@
-"""Slices: distractors counted by hand and by brute force, what is unknown, and parts that add up to the whole."""
+"""Slices: labels counted by hand and by brute force, what is unknown, and parts that add up to the whole."""
 
 from __future__ import annotations
 
 import json
 import pickle
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from risbench import datasets, metrics, protocol, references, scoring, slices
 from risbench.data import index as indices
 from risbench.data.index import Index, Split
-from risbench.slices import DISTRACTORS, KINDS, Slice
+from risbench.errors import InputError
+from risbench.slices import AREA, BORDER, CROWDING, DISTRACTORS, KIND_WORDS, KINDS, LENGTH, PIECES, SHOWN, SLICES, Slice
 
 ORIGINAL, TRAIN = protocol.load("original"), protocol.load("lavt-train")
 CARD = """
@@ -45,11 +48,11 @@ Make = Callable[..., Index]
 def make(tmp_path: Path) -> Make:
     """Open the index of these objects, of which those with `said` are referred to; or a partial copy of it."""
 
-    def made(objects: Objects, partial: bool = False) -> Index:
+    def made(objects: Objects, partial: bool = False, side: int = 20) -> Index:
         images = sorted({thing["image_id"] for thing in objects})
         annotations = [{"iscrowd": 0, "segmentation": BOX, **thing} for thing in objects]
         (tmp_path / "many").mkdir(exist_ok=True)
-        sizes = [{"id": image, "height": 20, "width": 20, "file_name": f"{image}.jpg"} for image in images]
+        sizes = [{"id": image, "height": side, "width": side, "file_name": f"{image}.jpg"} for image in images]
         instances = {"images": sizes, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]}
         (tmp_path / "many" / "instances.json").write_text(json.dumps(instances))
         refs = [ref(thing) for thing in objects if thing.get("said")]
@@ -75,10 +78,14 @@ def objects_of(*categories: int, said: int = 1, image_id: int = 7) -> Objects:
     ]
 
 
-def distractors(index: Index) -> dict[int, str]:
-    """By the annotation that is referred to."""
+def labelled(index: Index, one: Slice) -> dict[int, str]:
+    """The labels of val by the annotation that is referred to."""
     split = index.split("val")
-    return dict(zip(split.ann_id.tolist(), slices.labels(index, split)[DISTRACTORS.name], strict=True))
+    return dict(zip(split.ann_id.tolist(), slices.labels(index, split)[one.name], strict=True))
+
+
+def distractors(index: Index) -> dict[int, str]:
+    return labelled(index, DISTRACTORS)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,49 @@ def test_labels_are_those_of_a_count_by_brute_force(make: Make, seed: int, parti
     assert set(expected.values()) == {"0", "1", "2", "3+"} | ({"unknown"} if partial else set())
 
 
+def crowding_by_brute_force(objects: Objects, partial: bool) -> dict[int, str]:
+    found = {}
+    for thing in objects:
+        image = [other for other in objects if other["image_id"] == thing["image_id"]]
+        number = sum(10 if other.get("iscrowd") else 1 for other in image)
+        cut_down = partial and all(other["said"] for other in image)
+        if thing["said"] == "val":
+            found[thing["id"]] = "unknown" if cut_down else "1-4" if number < 5 else "5-9" if number < 10 else "10+"
+    return found
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_objects_of_the_image_are_those_of_a_count_by_brute_force(make: Make, seed: int, partial: bool) -> None:
+    objects = drawn(seed)
+    expected = crowding_by_brute_force(objects, partial)
+    assert labelled(make(objects, partial), CROWDING) == expected
+    assert {"1-4", "5-9", "10+"} <= set(expected.values())
+
+
+MASKS = {  # the runs of an image of 100 x 100, column by column; the object's size, touching the border, its pieces
+    1: ([5, 1, 9994], "small", "yes", "one"),  # in the first column
+    2: ([9950, 10, 40], "small", "yes", "one"),  # in the last column
+    3: ([100, 1, 9899], "small", "yes", "one"),  # in the first row
+    4: ([199, 1, 9800], "small", "yes", "one"),  # in the last row
+    5: ([101, 98, 9801], "small", "no", "one"),  # between them
+    6: ([150, 10, 200, 10, 9630], "small", "no", "several"),  # two columns with an empty one between them
+    7: ([150, 1023, 8827], "small", "yes", "one"),  # from the middle of a column through several others
+    8: ([150, 1024, 8826], "medium", "yes", "one"),
+    9: ([0, 9215, 785], "medium", "yes", "one"),
+    10: ([784, 9216], "large", "yes", "one"),
+    11: ([10000], "unknown", "unknown", "unknown"),
+}
+
+
+def test_masks_are_divided_by_area_border_and_pieces_and_an_empty_one_is_unknown(make: Make) -> None:
+    masks = {key: {"size": [100, 100], "counts": runs} for key, (runs, *_) in MASKS.items()}
+    thing = {"category_id": 1, "said": "val"}
+    index = make([{**thing, "id": key, "image_id": key, "segmentation": masks[key]} for key in MASKS], side=100)
+    found = zip(*(labelled(index, one).values() for one in (AREA, BORDER, PIECES)), strict=True)
+    assert list(found) == [(area, border, pieces) for _, area, border, pieces in MASKS.values()]
+
+
 def test_in_a_partial_copy_an_image_with_nothing_but_referents_is_unknown(make: Make) -> None:
     alone, several, more = (objects_of(1, 1, said=n, image_id=n + 6) for n in (1, 2, 1))
     alone, more = alone[:1], objects_of(1, 1, 1, said=2, image_id=9)
@@ -179,7 +229,7 @@ def test_the_record_of_the_real_sample_shows_what_is_unknown(shared: Path) -> No
     sample = indices.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
     given = references.predict("largest-object", sample, "testA")
     parts = scoring.score(given, sample, "testA", ORIGINAL).summary["slices"]
-    assert list(parts) == [DISTRACTORS.name]  # RefCOCO does not tell kinds of expression
+    assert KINDS.name not in parts  # RefCOCO does not tell kinds of expression
     assert {value: part["n"] for value, part in parts[DISTRACTORS.name].items()} == {"2": 9, "3+": 3, "unknown": 30}
 
 
@@ -230,3 +280,60 @@ def test_names_of_slices_are_no_columns_of_counts() -> None:
     assert len(set(names)) == len(names)
     assert not {*names} & {"sent_id", "ref_id", "image_id", *metrics.Counts._fields}
     assert all(one.meaning for one in slices.SLICES)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "0"),
+        ("...", "0"),
+        ("cat", "1"),
+        ("the 2nd kid's bat", "4-5"),
+        ("a b c d e f g h", "8-10"),
+        ("a " * 11, "11+"),
+    ],
+)
+def test_length_is_counted_in_words(small_index: Index, text: str, expected: str) -> None:
+    one = small_index.split("val").take(np.array([0]))
+    assert LENGTH.labels(small_index, replace(one, sent=[text])) == [expected]
+
+
+def test_text_slices_of_the_real_expressions_are_counted(small_index: Index, real_expressions: list[str]) -> None:
+    texts = replace(small_index.split("val"), sent=real_expressions)
+    lengths, kinds = LENGTH.labels(small_index, texts), KIND_WORDS.labels(small_index, texts)
+    assert lengths and kinds and len(lengths) == len(kinds) == len(real_expressions) == 21586
+    assert Counter(lengths) == {
+        "1": 2088,
+        "2": 5695,
+        "3": 5113,
+        "4-5": 5545,
+        "6-7": 2038,
+        "8-10": 872,
+        "11+": 235,
+    }
+    assert Counter(kind for several in kinds for kind in several.split(", ")) == {
+        "place": 13454,
+        "colour": 5087,
+        "size": 588,
+        "relation": 1340,
+        "ordinal": 940,
+        "negation": 211,
+        "none": 4289,
+    }
+
+
+def test_an_expression_counts_for_each_of_its_values(small_index: Index) -> None:
+    found = scoring.score(references.predict("largest-object", small_index, "testA"), small_index, "testA", ORIGINAL)
+    assert found.rows[KIND_WORDS.name].tolist() == ["size", "colour", "place, size, negation"]
+    parts = found.summary["slices"][KIND_WORDS.name]
+    assert {value: part["n"] for value, part in parts.items()} == {"place": 1, "colour": 1, "size": 2, "negation": 1}
+    sizes = found.rows.iloc[[0, 2]]
+    assert parts["size"]["oIoU"] == 100 * sizes["intersection"].sum() / sizes["union"].sum()
+
+
+def test_slices_are_chosen_by_name() -> None:
+    assert slices.choose([]) == SHOWN
+    assert slices.choose(["object-size", "kind-of-expression"]) == (AREA, KINDS)
+    assert slices.choose(["object-size", "all"]) == SLICES
+    with pytest.raises(InputError, match="Unknown slice 'object-sizes'. Did you mean 'object-size'.*all"):
+        slices.choose(["object-sizes"])

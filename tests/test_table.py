@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from risbench import render, table
+from risbench import cli_results, render, table
 from risbench.errors import InputError
-from risbench.record import Record, find
+from risbench.record import Record, find, write
 from risbench.render import Cell, Column, Table
-from risbench.slices import DISTRACTORS, KINDS
+from risbench.slices import AREA, DISTRACTORS, KINDS
 
 AWKWARD = "a|b_c & <i>50%</i> {x} \\ ~^ #$"
 
@@ -121,6 +122,25 @@ def test_partial_and_control_are_said_beside_the_method() -> None:
         ["", "yes", ""],
     ]
     assert any(note.startswith("resized: predicted at the images' size") for note in built.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "badge"),
+    [
+        ({}, ""),
+        ({"leaked": 0.0}, ""),
+        ({"leaked": 12.5}, "leaked 12.50 %"),
+        ({"training_data": ["refcoco", "refcoco+"]}, "cross-data set"),
+        ({"training_data": ["refcocog"], "leaked": 3.25}, "cross-data set; leaked 3.25 %"),
+        ({"training_data": ["refcoco", "COCO train2017"]}, "cross-data set"),
+        ({"training_data": ["unknown", "ImageNet-22k"]}, "training data unknown"),
+    ],
+)
+def test_what_was_trained_on_is_a_badge_of_the_row(changes: dict[str, Any], badge: str) -> None:
+    built = table.comparison([record(**changes)])
+    assert texts(built)[0]["method"] == (f"lts ({badge})" if badge else "lts")
+    assert built.flat()[0]["training"] == badge
+    assert any(note.startswith("cross-data set: ") for note in built.notes) == bool(badge)
 
 
 @pytest.mark.parametrize("format", ["terminal", "markdown", "html"])
@@ -369,3 +389,19 @@ def test_results_page_holds_the_tables_of_the_kept_records() -> None:
         found = find([results / "records"])
         made = render.render(table.named(name, found, given.pop("--dataset", None)), "markdown")
         assert not given and shown.strip() == made.strip(), f"run `risbench table {options.strip()}` again"
+
+
+def test_the_command_divides_the_comparison_by_the_slices_asked_for(tmp_path: Path) -> None:
+    sizes = {"small": {"n": 3, "oIoU": 1.0, "mIoU": 1.0}}
+    write(tmp_path / "one.json", record(slices={AREA.name: sizes, DISTRACTORS.name: COUNTED}))
+
+    def ask(*options: str) -> Result:
+        return CliRunner().invoke(cli_results.app, ["table", "--records", str(tmp_path), *options])
+
+    assert "oIoU by same-class distractors" in ask().output and "oIoU by object size" not in ask().output
+    assert "oIoU by object size" in ask("--slices", "object-size,kind-words").output
+    assert ask("--slices", "all", "--format", "markdown").output.count("**oIoU by") == 2
+    with pytest.raises(InputError, match="Unknown slice 'size'.*object-size"):
+        raise ask("--slices", "size").exception or AssertionError
+    with pytest.raises(InputError, match="not the table lts-2"):
+        raise ask("lts-2", "--slices", "all").exception or AssertionError

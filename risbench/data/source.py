@@ -19,11 +19,17 @@ def open_index(dataset: str, data_root: str = "", images: str = "", partial: boo
     of the images.
     """
     card = datasets.load(dataset)
-    root = Path(data_root or os.environ.get("RISBENCH_DATA") or "data")
+    root = _root(data_root)
     if card.generator and not (root / card.folder).is_dir():
         root = index.cache_folder() / "data"
         make(card, root)
     return index.load(card, root, partial, Path(images) if images else None)
+
+
+def is_at_hand(dataset: str, data_root: str = "") -> bool:
+    """Whether both annotation files of a data set lie below the data root."""
+    card = datasets.load(dataset)
+    return all((_root(data_root) / card.folder / name).is_file() for name in (card.refs, card.instances))
 
 
 def make(card: Card, root: Path) -> bool:
@@ -32,3 +38,7 @@ def make(card: Card, root: Path) -> bool:
         return False
     importlib.import_module(f"risbench.data.{card.generator}").make(root)
     return True
+
+
+def _root(data_root: str) -> Path:
+    return Path(data_root or os.environ.get("RISBENCH_DATA") or "data")

@@ -1,0 +1,62 @@
+"""Kind words: which words of an expression speak of place, colour, size, relation, order or negation.
+
+A list knows no grammar and no misspellings, and only standard words stand in it; but it is the same for every data set
+and every method. A phrase counts whole: "in front of the car" is a relation, though "in front" alone is a place.
+"""
+
+from __future__ import annotations
+
+import re
+
+WORDS = {
+    # In the picture, or by the distance from the viewer. "right" is never "correct" here; "back" is at times of a body.
+    "place": (
+        "left, leftmost, right, rightmost, top, topmost, bottom, bottommost, upper, uppermost, higher, highest, lower,"
+        " lowest, middle, center, centre, corner, edge, front, foreground, back, background, rear, far, farther,"
+        " farthest, further, furthest, closer, closest, nearer, nearest"
+    ),
+    # "orange" may be the fruit. "light" is left out: it is a lamp, or stands before a colour that counts anyhow.
+    "colour": (
+        "red, orange, yellow, green, blue, purple, violet, pink, brown, black, white, gray, grey, tan, beige, khaki,"
+        " maroon, teal, turquoise, navy, gold, golden, silver, blond, blonde, dark, darker, darkest"
+    ),
+    # Of the object or of a part of it: "long" is also said of hair, "short" of sleeves.
+    "size": (
+        "big, bigger, biggest, large, larger, largest, huge, giant, small, smaller, smallest, little, tiny, tall,"
+        " taller, tallest, short, shorter, shortest, long, longer, longest, wide, wider, widest, narrow, thick, thin,"
+        " thinner, thinnest, fat, fatter, fattest, skinny"
+    ),
+    # Place against another object. Left out: verbs ("holding"), and "on", "in", "at", "with", "over", which say more.
+    "relation": (
+        "left of, right of, in front of, on top of, next to, close to, closer to, closest to, nearest to,"
+        " farthest from, furthest from, across from, behind, between, beside, near, by, above, below, under,"
+        " underneath, beneath, inside, outside, against, around, among, opposite"
+    ),
+    # Rank along a row. A bare number is none: "two men", "number 12".
+    "ordinal": (
+        "first, second, third, fourth, fifth, sixth, seventh, eighth, ninth, tenth, last,"
+        " 1st, 2nd, 3rd, 4th, 5th, 6th, 7th, 8th, 9th, 10th"
+    ),
+    # Apostrophes are dropped before, as they are in the data sets. "no" may be short for "number".
+    "negation": (
+        "not, no, none, nobody, nothing, never, neither, nor, without, except, cannot, isnt, arent, wasnt, doesnt,"
+        " dont, didnt, hasnt, havent, cant"
+    ),
+}
+
+# The picture and the viewer are no other objects: "left of the picture" and "closest to us" say a place.
+_VIEW = re.compile(r" (?:of|in|to) (?:the )?(?:picture|pic|photo|image|screen|frame|camera|viewer|us|me)\b")
+
+_KIND = {phrase: kind for kind, phrases in WORDS.items() for phrase in phrases.split(", ")}
+_PHRASE = re.compile(rf"\b(?:{'|'.join(sorted(_KIND, key=len, reverse=True))})\b")  # the longest that begins at a word
+
+
+def words(text: str) -> list[str]:
+    """The words of an expression in lower case: runs of letters and digits, without apostrophes."""
+    return re.findall(r"\w+", re.sub("['’]", "", text.lower()))
+
+
+def kinds(text: str) -> list[str]:
+    """The kinds of which an expression has a word, in the order of WORDS."""
+    found = {_KIND[phrase] for phrase in _PHRASE.findall(_VIEW.sub("", " ".join(words(text))))}
+    return [kind for kind in WORDS if kind in found]
