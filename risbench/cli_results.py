@@ -149,11 +149,13 @@ def protocols(as_json: Json = False) -> None:
 def _lines(summary: dict[str, Any]) -> Iterator[str]:
     """A score as people read it."""
     from risbench.render import Cell
+    from risbench.slices import SHOWN
 
     for key, value in summary.items():
         if key != "slices":
             yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
-    for name, parts in summary["slices"].items():
+    for name in (one.name for one in SHOWN if one.name in summary["slices"]):
+        parts = summary["slices"][name]
         yield f"oIoU by {name}"
         for value, part in parts.items():
             yield f"  {value:12} {part['n']:5} expressions  {Cell(part['oIoU'], part['intervals'].get('oIoU')).text}"
