@@ -46,7 +46,8 @@ class Cell:
     @property
     def head(self) -> str:
         """The value as people read it."""
-        text = format(self.value, self.form) if isinstance(self.value, float) else str(self.value or "")
+        value = "" if self.value is None else self.value
+        text = format(value, self.form) if isinstance(value, float) else str(value)
         return "" if self.ditto else text + self.mark + self.footnote
 
     @property
