@@ -222,6 +222,7 @@ def _flipped(sides: Sequence[Side], number: int, texts: Mapping[int, str]) -> Ta
                 iou = (Cell(float(before[i])), Cell(float(after[i])), Cell(float(gain[i]), form="+.2f"))
                 rows.append((_block(side), *cells, *iou))
     names = ("expression", "sent_id", "image_id", "IoU of A", "IoU of the other", "change")
-    notes = () if texts else ("--dataset or --data-root shows the expressions.",)
+    unshown = () if texts else ("--dataset or --data-root shows the expressions.",)
+    notes = unshown if rows else ("None: every expression has the same IoU.",)
     columns = (Column("sides", "block"), *_columns(names, sides))
     return Table("flips", "Expressions that flipped most", columns, tuple(rows), notes)

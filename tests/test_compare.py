@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_the_same_answers_do_not_differ() -> None:
         assert finding.difference_interval == pytest.approx((0, 0), abs=1e-9)
     first, _, flips = compare.tables([A, A])
     assert [cell.text for cell in first.rows[1][5:8]] == ["0", "0", "60"]
-    assert not flips.rows
+    assert not flips.rows and flips.notes == ("None: every expression has the same IoU.",)
 
 
 def test_seeds_are_averaged_and_widen_the_interval() -> None:
@@ -177,6 +178,10 @@ def test_notes_explain_what_stands_there_and_nothing_else() -> None:
     assert "over images, 10,000 resamples" in pair and "swapped" in pair and "Holm" not in pair and "seed" not in pair
     assert "over seeds and images" in several and "Holm" in several and "A, C: one seed" in several
     assert "swapped" not in notes(compare.tables([SEEDS, A])[0])
+    assert "partial" not in pair and "resized" not in pair
+    marked = Side("B", (replace(B.runs[0], partial=True, resized=True),))
+    found = notes(compare.tables([A, marked])[0])
+    assert "partial: measured on a part of the data set" in found and "resized: predicted at the images" in found
     with pytest.raises(InputError, match="Did you mean 'mIoU'"):
         compare.tables([A, B], "mIou")
 
