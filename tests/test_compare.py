@@ -123,6 +123,12 @@ def test_seeds_are_averaged_and_widen_the_interval() -> None:
     assert same.difference_interval == pytest.approx(single[0].difference_interval)
 
 
+def test_seeds_of_two_sides_are_drawn_apart() -> None:
+    found = compare.compare([SEEDS, replace(SEEDS, name="B")], resamples=500)[1]["oIoU"]
+    assert found.difference == 0 and found.difference_interval
+    assert np.ptp(found.difference_interval) > 5
+
+
 def test_of_an_interval_over_seeds_zero_is_outside_where_p_is_below_five_percent() -> None:
     for better in (0.0, 0.02, 0.04, 0.06, 0.1, 0.2):
         found = compare.compare([A, side("S", rows(4, better), rows(5, better))], resamples=999)[1]["mIoU"]
