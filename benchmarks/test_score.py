@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from risbench import datasets, metrics, predictions, protocol, rle, scoring, statistics
+from risbench import datasets, predictions, protocol, rle, scoring
 from risbench.data import index
 
 IMAGES, REFS, SENTENCES = 1250, 4, 2  # 10,000 expressions; RefCOCO val has 1,500 images and 10,834
@@ -109,8 +109,3 @@ def test_scoring_ten_thousand_predictions_of_480_x_640(benchmark: BenchmarkFixtu
     assert 80 < found.summary["oIoU"] < 99
     assert found.summary["pointing"] > 95
     assert benchmark.stats is None or benchmark.stats["median"] < GOAL  # None where only correctness is run
-
-
-def test_intervals_over_1250_images(benchmark: BenchmarkFixture, cached: Path) -> None:
-    found = benchmark(statistics.intervals, scored(cached).rows, protocol.load("original"))
-    assert set(found) == set(metrics.NAMES)

@@ -114,6 +114,31 @@ def print_table(
     print(render.render(table.named(name, found, dataset or None, shown), form))
 
 
+@app.command()
+def compare(
+    sides: Annotated[
+        list[str], typer.Argument(help="Run folders, files of rows or predictions; seeds of one method: A1,A2 B1,B2.")
+    ],
+    metric: Annotated[str, typer.Option(help="Of the first table. Default: the headline metric of the protocol.")] = "",
+    split: Annotated[str, typer.Option(help="Default: what the files say; of run folders, val if all have it.")] = "",
+    protocol: Annotated[str, typer.Option(help="Default: what the files say; of run folders, original.")] = "",
+    flips: Annotated[int, typer.Option(min=0, help="How many expressions that flipped to list each way.")] = 10,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    dataset: Annotated[str, typer.Option(help="Name or card: to score predictions, to show expressions.")] = "",
+    data_root: Root = "",
+    partial: Partial = False,
+) -> None:
+    """Compare answers to the same expressions, image by image: differences, intervals, p-values, flips."""
+    from risbench import compare as comparing
+    from risbench import render
+    from risbench.sides import Asked, expressions, open_sides
+
+    asked = Asked(dataset, split, protocol, data_root, partial)
+    opened = open_sides(sides, asked)
+    texts = expressions(opened[0].runs[0], asked)
+    print(render.render(comparing.tables(opened, metric, flips, texts), form))
+
+
 @app.command("plan")
 def print_plan(
     name: Annotated[str, typer.Argument(help="A paper's table: risbench table --list names them.")],

@@ -231,7 +231,7 @@ def _legend(cells: Iterable[Cell], grid: Grid) -> list[str]:
         "±: sample standard deviation over the seeds; the value is their mean.": any(
             cell.spread is not None for cell in there
         ),
-        "[low, high]: 95 % interval by bootstrap over images.": any(cell.interval for cell in there),
+        "[low, high]: 95 % percentile interval by bootstrap over images.": any(cell.interval for cell in there),
         f"{_EMPTY}: not measured.": any(cell.remark == _EMPTY for cell in there),
         "difference: measured minus published, of one metric.": any(cell.value == "difference" for cell in there),
         f"{_DAGGER}: another protocol than the source's, or the source's is not known.": _DAGGER in marks,

@@ -47,7 +47,7 @@ class Cell:
     def head(self) -> str:
         """The value as people read it."""
         value = "" if self.value is None else self.value
-        text = format(value, self.form if isinstance(value, float) else "")
+        text = format(value, self.form) if isinstance(value, float) else str(value)
         return "" if self.ditto else text + self.mark + self.footnote
 
     @property

@@ -161,7 +161,7 @@ def _legend(lines: Sequence[Line], metric: str, shown: Sequence[str]) -> list[st
         return ["No records were found: risbench run --method M --dataset D makes one for every split and protocol."]
     said = {
         "±: sample standard deviation over the seeds; the value is their mean.": any(len(x.runs) > 1 for x in lines),
-        f"[low, high]: 95 % interval of {metric} by bootstrap over images.": any(
+        f"[low, high]: 95 % percentile interval of {metric} by bootstrap over images.": any(
             name in line.runs[0].intervals for line in lines if len(line.runs) == 1 for name in shown
         ),
         "floor, ceiling: what needs no learning, and what no method at that resolution can pass.": any(

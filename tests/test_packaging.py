@@ -155,6 +155,9 @@ def test_scoring_and_floors_work_without_torch(
     floors = ask(light, "run", "--method", "reference/whole-image", "--runs", str(tmp_path / "runs"), *where)
     assert floors.returncode == 0, floors.stderr
     assert json.loads(floors.stdout)[0]["method"] == "reference/whole-image"
+    compared = ask(light, "compare", str(file), str(next((tmp_path / "runs").iterdir())), *where[:-1])
+    assert compared.returncode == 0, compared.stderr
+    assert "oIoU on small val, protocol original" in compared.stdout
 
 
 def test_what_needs_torch_says_which_extra(light: Path) -> None:

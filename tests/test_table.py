@@ -246,7 +246,7 @@ def test_values_of_a_slice_stand_in_its_order_with_interval_and_number() -> None
     (plain,) = built.flat()
     assert (plain["unknown"], plain["unknown n"], plain["0 n"], plain["0 low"]) == (30.0, 1, 3, 20.0)
     assert "Expressions of refcoco val, lts: 3 (0), 2 (3+), 1 (unknown)." in built.notes
-    assert any(note.startswith("[low, high]: 95 % interval of oIoU") for note in built.notes)
+    assert any(note.startswith("[low, high]: 95 % percentile interval of oIoU") for note in built.notes)
     assert any("unknown where the image may hold objects that are not annotated" in note for note in built.notes)
 
 
