@@ -133,23 +133,19 @@ def test_a_run_under_lavt_is_stored_at_480_and_cut_at_20_words(
 def test_a_run_under_other_released_protocols_is_recorded_and_explained(
     ask: Ask, where: list[str], trained: Path, tmp_path: Path
 ) -> None:
-    protocols = "original,cris,rela,simrec,zs-lavt"
-    code, out, err = ask("run", "--checkpoint", trained, *where, "--split", "testA", "--protocol", protocols, "--json")
+    options = ["--split", "testA", "--protocol", "original,cris,rela,simrec,zs-lavt", "--json"]
+    code, out, err = ask("run", "--checkpoint", trained, *where, *options)
     assert code == 0, err
-    records = {record["protocol"]: record for record in json.loads(out)}
-    assert {name: record["n"] for name, record in records.items()} == {
-        **dict.fromkeys(protocols.split(","), 3),
-        "zs-lavt": 2,
-    }
+    by_name = {record["protocol"]: record for record in json.loads(out)}
+    assert [record["n"] for record in by_name.values()] == [3, 3, 3, 3, 2]
     (folder,) = (tmp_path / "runs").iterdir()
     files = [folder / "records" / f"testA-{name}.json" for name in ("original", "cris")]
     code, out, err = ask("explain", *files, *where, "--format", "json")
     assert code == 0, err
     (table,) = json.loads(out)["tables"]
     assert [row["step"] for row in table["rows"]] == ["A", "comparison", "metric", "input half", "B minus A"]
-    ends = (records["original"]["metrics"]["oIoU"], records["cris"]["metrics"]["mIoU"])
-    assert (table["rows"][0]["value"], table["rows"][3]["value"]) == ends
-    assert any("image_size 64 to 416, " in note and "border 127 to [123, 117, 104]" in note for note in table["notes"])
+    assert table["rows"][3]["value"] == by_name["cris"]["metrics"]["mIoU"]
+    assert any("image_size 64 to 416, " in note and "[123, 117, 104]" in note for note in table["notes"])
 
 
 def test_tables_are_listed_and_printed_by_name(ask: Ask) -> None:
@@ -188,36 +184,6 @@ def test_masks_of_the_images_size_scored_under_lavt_are_said_to_be_resized(
             "score", tmp_path / "val.parquet", *where, "--split", "val", "--protocol", protocol, "--json"
         )
         assert code == 0 and json.loads(out).get("resized") is resized
-
-
-def test_one_file_is_scored_under_every_protocol_and_explained(
-    ask: Ask, where: list[str], small_index: Index, tmp_path: Path
-) -> None:
-    file = tmp_path / "testA.parquet"
-    predictions.write(file, references.predict("oracle-32", small_index, "testA"))
-    options = [*where, "--split", "testA"]
-    code, out, err = ask("score", file, *options, "--protocol", "all")
-    assert code == 0, err
-    assert "zs-lavt cannot score it: Answered alone" in out and "rela" in out
-    code, out, _ = ask("score", file, *options, "--protocol", "all", "--json")
-    found = json.loads(out)
-    by_name = {summary["protocol"]: summary for summary in found["scores"]}
-    assert list(found["refused"]) == ["zs-lavt"]
-
-    code, out, err = ask("explain", file, *options, "--protocol", "original,simrec", "--format", "json")
-    assert code == 0, err
-    rows = json.loads(out)["tables"][0]["rows"]
-    assert [row["step"] for row in rows] == ["A", "comparison", "empty union", "metric", "B minus A"]
-    assert (rows[0]["value"], rows[3]["value"]) == (by_name["original"]["oIoU"], by_name["simrec"]["mIoU"])
-    code, out, _ = ask("explain", file, *options, "--protocol", "original,lavt", "--format", "markdown")
-    assert code == 0 and "| ground truth | union" in out and "| size         | original" in out
-
-
-def test_protocols_are_listed_with_what_differs(ask: Ask) -> None:
-    code, out, _ = ask("protocols")
-    assert code == 0 and "0.25*" in out and "480 x 480*" in out and "LAVT-pytorch" in out
-    code, out, _ = ask("protocols", "--json")
-    assert [json.loads(line)["name"] for line in out.splitlines()][:2] == ["original", "lts"]
 
 
 def test_score_prints_the_documented_object(ask: Ask, where: list[str], small_index: Index, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
-from risbench import explain, metrics, predictions, protocol, record, references, rle, score
+from risbench import cli, explain, metrics, predictions, protocol, record, references, rle, score
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.explain import KNOBS, Explanation, Side, Step
@@ -192,6 +194,21 @@ def test_two_files_under_one_protocol_differ_by_their_predictions(
     found = ask(both)
     assert names(found) == ["A", "predictions"]
     assert any("method reference/whole-image to reference/oracle-8" in note for note in found.notes)
+
+
+def test_the_command_explains_a_file_whose_masks_any_program_wrote(
+    small_index: Index, small_root: Path, small_card: Path, tmp_path: Path
+) -> None:
+    own = perfect(small_index, "testA")
+    predictions.write(tmp_path / "own.parquet", own)
+    where = ["--dataset", str(small_card), "--data-root", str(small_root), "--split", "testA"]
+    command = ["explain", str(tmp_path / "own.parquet"), *where, "--protocol", "original,zs-lavt", "--format"]
+    (table,) = json.loads(CliRunner().invoke(cli.app, [*command, "json"]).stdout)["tables"]
+    assert [row["step"] for row in table["rows"]] == ["A", "ground truth", "empty union", "B minus A"]
+    assert table["rows"][-1]["change"] == pytest.approx(100 * (2377 / 2897 - 1), rel=1e-14)
+    out = re.sub(" +", " ", CliRunner().invoke(cli.app, [*command, "markdown"]).stdout)
+    assert "| ground truth | union | once | oIoU | 82.05 | -17.95 |" in out
+    assert any("what that of zs-lavt changes cannot be separated" in note for note in table["notes"])
 
 
 def test_steps_add_up_exactly_also_as_printed() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from risbench import protocol, protocol_table, references, render, score
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from risbench import cli, predictions, protocol, protocol_table, references, render, score
 from risbench.data.index import Index
 
 
@@ -40,3 +45,23 @@ def test_scores_mark_the_headline_and_say_why_a_protocol_cannot(small_index: Ind
     assert by_name["rela"][names.index("mIoU")].value == next(s["mIoU"] for s in summaries if s["protocol"] == "rela")
     assert any(note.startswith("zs-lavt cannot score it: Answered alone") for note in table.notes)
     assert "†: " in render.render([table], "terminal")
+
+
+def test_protocols_are_listed_with_what_differs() -> None:
+    out = CliRunner().invoke(cli.app, ["protocols"]).stdout
+    assert "0.25*" in out and "480 x 480*" in out and "LAVT-pytorch" in out
+    lines = CliRunner().invoke(cli.app, ["protocols", "--json"]).stdout.splitlines()
+    assert [json.loads(line)["name"] for line in lines] == protocol.names()
+
+
+def test_one_file_is_scored_under_every_protocol(
+    small_index: Index, small_root: Path, small_card: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "testA.parquet"
+    predictions.write(file, references.predict("oracle-32", small_index, "testA"))
+    options = ["--dataset", str(small_card), "--data-root", str(small_root), "--split", "testA", "--protocol", "all"]
+    out = CliRunner().invoke(cli.app, ["score", str(file), *options]).stdout
+    assert "zs-lavt cannot score it: Answered alone" in out and "rela" in out
+    found = json.loads(CliRunner().invoke(cli.app, ["score", str(file), *options, "--json"]).stdout)
+    assert [summary["protocol"] for summary in found["scores"]] == protocol.names()[:-1]
+    assert list(found["refused"]) == ["zs-lavt"]
