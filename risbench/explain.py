@@ -143,7 +143,11 @@ def between(a: Side, b: Side, dataset: str, split: str, data_root: str, partial:
             raise InputError(f"{side.name} has no {half.headline}, as every union is empty: take another number.")
         return value
 
-    return explain(a, b, measure)
+    found = explain(a, b, measure)
+    measured = a.predictions is not None or b.predictions is not None
+    if not (a.partial or b.partial or (measured and index().partial)):
+        return found
+    return replace(found, notes=(*found.notes, "Measured on a part of the data set."))
 
 
 def sides(a: Path, b: Path | None, protocol: str) -> tuple[Side, Side]:

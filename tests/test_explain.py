@@ -211,6 +211,18 @@ def test_the_command_explains_a_file_whose_masks_any_program_wrote(
     assert any("what that of zs-lavt changes cannot be separated" in note for note in table["notes"])
 
 
+def test_an_explanation_on_a_part_of_the_data_says_so(
+    small_index: Index, small_root: Path, small_card: Path, tmp_path: Path
+) -> None:
+    larger = small_card.read_text().replace("val = { images = 1, refs = 2, ", "val = { images = 9, refs = 90, ")
+    (tmp_path / "larger.toml").write_text(larger)
+    predictions.write(tmp_path / "val.parquet", perfect(small_index, "val"))
+    both = explain.sides(tmp_path / "val.parquet", None, "original,lts")
+    for card, said in ((tmp_path / "larger.toml", True), (small_card, False)):
+        notes = explain.between(*both, str(card), "val", str(small_root), partial=said).notes
+        assert ("Measured on a part of the data set." in notes) is said
+
+
 def test_steps_add_up_exactly_also_as_printed() -> None:
     draw = np.random.default_rng(0)
     for _ in range(50):
