@@ -21,7 +21,7 @@ def score(
     file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
     split: Annotated[str, typer.Option(help="The split that was predicted.")],
     dataset: Dataset = "mini",
-    protocol: Annotated[str, typer.Option(help="The protocol.")] = "original",
+    protocol: Annotated[str, typer.Option(help="The protocol, or all.")] = "original",
     data_root: Root = "",
     partial: Partial = False,
     as_json: Json = False,
@@ -31,8 +31,12 @@ def score(
     from risbench import protocol as protocols
     from risbench.data import source
 
-    chosen, found = protocols.load(protocol), predictions.read(file)
-    summary = scoring.score(found, source.open_index(dataset, data_root, partial=partial), split, chosen).summary
+    chosen = None if protocol == "all" else protocols.load(protocol)
+    found, index = predictions.read(file), source.open_index(dataset, data_root, partial=partial)
+    if chosen is None:
+        _print_all(*scoring.under_all(found, index, split), as_json)
+        return
+    summary = scoring.score(found, index, split, chosen).summary
     if as_json:
         print(json.dumps(summary))
         return
@@ -159,16 +163,41 @@ def print_plan(
 
 @app.command()
 def protocols(as_json: Json = False) -> None:
-    """Show what each protocol compares."""
-    from risbench import protocol
+    """Show what each protocol compares, what differs from the default, and the sources."""
+    from risbench import protocol, protocol_table, render
 
-    for chosen in map(protocol.load, protocol.names()):
-        if as_json:
-            print(chosen.model_dump_json())
-            continue
-        halves = {**dict(chosen.input), **dict(chosen.score), "comparable": chosen.comparable}
-        print(f"{chosen.name}\n  source: {chosen.source}")
-        print("\n".join(f"  {key}: {value}" for key, value in halves.items()))
+    if as_json:
+        print("\n".join(protocol.load(name).model_dump_json() for name in protocol.names()))
+        return
+    print(render.render([protocol_table.overview()], "terminal"))
+
+
+@app.command("explain")
+def print_explanation(
+    a: Annotated[Path, typer.Argument(help="A record of a run (.json), or a predictions file.")],
+    b: Annotated[Path | None, typer.Argument(help="The other one. Left out: the same file, two protocols.")] = None,
+    protocol: Annotated[str, typer.Option(help="Of predictions files, one for each: original,lavt.")] = "",
+    dataset: Annotated[str, typer.Option(help="Name or card of the data set. Default: as the files say.")] = "",
+    split: Annotated[str, typer.Option(help="The split. Default: as the files say.")] = "",
+    data_root: Root = "",
+    partial: Partial = False,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+) -> None:
+    """Split the difference between two numbers into steps, one for each knob of the protocol."""
+    from risbench import explain, render
+
+    found = explain.between(*explain.sides(a, b, protocol), dataset, split, data_root, partial)
+    print(render.render([explain.table(found, exact=form in ("csv", "json"))], form))
+
+
+def _print_all(scores: list[dict[str, Any]], refused: dict[str, str], as_json: bool) -> None:
+    """One file under every protocol."""
+    from risbench import protocol_table, render
+
+    if as_json:
+        print(json.dumps({"scores": scores, "refused": refused}))
+        return
+    print(render.render([protocol_table.scores(scores, refused)], "terminal"))
 
 
 def _lines(summary: dict[str, Any]) -> Iterator[str]:

@@ -124,8 +124,9 @@ def masks(predictor: Predictor, item: Item) -> tuple[list[Tensor], list[tuple[in
     frames = [frame._replace(size=predictor.rule.size(frame.size)) for frame in item.frames]
     for image, frame in enumerate(frames):
         rows = (owners == image).nonzero()[:, 0]  # the expressions of this image
-        sampled = images.to_size(prediction.probability[rows.to(prediction.probability.device)], frame)  # (b, H, W)
-        for row, mask in zip(rows.tolist(), sampled > float(predictor.inputs.threshold), strict=True):
+        own = prediction.probability[rows.to(prediction.probability.device)]  # (b, h, w)
+        cut = images.cut(own, frame, float(predictor.inputs.threshold), predictor.inputs.cut_at)  # (b, H, W)
+        for row, mask in zip(rows.tolist(), cut, strict=True):
             found[row] = mask
     return found, peaks(prediction, [frames[owner] for owner in owners.tolist()])
 

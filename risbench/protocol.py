@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from risbench import errors
+from risbench import errors, rle
 
 if TYPE_CHECKING:
-    from risbench.data.index import Split
+    from risbench.data.index import Index, Split
     from risbench.rle import Size
 
 FromRecipe = Literal["recipe"]
@@ -29,16 +29,19 @@ class InputHalf(BaseModel):
 
     image_size: int | FromRecipe = "recipe"  # side of the square network input in pixels
     geometry: Literal["stretch", "letterbox"] | FromRecipe = "recipe"
-    border: int | FromRecipe = "recipe"  # grey value 0-255 around a letterboxed image
+    border: int | tuple[int, int, int] | FromRecipe = "recipe"  # around a letterboxed image: grey, or RGB, 0-255
     resampling: Literal["bilinear", "bicubic"] | FromRecipe = "recipe"
     text: Literal["raw", "sent"] | FromRecipe = "recipe"  # the field of the annotation file
-    sentences: Literal["each", "random"] = "each"  # every expression is answered alone; or one drawn for each ref
+    sentences: Literal["each", "random", "joined"] = "each"  # of a ref: each alone, one drawn, all as one expression
     max_tokens: int | FromRecipe = "recipe"
     threshold: float | FromRecipe = "recipe"  # foreground is probability > threshold
+    cut_at: Literal["scored", "network"] = "scored"  # at which size; a mask cut at the network's is enlarged bilinearly
 
     def asked(self, split: Split) -> Split:
         """The expressions of a split that are answered."""
-        return split if self.sentences == "each" else split.one_of_each_ref(_SENTENCE_SEED)
+        if self.sentences == "random":
+            return split.one_of_each_ref(_SENTENCE_SEED)
+        return split.joined() if self.sentences == "joined" else split
 
     def resolved(self, values: Mapping[str, Any]) -> InputHalf:
         """Replace every "recipe" by the value under the field's name."""
@@ -58,7 +61,8 @@ class ScoreHalf(BaseModel):
 
     scored_at: Literal["original"] | tuple[int, int] = "original"  # the size of the image file, or height and width
     mask_resize: Literal["nearest"] = "nearest"  # PIL's, of truths and of masks at the image's size, to that one
-    ground_truth: Literal["union", "once"] = "union"  # union of the polygons, or pixels that exactly one covers
+    ground_truth: Literal["union", "once", "scored"] = "union"  # union of the polygons; pixels that exactly one covers;
+    # or the union of polygons that are drawn at the scored size
     at_least: Literal[">=", ">"] = ">="  # how P@X compares IoU with X
     empty_union: Literal[0, 1, "nan"] = 0  # IoU of nothing predicted where nothing is; nan leaves the row out
     headline: Literal["oIoU", "mIoU"] = "oIoU"
@@ -66,6 +70,15 @@ class ScoreHalf(BaseModel):
     def size(self, original: Size) -> Size:
         """Height and width at which an image of this original size is scored."""
         return original if self.scored_at == "original" else self.scored_at
+
+    def truth(self, index: Index, ann_id: int, original: Size) -> bytes:
+        """The RLE of a ground truth at the size at which an image of this original size is scored."""
+        size = self.size(original)
+        polygons = index.polygons(ann_id) if self.ground_truth == "scored" else None
+        if polygons is not None:
+            return rle.merge(rle.from_polygons(rle.scaled(polygons, original, size), size), size)
+        kept = index.truth(ann_id, "once" if self.ground_truth == "once" else "union")
+        return rle.resized(kept, original, size, self.mask_resize)
 
 
 class Protocol(BaseModel):
@@ -82,6 +95,7 @@ class Protocol(BaseModel):
 
 _LAVT = InputHalf(image_size=480, geometry="stretch", resampling="bilinear", text="raw", max_tokens=20, threshold=0.5)
 _LAVT_SCORE = ScoreHalf(scored_at=(480, 480), ground_truth="once")
+_LETTERBOX = InputHalf(image_size=416, geometry="letterbox", text="sent", threshold=0.35)
 
 _PROTOCOLS = (
     Protocol(
@@ -121,6 +135,65 @@ _PROTOCOLS = (
         input=_LAVT.model_copy(update={"sentences": "random"}),
         score=_LAVT_SCORE,
         comparable=False,
+    ),
+    Protocol(
+        name="magnet",
+        source="MagNet (CVPR 2024): test.py of the released code, whose transforms and data set are LAVT's: as `lavt`;"
+        " the sigmoid of one logit > 0.5 is the larger of two classes. Not done here: the checkpoint of the joint"
+        " training is evaluated at 448 x 448",
+        input=_LAVT,
+        score=_LAVT_SCORE,
+    ),
+    Protocol(
+        name="cris",
+        source="CRIS (CVPR 2022): engine.py (inference) and dataset.py of the released code: image centred with its"
+        " aspect kept in 416 x 416 on the mean colour of CLIP, bicubic; the cleaned sentences, each alone; probability"
+        " > 0.35 at the size of the image; union of the polygons; an empty union scores 0 (1e-6 is added to each);"
+        ' "IoU" is the mean; P@X counts IoU > X. Done otherwise here: the probability is sampled once and bilinearly,'
+        " not bicubically to 416 and from there to the image; PIL's bicubic filter averages where it shrinks an image,"
+        " OpenCV's does not; the border has whole pixels and levels; tokens (there 17 pieces of CLIP, 22 on RefCOCOg)"
+        " are the recipe's",
+        input=_LETTERBOX.model_copy(update={"border": (123, 117, 104), "resampling": "bicubic"}),
+        score=ScoreHalf(at_least=">", headline="mIoU"),
+    ),
+    Protocol(
+        name="rela",
+        source="ReLA (CVPR 2023): refcoco_mapper.py, refer_evaluation.py and the configurations of the released code:"
+        " image stretched to 480 x 480, bilinear, the referent's polygons stretched with it and drawn there, their"
+        " union; the raw expression, cut at 20 word pieces; the larger of two classes, read as a probability > 0.5; an"
+        " empty union scores 0; P@X counts IoU >= X. Its cIoU is oIoU, its gIoU mIoU. Done otherwise here: a mask that"
+        " the files give as run lengths is stretched by nearest neighbour. Not done here: answers that nothing is"
+        " meant, and targets of several objects (gRefCOCO)",
+        input=_LAVT,
+        score=ScoreHalf(scored_at=(480, 480), ground_truth="scored"),
+    ),
+    Protocol(
+        name="simrec",
+        source="SimREC, whose code holds MCN (CVPR 2020): eval_engine.py, mask_op.py, dataset.py, mcn_heads.py: image"
+        " centred with its aspect kept in 416 x 416 on grey 127, bilinear; the cleaned sentences, each alone, cut at 15"
+        " words; probability > 0.35 at 416 x 416; that mask without its border enlarged bilinearly to the size of the"
+        " image, where all that is above 0 is foreground; union of the polygons; an empty union scores 1; MaskIoU is"
+        " the mean; P@X counts IoU > X. Done otherwise here: the way from the network's grid to 416 is a bilinear"
+        " sampling of probabilities with align_corners=False; PIL's filter averages where it shrinks an image, OpenCV's"
+        " does not; the sides of the letterbox are rounded, not cut; the mean is that of all sentences, not of the"
+        " processes' means",
+        input=_LETTERBOX.model_copy(
+            update={"border": 127, "resampling": "bilinear", "max_tokens": 15, "cut_at": "network"}
+        ),
+        score=ScoreHalf(at_least=">", empty_union=1, headline="mIoU"),
+    ),
+    Protocol(
+        name="zs-lavt",
+        source="LAVT-pytorch by zichengsaber, an unofficial LAVT and a base of CoupAlign: its default evaluation"
+        " (eval.sh, args.py, ReferDataset.py, transform.py): image stretched to 448 x 448; all raw sentences of a ref"
+        " as one sequence, one row per ref; the larger of two classes is a probability > 0.5, compared at the size of"
+        " the image; pixels that several polygons cover are background; an empty union is 0/0. P@X is not in the code:"
+        " >= as in `original`. Done otherwise here: sentences are joined by spaces in the order of their ids, and the"
+        " whole is cut at 90 pieces, where the code cuts each sentence at 30 and strings them with their [CLS], [SEP]"
+        " and padding (a ref has 3 sentences on average); an empty union is left out of the mean; one mean, not that"
+        " of the processes' means",
+        input=_LAVT.model_copy(update={"image_size": 448, "max_tokens": 90, "sentences": "joined"}),
+        score=ScoreHalf(ground_truth="once", empty_union="nan"),
     ),
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic import Field as Field  # methods, which import risbench alone, constrain their [model] with it
@@ -40,6 +40,7 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+Level = Annotated[int, Field(ge=0, le=255)]
 
 
 class Text(Section):
@@ -54,7 +55,9 @@ class Image(Section):
 
     size: int = Field(gt=0, description="side of the square network input, pixels")
     geometry: Literal["stretch", "letterbox"]
-    border: int = Field(ge=0, le=255, description="grey level around a letterboxed image")
+    border: Level | tuple[Level, Level, Level] = Field(
+        description="grey level around a letterboxed image; a colour only where a protocol says so"
+    )
     resampling: Literal["bilinear", "bicubic"]
     mean: list[float] = Field(min_length=3, max_length=3)
     std: list[float] = Field(min_length=3, max_length=3)
@@ -146,7 +149,7 @@ def validate(tables: Mapping[str, Any], where: str) -> Recipe:
         table = Recipe.model_fields.get(str(first["loc"][0]))
         part = table.annotation if table is not None and len(first["loc"]) > 1 else Recipe
         known = part.model_fields if isinstance(part, type) and issubclass(part, BaseModel) else {}
-        raise _explained(first, [str(part) for part in first["loc"]], known, where) from None
+        raise _explained(first, [str(part) for part in first["loc"][:2]], known, where) from None
 
 
 def section(schema: type[S], values: Mapping[str, Any], name: str) -> S:

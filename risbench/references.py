@@ -83,7 +83,7 @@ def _reference(name: str, index: Index, seed: int, rule: ScoreHalf) -> Callable[
     oracle = re.fullmatch(r"oracle-([1-9][0-9]{0,3})", name)
     if oracle:
         return lambda sent_id, ann_id, image_id, size: _oracle(
-            _scored(index.truth(ann_id, rule.ground_truth), size, rule), rule.size(size), int(oracle[1])
+            rule.truth(index, ann_id, size), rule.size(size), int(oracle[1])
         )
     if name == "whole-image":
         return lambda sent_id, ann_id, image_id, size: _whole(rule.size(size))

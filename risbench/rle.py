@@ -45,6 +45,12 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> list[bytes
     return [bytes(rle["counts"]) for rle in coco.frPyObjects([list(p) for p in polygons], *size)]
 
 
+def scaled(polygons: Sequence[Sequence[float]], size: Size, to: Size) -> list[list[float]]:
+    """Polygons on an image of `size`, stretched with it to `to`."""
+    factors = (to[1] / size[1], to[0] / size[0])  # of x and y, which alternate
+    return [[value * factors[place % 2] for place, value in enumerate(polygon)] for polygon in polygons]
+
+
 def from_counts(counts: Sequence[int], size: Size) -> bytes:
     """Compress a list of run lengths (column by column, background first)."""
     return bytes(coco.frPyObjects({"size": list(size), "counts": list(counts)}, *size)["counts"])

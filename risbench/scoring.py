@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from risbench import metrics, rle, slices
+from risbench import protocol as protocols
 from risbench.data.index import Index, Split
 from risbench.errors import InputError
 from risbench.predictions import Header, Predictions, in_order, refuse
@@ -39,6 +40,19 @@ def score(predictions: Predictions, index: Index, split: str, protocol: Protocol
     return Score(table, summary)
 
 
+def under_all(predictions: Predictions, index: Index, split: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Summaries under every protocol that can score predictions, and why each of the others cannot."""
+    summaries, refused = [], {}
+    for chosen in map(protocols.load, protocols.names()):
+        try:
+            summaries.append(score(predictions, index, split, chosen).summary)
+        except InputError as error:
+            refused[chosen.name] = str(error)
+    if not summaries:  # the default comes first
+        raise InputError(next(iter(refused.values())))
+    return summaries, refused
+
+
 def rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> pd.DataFrame:
     """One row for each expression that is asked, in the order of the split: ids, `metrics.Counts`, its slices."""
     return _rows(predictions, index, split, protocol)[0]
@@ -50,6 +64,10 @@ def _rows(predictions: Predictions, index: Index, split: str, protocol: Protocol
     truths = protocol.input.asked(whole)
     if predictions.header:
         _check_header(predictions.header, index.card.name, split, protocol)
+    if protocol.input.sentences == "joined":
+        alone = np.setdiff1d(np.intersect1d(predictions.sent_id, whole.sent_id), truths.sent_id)
+        cure = "Answer each ref once, under its first sent_id."
+        refuse("Answered alone, where the protocol joins the sentences of a ref", alone, cure)
     predictions = in_order(predictions, whole, truths)
     _check_peaks(predictions)
     predictions, resized = _at_scored_size(predictions, truths, protocol.score)
@@ -64,27 +82,31 @@ def _counts(predictions: Predictions, index: Index, split: Split, protocol: Prot
     rule = protocol.score
 
     @lru_cache(maxsize=16)  # the expressions of a ref follow one another
-    def truth(ann_id: int, original: rle.Size, size: rle.Size) -> bytes:
-        return rle.resized(index.truth(ann_id, rule.ground_truth), original, size, rule.mask_resize)
+    def truth(ann_id: int, original: rle.Size) -> bytes:
+        return rule.truth(index, ann_id, original)
 
     peaks = zip(predictions.peak_row.tolist(), predictions.peak_col.tolist(), strict=True)
     originals = zip(split.height.tolist(), split.width.tolist(), strict=True)
     sizes = zip(predictions.height.tolist(), predictions.width.tolist(), strict=True)
     given = zip(predictions.counts, split.ann_id.tolist(), originals, sizes, peaks, strict=True)
     return [
-        metrics.count(counts, truth(ann_id, original, size), size, None if peak[0] < 0 else peak)
+        metrics.count(counts, truth(ann_id, original), size, None if peak[0] < 0 else peak)
         for counts, ann_id, original, size, peak in given
     ]
 
 
 def _check_header(header: Header, dataset: str, split: str, protocol: Protocol) -> None:
     """Refuse a file made for something else than what it is scored as."""
+    given = header.model_dump(mode="json", include={"input"})["input"]
+    if given:
+        given = {"cut_at": "scored", **given}  # which older files do not say
+    wanted = protocol.input.model_dump(mode="json")  # a colour is a list in a file, and a tuple in a protocol
     asked = {"dataset": dataset, "split": split} | {
-        field: value for field, value in protocol.input if value != "recipe" and field in header.input
+        field: value for field, value in wanted.items() if value != "recipe" and field in given
     }
-    made = {"dataset": header.dataset, "split": header.split, **header.input}
-    if made.get("sentences") == "each":  # also answers what another protocol draws
-        made["sentences"] = protocol.input.sentences
+    made = {"dataset": header.dataset, "split": header.split, **given}
+    if made.get("sentences") == "each" and protocol.input.sentences == "random":  # also answers what is drawn
+        made["sentences"] = "random"
     for field, value in asked.items():
         if made[field] != value:
             raise InputError(

@@ -130,6 +130,24 @@ def test_a_run_under_lavt_is_stored_at_480_and_cut_at_20_words(
     assert code == 0 and "lavt-train†" in out
 
 
+def test_a_run_under_other_released_protocols_is_recorded_and_explained(
+    ask: Ask, where: list[str], trained: Path, tmp_path: Path
+) -> None:
+    options = ["--split", "testA", "--protocol", "original,cris,rela,simrec,zs-lavt", "--json"]
+    code, out, err = ask("run", "--checkpoint", trained, *where, *options)
+    assert code == 0, err
+    by_name = {record["protocol"]: record for record in json.loads(out)}
+    assert [record["n"] for record in by_name.values()] == [3, 3, 3, 3, 2]
+    (folder,) = (tmp_path / "runs").iterdir()
+    files = [folder / "records" / f"testA-{name}.json" for name in ("original", "cris")]
+    code, out, err = ask("explain", *files, *where, "--format", "json")
+    assert code == 0, err
+    (table,) = json.loads(out)["tables"]
+    assert [row["step"] for row in table["rows"]] == ["A", "comparison", "metric", "input half", "B minus A"]
+    assert table["rows"][3]["value"] == by_name["cris"]["metrics"]["mIoU"]
+    assert any("image_size 64 to 416, " in note and "[123, 117, 104]" in note for note in table["notes"])
+
+
 def test_tables_are_listed_and_printed_by_name(ask: Ask) -> None:
     code, out, _ = ask("table", "--list")
     assert code == 0
@@ -271,6 +289,10 @@ BAD: list[tuple[list[str], str]] = [
     (["table", "--dataset", "refcoc"], "refcoc"),
     (["table", "--records", "nowhere"], "nowhere"),
     (["score", "nofile.parquet", "--split", "val"], "nofile.parquet cannot be read"),
+    (["explain", "nofile.parquet"], "two protocols for a predictions file"),
+    (["explain", "nofile.json", "other.json", "--protocol", "lts"], "names 1 protocols for 0 predictions files"),
+    (["explain", "nofile.json", "other.json"], "nofile.json cannot be read"),
+    (["explain", "nofile.parquet", "--protocol", "original,lavd"], "Did you mean 'lavt'"),
     (["data", "index", "refcoco", "--data-root", "."], "refs(unc).p"),
     (["predict", "--checkpoint", "nowhere", "--split", "val", "--output", "x.parquet"], "nowhere is not a checkpoint"),
     (["segment", "none.jpg", "a cup", "--checkpoint", "nowhere"], "nowhere is not a checkpoint"),

@@ -31,6 +31,14 @@ def test_the_border_is_grey_and_the_image_inside_is_the_resized_one() -> None:
     assert (pixels[:, 16:48] == 1).all()
 
 
+def test_the_border_may_have_a_colour() -> None:
+    recipe = LETTERBOX.model_copy(update={"border": (123, 117, 104)})
+    image = PIL.fromarray(np.full((32, 64, 3), 255, np.uint8))
+    pixels = images.to_input(image, images.frame((32, 64), recipe), recipe)
+    assert torch.equal(pixels[:, 0, 0], torch.tensor([123, 117, 104]) / 255)
+    assert torch.equal(pixels[:, 63, 63], pixels[:, 0, 0]) and (pixels[:, 16:48] == 1).all()
+
+
 @pytest.mark.parametrize("size", [(480, 640), (427, 640), (333, 500), (640, 481), (480, 480)])
 def test_an_image_is_stretched_as_pil_does_it_on_its_bytes(size: tuple[int, int]) -> None:
     image = PIL.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
@@ -51,6 +59,29 @@ def test_stretched_probabilities_are_sampled_as_torch_interpolates(size: tuple[i
 def test_equal_sizes_are_not_sampled() -> None:
     probability = torch.rand(1, 64, 64)
     assert images.to_size(probability, images.frame((64, 64), STRETCH)) is probability
+
+
+def test_a_mask_cut_at_the_size_of_the_network_is_enlarged_and_what_is_above_0_is_foreground() -> None:
+    probability = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)) ** 3
+    place = images.frame((50, 100), LETTERBOX)  # 16 rows of border above and below
+    inside = (probability[0] > 0.35).numpy()[16:48]
+
+    def neighbours(pixel: int, number: int, among: int) -> set[int]:
+        """The source pixels of which one is a mixture; 0.64 (n + 0.5) - 0.5 is never whole."""
+        position = (pixel + 0.5) * among / number - 0.5
+        return {min(max(int(np.floor(position)) + k, 0), among - 1) for k in (0, 1)}
+
+    expected = [
+        [
+            any(inside[r, c] for r in neighbours(row, 50, 32) for c in neighbours(column, 100, 64))
+            for column in range(100)
+        ]
+        for row in range(50)
+    ]
+    found = images.cut(probability, place, 0.35, "network")[0]
+    assert np.array_equal(found.numpy(), expected)
+    assert torch.equal(images.cut(probability, place, 0.35, "scored"), images.to_size(probability, place) > 0.35)
+    assert found.float().mean() > (probability > 0.35).float().mean()
 
 
 @pytest.mark.parametrize("recipe", [STRETCH, LETTERBOX])

@@ -82,6 +82,13 @@ def test_truth_follows_the_rule(small_index: Index) -> None:
     assert small_index.overlapping().tolist() == [11, 51]
 
 
+def test_polygons_are_those_of_the_file_and_run_lengths_have_none(small_index: Index, small_root: Path) -> None:
+    annotations = json.loads((small_root / "small" / "instances.json").read_text())["annotations"]
+    for annotation in annotations:
+        given = annotation["segmentation"]
+        assert small_index.polygons(annotation["id"]) == (given if isinstance(given, list) else None)
+
+
 @pytest.mark.parametrize("ann_id", [-1, 13, 99999])
 def test_unknown_annotation_is_named(small_index: Index, ann_id: int) -> None:
     with pytest.raises(InputError, match=f"small holds no annotation {ann_id}"):

@@ -152,6 +152,9 @@ def test_scoring_and_floors_work_without_torch(
     scored = ask(light, "score", str(file), "--protocol", "lts", *where)
     assert scored.returncode == 0, scored.stderr
     assert json.loads(scored.stdout)["oIoU"] > 90
+    explained = ask(light, "explain", str(file), "--protocol", "original,lavt", *where[:-1])
+    assert explained.returncode == 0, explained.stderr
+    assert "480 x 480" in explained.stdout
     floors = ask(light, "run", "--method", "reference/whole-image", "--runs", str(tmp_path / "runs"), *where)
     assert floors.returncode == 0, floors.stderr
     assert json.loads(floors.stdout)[0]["method"] == "reference/whole-image"

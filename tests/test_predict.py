@@ -47,9 +47,9 @@ class Given(torch.nn.Module):
         return self.prediction
 
 
-def under_lavt(prediction: Prediction, train: Split) -> Predictor:
+def under(prediction: Prediction, train: Split, name: str = "lavt") -> Predictor:
     tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
-    return Predictor.of(cast(Method, Given(prediction)), tokenizer, SETTINGS, protocol.load("lavt"), dist.start())
+    return Predictor.of(cast(Method, Given(prediction)), tokenizer, SETTINGS, protocol.load(name), dist.start())
 
 
 def header(predictor: Predictor) -> Header:
@@ -127,7 +127,7 @@ def test_without_a_peak_of_the_method_it_is_the_maximum_of_the_probability(
 def test_under_lavt_an_answer_at_480_is_cut_as_it_is(small_index: Index, train: Split) -> None:
     probability = torch.rand(2, 480, 480, generator=torch.Generator().manual_seed(0))
     probability[0, 3, 5] = 0.5  # a tie of two classes is background
-    predictor = under_lavt(Prediction(probability, torch.tensor([[7, 470], [479, 0]])), train)
+    predictor = under(Prediction(probability, torch.tensor([[7, 470], [479, 0]])), train)
     item = predictor.samples(small_index, train)[[0, 1]]
     assert item.batch.image.shape == (1, 3, 480, 480)
     masks, peaks = predict.masks(predictor, item)
@@ -137,7 +137,7 @@ def test_under_lavt_an_answer_at_480_is_cut_as_it_is(small_index: Index, train: 
 
 def test_under_lavt_a_coarser_answer_is_sampled_once_to_480(small_index: Index, train: Split) -> None:
     probability = torch.rand(2, 120, 120, generator=torch.Generator().manual_seed(0))
-    predictor = under_lavt(Prediction(probability), train)
+    predictor = under(Prediction(probability), train)
     masks, peaks = predict.masks(predictor, predictor.samples(small_index, train)[[0, 1]])
     sampled = functional.interpolate(probability[None], (480, 480), mode="bilinear", align_corners=False)[0]
     clear = (sampled - 0.5).abs() > 1e-4
@@ -145,9 +145,39 @@ def test_under_lavt_a_coarser_answer_is_sampled_once_to_480(small_index: Index, 
     assert peaks == [(4 * row + 2, 4 * column + 2) for row, column in peak_of(probability).tolist()]
 
 
+def test_under_cris_the_border_has_the_colour_of_clip(small_index: Index, train: Split) -> None:
+    predictor = under(Prediction(torch.zeros(1, 104, 104)), train, "cris")
+    image = predictor.samples(small_index, train)[[0]].batch.image[0]  # 48 x 64, so 312 rows from row 52 on
+    mean, std = torch.tensor(SETTINGS.image.mean), torch.tensor(SETTINGS.image.std)
+    corner = (image[:, 51, 0] * std + mean) * 255
+    assert image.shape == (3, 416, 416) and torch.allclose(corner, torch.tensor([123.0, 117.0, 104.0]), atol=1e-3)
+
+
+def test_under_simrec_a_mask_is_cut_before_it_is_enlarged(small_index: Index, train: Split) -> None:
+    probability = torch.zeros(1, 416, 416)
+    probability[0, 200, 200] = 0.36
+    predictor = under(Prediction(probability), train, "simrec")
+    item = predictor.samples(small_index, train)[[0]]
+    larger = item._replace(frames=[item.frames[0]._replace(size=(624, 832))])  # twice the network's 312 x 416
+    masks, _ = predict.masks(predictor, larger)
+    rows, columns = masks[0].nonzero().T
+    assert (rows.unique().tolist(), columns.unique().tolist()) == ([295, 296, 297, 298], [399, 400, 401, 402])
+
+
+def test_joined_sentences_are_predicted_as_one_expression(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    joining = replace(predictor, inputs=predictor.inputs.model_copy(update={"sentences": "joined"}))
+    found = predict.predict(joining, small_index, train, header(joining), tmp_path / "joined.parquet", "")
+    asked = joining.inputs.asked(train)
+    assert found.sent_id.tolist() == asked.sent_id.tolist() and len(found) == 6
+    samples = joining.samples(small_index, train)
+    assert [samples.expression(number) for number in range(6)] == asked.sent
+
+
 def test_a_protocol_says_where_expressions_are_cut(small_index: Index, train: Split) -> None:
     """The recipe says 8 words, lavt 20."""
-    predictor = under_lavt(Prediction(torch.zeros(1, 4, 4)), train)
+    predictor = under(Prediction(torch.zeros(1, 4, 4)), train)
     assert predictor.tokenizer.max_tokens == 20
     assert predictor.samples(small_index, train)[[0]].batch.words.ids.shape == (1, 20)
 

@@ -108,6 +108,10 @@ def test_merging_gives_union_and_intersection() -> None:
     assert np.array_equal(rle.decode(rle.merge(both, (5, 5), intersect=True), (5, 5)), first & second)
 
 
+def test_polygons_are_stretched_in_x_by_the_width_and_in_y_by_the_height() -> None:
+    assert rle.scaled([[1, 2, 3, 4, 5, 6], [8.5, 0]], (40, 56), (80, 28)) == [[0.5, 4, 1.5, 8, 2.5, 12], [4.25, 0]]
+
+
 def test_polygons_and_run_lengths_become_masks() -> None:
     (square,) = rle.from_polygons([[1, 1, 3, 1, 3, 3, 1, 3]], (5, 6))
     assert rle.decode(square, (5, 6))[1:3, 1:3].all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -115,6 +115,19 @@ def to_size(probability: Tensor, place: Frame) -> Tensor:
         probability[None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False
     )
     return sampled[0]
+
+
+def cut(probability: Tensor, place: Frame, threshold: float, at: Literal["scored", "network"]) -> Tensor:
+    """Foreground at the image's own size, where the probability is above the threshold: (B, h, w) to (B, H, W), bool.
+
+    Cut at the network's size, the mask without the border is enlarged bilinearly: all above 0 is foreground.
+    """
+    if at == "scored":
+        return to_size(probability, place) > threshold
+    side = (place.side, place.side)
+    whole = functional.interpolate(probability[None].float(), side, mode="bilinear", align_corners=False)
+    inside = (whole > threshold)[..., place.top : place.top + place.height, place.left : place.left + place.width]
+    return functional.interpolate(inside.float(), place.size, mode="bilinear", align_corners=False)[0] > 0
 
 
 def peak_to_size(peak: tuple[int, int], grid_size: Size, place: Frame) -> tuple[int, int]:

@@ -25,6 +25,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from risbench.data import refer
+from risbench.data.split import IDS, TEXTS, Ints
+from risbench.data.split import Split as Split  # beside its data set
 from risbench.datasets import Card, Count
 from risbench.errors import InputError, unknown
 from risbench.rle import Size
@@ -32,44 +34,9 @@ from risbench.rle import Size
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 2  # raise it whenever the same annotation files give another index
+FORMAT = 3  # raise it whenever the same annotation files give another index
 
-Ints = NDArray[np.int64]
-_IDS = ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")
-_TEXTS = ("raw", "sent", "kind")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The expressions of a split, by image_id, then sent_id: columns of equal length."""
-
-    name: str
-    sent_id: Ints
-    ref_id: Ints
-    ann_id: Ints
-    image_id: Ints
-    height: NDArray[np.int32]
-    width: NDArray[np.int32]
-    raw: list[str]
-    sent: list[str]
-    kind: list[str]
-
-    def __len__(self) -> int:
-        return len(self.sent_id)
-
-    def take(self, rows: NDArray[np.intp]) -> Split:
-        """Some of its expressions, in this order."""
-        ids: dict[str, Any] = {key: getattr(self, key)[rows] for key in _IDS}
-        texts: dict[str, Any] = {key: [getattr(self, key)[row] for row in rows] for key in _TEXTS}
-        return Split(self.name, **ids, **texts)
-
-    def one_of_each_ref(self, seed: int) -> Split:
-        """One expression of each ref at random: which one depends on the seed and the ref alone, not on the order."""
-        order = np.lexsort((self.sent_id, self.ref_id))
-        refs, starts = np.unique(self.ref_id[order], return_index=True)
-        of_refs = zip(refs.tolist(), np.split(order, starts[1:]), strict=True)
-        return self.take(np.sort([own[np.random.default_rng((seed, ref)).integers(len(own))] for ref, own in of_refs]))
 
 
 @dataclass(frozen=True)
@@ -128,16 +95,24 @@ class Index:
         if name not in known:
             raise unknown(f"split of {self.card.name}", name, known)
         rows = self._expressions.slice(self._about["splits"][name]["start"], self._about["splits"][name]["expressions"])
-        ids = {key: _array(rows, key) for key in _IDS}
-        texts = {key: rows.column(key).to_pylist() for key in _TEXTS}
+        ids = {key: _array(rows, key) for key in IDS}
+        texts = {key: rows.column(key).to_pylist() for key in TEXTS}
         return Split(name, **ids, **texts)
 
     def truth(self, ann_id: int, rule: Literal["union", "once"]) -> bytes:
         """The RLE of a ground truth: the union of its parts, or the pixels that exactly one part covers."""
-        ids, rows = self._by_annotation
-        row = rows[_position(ids, ann_id, "annotation", self.card)]
+        row = self._row(ann_id)
         counts = self._annotations.column(rule)[row].as_py()
         return bytes(self._annotations.column("union")[row].as_py() if counts is None else counts)
+
+    def polygons(self, ann_id: int) -> list[list[float]] | None:
+        """The outlines [x1, y1, x2, y2, ...] of what a ref refers to; None where the files give run lengths."""
+        found: list[list[float]] | None = self._annotations.column("polygons")[self._row(ann_id)].as_py()
+        return found
+
+    def _row(self, ann_id: int) -> int:
+        ids, rows = self._by_annotation
+        return int(rows[_position(ids, ann_id, "annotation", self.card)])
 
     def overlapping(self) -> Ints:
         """Annotations whose parts overlap, so that the two rules for ground truth differ."""

@@ -24,6 +24,7 @@ from risbench.errors import InputError
 
 _RELEASE = "Take refs and instances.json from one release, as they were published."
 _FAR = 1e5  # pixels; beyond it pycocotools would fill the memory with the outline of a polygon
+_POLYGONS = pa.list_(pa.list_(pa.float64()))
 _Int = Annotated[int, Strict()]
 _Length = Annotated[int, Strict(), Field(gt=0, le=65535)]  # pixels; no JPEG is longer
 _Str = Annotated[str, Strict()]
@@ -112,7 +113,7 @@ def read(refs_file: Path, instances_file: Path) -> Columns:
     _check_masks(refs, defects, instances_file)
     return Columns(
         _expressions(refs, images),
-        _annotations(instances.annotations, masks),
+        _annotations(instances.annotations, masks, {ref.ann_id for ref in refs}),
         _images(instances.images, {a.image_id for a in instances.annotations if a.id in defects}),
         {category.id: category.name for category in instances.categories},
         _findings(refs, instances.annotations, masks, defects),
@@ -281,7 +282,7 @@ def _expressions(refs: list[_Ref], images: dict[int, _Image]) -> pa.RecordBatch:
     )
 
 
-def _annotations(annotations: list[_Annotation], masks: dict[int, Masks]) -> pa.RecordBatch:
+def _annotations(annotations: list[_Annotation], masks: dict[int, Masks], referred: set[int]) -> pa.RecordBatch:
     kept = sorted((a for a in annotations if a.id in masks), key=lambda a: (a.image_id, a.id))
     return pa.record_batch(
         {
@@ -292,8 +293,13 @@ def _annotations(annotations: list[_Annotation], masks: dict[int, Masks]) -> pa.
             "area": pa.array([masks[a.id].area for a in kept], pa.int64()),
             "union": pa.array([masks[a.id].union for a in kept], pa.binary()),
             "once": pa.array([masks[a.id].once for a in kept], pa.binary()),
+            "polygons": pa.array([_outlines(a) if a.id in referred else None for a in kept], _POLYGONS),
         }
     )
+
+
+def _outlines(annotation: _Annotation) -> list[list[float]] | None:
+    return _areal(annotation.segmentation) if isinstance(annotation.segmentation, list) else None
 
 
 def _images(images: list[_Image], incomplete: set[int]) -> pa.RecordBatch:
