@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from risbench import metrics, predictions, record, score
+from risbench import metrics, predictions, record, scoring
 from risbench import protocol as protocols
 from risbench.data import source
 from risbench.data.index import Index
@@ -134,7 +134,7 @@ def between(a: Side, b: Side, dataset: str, split: str, data_root: str, partial:
     @lru_cache
     def rows(side: Side, counted: ScoreHalf) -> pd.DataFrame:
         assert side.predictions is not None
-        return score.rows(side.predictions, index(), part, side.protocol.model_copy(update={"score": counted}))
+        return scoring.rows(side.predictions, index(), part, side.protocol.model_copy(update={"score": counted}))
 
     def measure(side: Side, half: ScoreHalf) -> float:
         counted = ScoreHalf(scored_at=half.scored_at, ground_truth=half.ground_truth)  # all that rows depend on

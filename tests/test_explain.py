@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from risbench import cli, explain, metrics, predictions, protocol, record, references, rle, score
+from risbench import cli, explain, metrics, predictions, protocol, record, references, rle, scoring
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.explain import KNOBS, Explanation, Side, Step
@@ -123,7 +123,7 @@ def test_two_records_differ_by_the_score_half_and_by_the_predictions(
     first, second = (record.read(path).metrics["oIoU"] for path in runs)
     own = references.predict("oracle-8", small_index, "testA")
     once = ORIGINAL.model_copy(update={"score": ScoreHalf(ground_truth="once")})
-    between = [score.score(own, small_index, "testA", chosen).summary["oIoU"] for chosen in (once, LAVT)]
+    between = [scoring.score(own, small_index, "testA", chosen).summary["oIoU"] for chosen in (once, LAVT)]
     assert names(found) == ["A", "ground truth", "size", "input half"]
     assert values(found) == [first, *between, second]
     assert any("under the score half of lavt" in note for note in found.notes)
@@ -136,7 +136,7 @@ def test_masks_of_a_networks_size_are_exchanged_before_the_knobs_turn(
     forth = ask(explain.sides(*runs, ""))
     assert names(found) == ["A", "input half", "ground truth", "size"]
     union = LAVT.model_copy(update={"score": LAVT.score.model_copy(update={"ground_truth": "union"})})
-    resized = score.score(references.predict("oracle-8", small_index, "testA"), small_index, "testA", union)
+    resized = scoring.score(references.predict("oracle-8", small_index, "testA"), small_index, "testA", union)
     assert values(found) == [values(forth)[3], values(forth)[2], resized.summary["oIoU"], values(forth)[0]]
     assert any("cannot be scored at every step" in note and "480 x 480" in note for note in found.notes)
 
@@ -175,7 +175,7 @@ def test_one_file_under_two_protocols_keeps_its_input_half(small_index: Index, a
     own = references.predict("random-object", small_index, "train")
     predictions.write(tmp_path / "train.parquet", own)
     found = ask(explain.sides(tmp_path / "train.parquet", None, "original,lavt"))
-    ends = [score.score(own, small_index, "train", chosen).summary["oIoU"] for chosen in (ORIGINAL, LAVT, TRAIN)]
+    ends = [scoring.score(own, small_index, "train", chosen).summary["oIoU"] for chosen in (ORIGINAL, LAVT, TRAIN)]
     assert names(found) == ["A", "ground truth", "size"]
     assert (values(found)[0], values(found)[2]) == (ends[0], ends[1])
     assert any("what that of lavt changes cannot be separated" in note for note in found.notes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from risbench import cli, predictions, protocol, protocol_table, references, render, score
+from risbench import cli, predictions, protocol, protocol_table, references, render, scoring
 from risbench.data.index import Index
 
 
@@ -34,7 +34,7 @@ def test_what_differs_from_the_default_is_marked_and_nothing_else() -> None:
 
 def test_scores_mark_the_headline_and_say_why_a_protocol_cannot(small_index: Index) -> None:
     found = references.predict("oracle-16", small_index, "testA")
-    summaries, refused = score.under_all(found, small_index, "testA")
+    summaries, refused = scoring.under_all(found, small_index, "testA")
     table = protocol_table.scores(summaries, refused)
     names = table.names()
     marked = {str(row[0].value): [n for n, cell in zip(names, row, strict=True) if cell.mark] for row in table.rows}

@@ -249,39 +249,39 @@ def test_what_answers_each_sentence_alone_does_not_pass_for_joined_ones(small_in
     split = small_index.split("val")
     later = sorted(set(split.sent_id) - set(joined.input.asked(split).sent_id))
     with pytest.raises(InputError, match=rf"Answered alone.*: sent_id {later[0]}, {later[1]} \(2 in all\)"):
-        score.rows(alone, small_index, "val", joined)
+        scoring.rows(alone, small_index, "val", joined)
     of_refs = alone.take(np.flatnonzero(~np.isin(alone.sent_id, later)))
-    assert score.score(of_refs, small_index, "val", joined).summary["n"] == 2
+    assert scoring.score(of_refs, small_index, "val", joined).summary["n"] == 2
     made = replace(of_refs, header=header(input={"sentences": "each"}))
     with pytest.raises(InputError, match="made with sentences 'each', but are to be scored with 'joined'"):
-        score.rows(made, small_index, "val", joined)
+        scoring.rows(made, small_index, "val", joined)
 
 
 def test_a_colour_in_the_file_is_that_of_the_protocol(small_index: Index, tmp_path: Path) -> None:
     made = header(input={**dict(protocol.load("cris").input), "max_tokens": 17})
     predictions.write(tmp_path / "val.parquet", perfect(small_index, "val", made))
-    assert len(score.rows(predictions.read(tmp_path / "val.parquet"), small_index, "val", protocol.load("cris"))) == 4
+    assert len(scoring.rows(predictions.read(tmp_path / "val.parquet"), small_index, "val", protocol.load("cris"))) == 4
     grey = perfect(small_index, "val", header(input={"border": 127}))
     with pytest.raises(InputError, match=r"made with border 127, but are to be scored with \[123, 117, 104\]"):
-        score.rows(grey, small_index, "val", protocol.load("cris"))
+        scoring.rows(grey, small_index, "val", protocol.load("cris"))
 
 
 def test_a_file_that_does_not_say_where_it_was_cut_was_cut_at_the_scored_size(small_index: Index) -> None:
     older = perfect(small_index, "val", header(input={"threshold": 0.35}))
     with pytest.raises(InputError, match="made with cut_at 'scored', but are to be scored with 'network'"):
-        score.rows(older, small_index, "val", protocol.load("simrec"))
+        scoring.rows(older, small_index, "val", protocol.load("simrec"))
 
 
 def test_one_file_under_every_protocol(small_index: Index) -> None:
     own = references.predict("random-object", small_index, "val")
-    summaries, refused = score.under_all(own, small_index, "val")
+    summaries, refused = scoring.under_all(own, small_index, "val")
     assert list(refused) == ["zs-lavt"] and refused["zs-lavt"].startswith("Answered alone")
     assert [s["protocol"] for s in summaries] == [name for name in protocol.names() if name != "zs-lavt"]
     for summary in summaries:
-        assert summary == score.score(own, small_index, "val", protocol.load(summary["protocol"])).summary
+        assert summary == scoring.score(own, small_index, "val", protocol.load(summary["protocol"])).summary
 
     of_network = references.predict("random-object", small_index, "val", protocol=LAVT)
-    summaries, refused = score.under_all(of_network, small_index, "val")
+    summaries, refused = scoring.under_all(of_network, small_index, "val")
     assert [s["protocol"] for s in summaries] == ["lavt", "lavt-train", "magnet", "rela"]
     assert "4 masks differ in size from their images" in refused["original"] and len(refused) == 5
 
@@ -289,7 +289,7 @@ def test_one_file_under_every_protocol(small_index: Index) -> None:
 def test_what_no_protocol_can_score_is_refused(small_index: Index) -> None:
     half = perfect(small_index, "val").take(np.array([1]))
     with pytest.raises(InputError, match="Without a prediction"):
-        score.under_all(half, small_index, "val")
+        scoring.under_all(half, small_index, "val")
 
 
 def test_peaks_for_some_expressions_only_are_refused(small_index: Index) -> None:

@@ -17,7 +17,8 @@ from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from risbench import datasets
 from risbench.data import source
-from risbench.data.index import Index, Ints
+from risbench.data.index import Index
+from risbench.data.split import Ints
 from risbench.datasets import Card
 from risbench.errors import InputError
 from risbench.render import Cell, Column, Table
