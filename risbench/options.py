@@ -90,7 +90,7 @@ def score_references(
 ) -> list[Record]:
     """Score floors and ceilings; nothing is learned, so nothing needs torch."""
     from risbench import protocol as protocols
-    from risbench import record, references
+    from risbench import predictions, record, references
     from risbench.data import source
 
     index = source.open_index(dataset, *where)
@@ -103,6 +103,7 @@ def score_references(
                 for chosen in map(protocols.load, parts(protocol)):
                     found = references.predict(name, index, part, number, chosen)
                     kept = folder / f"seed{number}" if len(seeds_of(seed)) > 1 else folder
+                    predictions.write(kept / "predictions" / f"{part}-{chosen.name}.parquet", found)
                     records.append(record.keep(kept, found, index, part, chosen, seed=number, weights="none"))
     return records
 

@@ -166,13 +166,15 @@ def test_a_checkpoint_is_evaluated_with_as_many_words_as_asked(
 
 
 @pytest.mark.parametrize("protocol", ["original", "lavt"])
-def test_floors_and_ceilings_are_records_too(ask: Ask, where: list[str], protocol: str) -> None:
+def test_floors_and_ceilings_are_records_too(ask: Ask, where: list[str], protocol: str, tmp_path: Path) -> None:
     options = ["--protocol", protocol, "--split", "val", "--json"]
     code, out, _ = ask("run", "--method", "reference/whole-image,oracle-32", *where, *options)
     assert code == 0
     floor, ceiling = json.loads(out)
     assert floor["metrics"]["oIoU"] < 50 < ceiling["metrics"]["oIoU"]
     assert (floor["protocol"], floor["resized"]) == (protocol, False)
+    for kept in (tmp_path / "runs").iterdir():
+        assert len(predictions.read(kept / "predictions" / f"val-{protocol}.parquet")) == floor["n"]
 
 
 def test_masks_of_the_images_size_scored_under_lavt_are_said_to_be_resized(
