@@ -89,8 +89,8 @@ def score_references(
     names: list[str], dataset: str, split: str, protocol: str, seed: str, where: tuple[str, str, bool], runs: Path
 ) -> list[Record]:
     """Score floors and ceilings; nothing is learned, so nothing needs torch."""
-    from risbench import protocol as protocols
     from risbench import predictions, record, references
+    from risbench import protocol as protocols
     from risbench.data import source
 
     index = source.open_index(dataset, *where)
