@@ -136,7 +136,8 @@ class Run:
             train.sentences,
             train.ground_truth,
         )
-        seen = [index.card.name for index in self.training] + self.settings.train.pretraining
+        untaught = all("from scratch" in part or "random" in part for part in model.weights.split("; "))
+        seen = [index.card.name for index in self.training] + ([] if untaught else self.settings.train.pretraining)
         facts = Facts(
             method=methods.folder(job.method).name,
             variants=self.variants,

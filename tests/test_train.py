@@ -262,6 +262,11 @@ def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_from_scratch_has_seen_no_pretraining(job: Job, tmp_path: Path) -> None:
+    declared = job.model_copy(update={"overrides": [*SHORT, 'train.pretraining=["ImageNet-1k"]', "train.epochs=1"]})
+    assert running.start(declared, tmp_path).train(resume=False).facts.training_data == ["small"]
+
+
 def test_a_setting_that_building_refuses_leaves_no_run(job: Job, tmp_path: Path) -> None:
     wrong = job.model_copy(update={"overrides": [*SHORT, "image.size=65"]})
     with pytest.raises(InputError, match="image.size=65 does not fit LTS"):
