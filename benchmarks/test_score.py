@@ -88,9 +88,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scored(root: Path) -> scoring.Score:
+def scored(root: Path, boundaries: bool = False) -> scoring.Score:
     opened = index.load(datasets.load(str(root / "blobs.toml")), root)
-    return scoring.score(predictions.read(root / "val.parquet"), opened, "val", protocol.load("original"))
+    return scoring.score(predictions.read(root / "val.parquet"), opened, "val", protocol.load("original"), boundaries)
 
 
 @pytest.fixture
@@ -109,3 +109,8 @@ def test_scoring_ten_thousand_predictions_of_480_x_640(benchmark: BenchmarkFixtu
     assert 80 < found.summary["oIoU"] < 99
     assert found.summary["pointing"] > 95
     assert benchmark.stats is None or benchmark.stats["median"] < GOAL  # None where only correctness is run
+
+
+def test_boundaries_of_ten_thousand_predictions_of_480_x_640(benchmark: BenchmarkFixture, cached: Path) -> None:
+    found = benchmark.pedantic(scored, (cached, True), rounds=1)
+    assert 30 < found.summary["boundary IoU"] < found.summary["mIoU"]

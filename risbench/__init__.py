@@ -49,6 +49,7 @@ def score(
     protocol: str = "original",
     data_root: str = "",
     partial: bool = False,
+    boundaries: bool = False,
 ) -> dict[str, Any]:
     """Score a predictions file, or masks by sent_id, each a bool array or tensor (height, width) of its image's size.
 
@@ -60,5 +61,5 @@ def score(
     from risbench.data import source
 
     chosen, index = protocols.load(protocol), source.open_index(dataset, data_root, partial=partial)
-    scored = scoring.score(exchange.of(predictions), index, split, chosen)
+    scored = scoring.score(exchange.of(predictions), index, split, chosen, boundaries)
     return {**scored.summary, "intervals": statistics.intervals(scored.rows, chosen)}

@@ -18,12 +18,16 @@ app = typer.Typer()
 
 @app.command()
 def score(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
     split: Annotated[str, typer.Option(help="The split that was predicted.")],
     dataset: Dataset = "mini",
     protocol: Annotated[str, typer.Option(help="The protocol, or all.")] = "original",
     data_root: Root = "",
     partial: Partial = False,
+    boundaries: Annotated[
+        bool, typer.Option("--boundaries", help="Compare boundaries, too: ten times as slow.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score a predictions file; risbench import makes one of other formats."""
@@ -34,9 +38,10 @@ def score(
     chosen = None if protocol == "all" else protocols.load(protocol)
     found, index = predictions.read(file), source.open_index(dataset, data_root, partial=partial)
     if chosen is None:
+        options.refuse_beside(context, "--protocol all", ["boundaries"])
         _print_all(*scoring.under_all(found, index, split), as_json)
         return
-    summary = scoring.score(found, index, split, chosen).summary
+    summary = scoring.score(found, index, split, chosen, boundaries).summary
     if as_json:
         print(json.dumps(summary))
         return

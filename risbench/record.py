@@ -90,7 +90,7 @@ def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: 
 
 def keep(folder: Path | None, found: Predictions, index: Index, split: str, protocol: Protocol, **more: Any) -> Record:
     """Score predictions of a run and write rows/ and records/ below its folder; None writes nothing."""
-    scored = scoring.score(found, index, split, protocol)
+    scored = scoring.score(found, index, split, protocol, boundaries=True)
     assert found.header is not None  # a run writes its headers itself
     made = of(scored, index, found.header, protocol, **more)
     name = f"{split}-{protocol.name}" + ("-permuted" if made.control else "")

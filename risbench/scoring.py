@@ -26,9 +26,9 @@ class Score:
     summary: dict[str, Any]  # what --json prints
 
 
-def score(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> Score:
-    """Score predictions on a split; the summary holds percentages as floats."""
-    table, resized = _rows(predictions, index, split, protocol)
+def score(predictions: Predictions, index: Index, split: str, protocol: Protocol, boundaries: bool = False) -> Score:
+    """Score predictions on a split; the summary holds percentages as floats. Boundaries take ten times as long."""
+    table, resized = _rows(predictions, index, split, protocol, boundaries)
     sums = metrics.Sums.of(table, protocol.score)
     summary: dict[str, Any] = {"dataset": index.card.name, "split": split, "protocol": protocol.name, "n": sums.n}
     summary |= {**metrics.compute(sums), "intersection": sums.intersection, "union": sums.union}
@@ -55,10 +55,12 @@ def under_all(predictions: Predictions, index: Index, split: str) -> tuple[list[
 
 def rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> pd.DataFrame:
     """One row for each expression that is asked, in the order of the split: ids, `metrics.Counts`, its slices."""
-    return _rows(predictions, index, split, protocol)[0]
+    return _rows(predictions, index, split, protocol, False)[0]
 
 
-def _rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> tuple[pd.DataFrame, bool]:
+def _rows(
+    predictions: Predictions, index: Index, split: str, protocol: Protocol, boundaries: bool
+) -> tuple[pd.DataFrame, bool]:
     """The rows, and whether any mask was resized for them."""
     whole = index.split(split)
     truths = protocol.input.asked(whole)
@@ -74,6 +76,9 @@ def _rows(predictions: Predictions, index: Index, split: str, protocol: Protocol
     ids = {"sent_id": truths.sent_id, "ref_id": truths.ref_id, "image_id": truths.image_id}
     counts = np.array(_counts(predictions, index, truths, protocol), np.int64).reshape(-1, len(metrics.Counts._fields))
     columns = dict(zip(metrics.Counts._fields, counts.T, strict=True))
+    if boundaries:
+        edges = np.array(_edges(predictions, index, truths, protocol), np.int64).reshape(-1, len(metrics.Edges._fields))
+        columns |= dict(zip(metrics.Edges._fields, edges.T, strict=True))
     table = pd.DataFrame({**ids, **columns, **slices.labels(index, truths)})
     return table.astype({"peak_hit": np.int8}), resized
 
@@ -92,6 +97,21 @@ def _counts(predictions: Predictions, index: Index, split: Split, protocol: Prot
     return [
         metrics.count(counts, truth(ann_id, original), size, None if peak[0] < 0 else peak)
         for counts, ann_id, original, size, peak in given
+    ]
+
+
+def _edges(predictions: Predictions, index: Index, split: Split, protocol: Protocol) -> list[metrics.Edges]:
+    @lru_cache(maxsize=16)
+    def truth(ann_id: int, original: rle.Size) -> bytes:
+        size = protocol.score.size(original)
+        return rle.boundary(protocol.score.truth(index, ann_id, original), size, metrics.RATIO)
+
+    originals = zip(split.height.tolist(), split.width.tolist(), strict=True)
+    sizes = zip(predictions.height.tolist(), predictions.width.tolist(), strict=True)
+    given = zip(predictions.counts, split.ann_id.tolist(), originals, sizes, strict=True)
+    return [
+        metrics.edges(rle.boundary(counts, size, metrics.RATIO), truth(ann_id, original), size)
+        for counts, ann_id, original, size in given
     ]
 
 

@@ -59,8 +59,17 @@ def by_image(rows: pd.DataFrame, protocol: Protocol) -> Floats:
         "mIoU": (np.nan_to_num(iou), counted),
         **{f"P@0.{k}": (precise[:, i].astype(np.float64), counted) for i, k in enumerate(metrics.TENTHS)},
         "pointing": ((hit == 1).astype(np.float64), (hit >= 0).astype(np.float64)),
+        metrics.BOUNDARY: _boundaries(rows, protocol),
     }
     return _by_image(rows, [ratios[name] for name in metrics.NAMES])
+
+
+def _boundaries(rows: pd.DataFrame, protocol: Protocol) -> tuple[Floats, Floats]:
+    """Boundary IoU and whether it counts; zeros where boundaries were not compared."""
+    if not metrics.has_boundaries(rows):
+        return np.zeros(len(rows)), np.zeros(len(rows))
+    iou = metrics.iou(rows, protocol.score, "boundary_")
+    return np.nan_to_num(iou), (~np.isnan(iou)).astype(np.float64)
 
 
 def _by_image(rows: pd.DataFrame, ratios: Sequence[tuple[Floats, Floats]]) -> Floats:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from risbench import datasets, paper_table, papers
 from risbench.errors import unknown
 from risbench.measured import Line, badges, group
+from risbench.metrics import BOUNDARY
 from risbench.published import headline, headlines
 from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
@@ -65,6 +66,7 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         Column("resized", "data"),
         Column("control", "data"),
         Column("training", "data"),
+        Column(BOUNDARY, "data", numeric=True),
     )
     title = f"Measured results, and the published {metric}"
     return Table(COMPARISON, title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
@@ -129,6 +131,7 @@ def _row(line: Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]
         Cell("yes" if line.runs and line.runs[0].resized else ""),
         Cell(line.runs[0].control if line.runs else ""),
         Cell("; ".join(badges(line.runs[0])) if line.runs else ""),
+        line.metric(BOUNDARY, False),
     )
 
 

@@ -36,6 +36,8 @@ def rows(seed: int, better: float = 0.0) -> pd.DataFrame:
             "predicted_area": part,
             "true_area": true_area,
             "peak_hit": generator.integers(0, 2, len(image)),
+            "boundary_intersection": part // 4,
+            "boundary_union": true_area // 3,
         }
     )
 

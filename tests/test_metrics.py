@@ -79,7 +79,22 @@ def test_metrics_of_three_rows_are_those_worked_by_hand() -> None:
         "P@0.8": 100 / 3,
         "P@0.9": 100 / 3,
         "pointing": None,
+        "boundary IoU": None,
     }
+
+
+def with_boundaries(*pairs: tuple[int, int]) -> pd.DataFrame:
+    edges = {"boundary_intersection": [part for part, _ in pairs], "boundary_union": [union for _, union in pairs]}
+    return table(*[(1, 2)] * len(pairs)).assign(**edges)
+
+
+def test_boundary_iou_is_the_mean_over_rows_and_sums_of_parts_give_the_whole() -> None:
+    rows = with_boundaries((1, 4), (0, 0), (3, 4))
+    assert computed(rows)["boundary IoU"] == pytest.approx(100 * (1 / 4 + 0 + 3 / 4) / 3, rel=1e-15)
+    assert computed(rows, ONE_WHEN_EMPTY)["boundary IoU"] == pytest.approx(200 / 3, rel=1e-15)
+    assert computed(rows, WITHOUT_EMPTY)["boundary IoU"] == 50
+    parts = [Sums.of(rows[:1], AT_LEAST), Sums.of(rows[1:], AT_LEAST)]
+    assert parts[1] + parts[0] == Sums.of(rows, AT_LEAST)
 
 
 @pytest.mark.parametrize("tenths", metrics.TENTHS)

@@ -22,7 +22,7 @@ ORIGINAL = protocol.load("original")
 @pytest.fixture(scope="module")
 def floor(small_index: Index) -> Record:
     given = references.predict("random-object", small_index, "testA", seed=3)
-    found = scoring.score(given, small_index, "testA", ORIGINAL)
+    found = scoring.score(given, small_index, "testA", ORIGINAL, boundaries=True)
     assert given.header
     return record.of(found, small_index, given.header, ORIGINAL, seed=3, cost={"parameters": 0})
 
@@ -85,7 +85,7 @@ def test_keeping_a_score_writes_its_rows_and_its_record_under_names_that_tell_a_
         "rows/val-original-permuted.parquet",
     }
     rows = pd.read_parquet(tmp_path / "rows" / "val-original.parquet")
-    assert rows.equals(scoring.rows(given, small_index, "val", ORIGINAL))
+    assert rows.equals(scoring.score(given, small_index, "val", ORIGINAL, boundaries=True).rows)
     assert record.keep(None, given, small_index, "val", ORIGINAL, seed=0).metrics == kept.metrics
 
 

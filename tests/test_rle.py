@@ -154,3 +154,31 @@ def test_the_border_is_touched_where_a_pixel_of_it_is_foreground(mask: NDArray[n
     size = (mask.shape[0], mask.shape[1])
     assert rle.touches_border(rle.encode(mask), size) == (mask != inner).any()
     assert not rle.touches_border(rle.encode(inner), size)
+
+
+def eroded(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
+    """By 3 x 3 pixels, one after another, background being around the image: the published definition, step by step."""
+    for _ in range(times):
+        around = np.pad(mask, 1)
+        height, width = mask.shape
+        shifted = [around[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        mask = np.asarray(np.logical_and.reduce(shifted))
+    return mask
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 60), (61, 33)])
+@pytest.mark.parametrize("ratio", [0.001, 0.02, 0.1])
+def test_boundary_is_what_erosion_takes_away(size: rle.Size, ratio: float) -> None:
+    random = np.random.default_rng(3)
+    width = max(1, round(ratio * (size[0] ** 2 + size[1] ** 2) ** 0.5))
+    for share in (0.0, 0.5, 0.9, 0.99, 1.0):
+        mask = random.random(size) < share
+        expected = mask & ~eroded(mask, width)
+        assert np.array_equal(rle.decode(rle.boundary(rle.encode(mask), size, ratio), size), expected)
+
+
+def test_boundary_of_a_square_in_a_large_image() -> None:
+    mask = np.zeros((300, 400), bool)
+    mask[100:150, 200:280] = True  # a diagonal of 500 pixels: 10 of them wide
+    boundary = rle.decode(rle.boundary(rle.encode(mask), (300, 400), 0.02), (300, 400))
+    assert boundary.sum() == 50 * 80 - 30 * 60 and not boundary[110:140, 210:270].any()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from risbench import datasets, predictions, protocol, references, rle, scoring
+from risbench import datasets, metrics, predictions, protocol, references, rle, scoring
 from risbench.data import index as indices
 from risbench.data.index import Index
 from risbench.errors import InputError
@@ -177,14 +177,14 @@ def test_masks_of_the_images_size_are_resized_and_the_result_says_so(small_root:
     peaks = [(int(7.5 * (k + 0.5)), int(7.5 * (k + 20.5))) for k in range(3)]  # under the centres of the pixels
     sizes = [(480, 480)] * 3
     by_hand = predictions.build(None, asked.sent_id.tolist(), sizes, [rle.encode(mask) for mask in masks], peaks)
-    assert found.rows.equals(scoring.rows(by_hand, small_index, "testA", LAVT))
+    assert found.rows.equals(scoring.score(by_hand, small_index, "testA", LAVT).rows)
 
     without = scoring.rows(own, small_index, "testA", LAVT)
     assert (without["peak_hit"] == -1).all()
     mixed = replace(by_hand, counts=[*by_hand.counts[:2], own.counts[2]])
     for field, value in (("height", 64), ("width", 64), ("peak_row", 2), ("peak_col", 22)):
         getattr(mixed, field)[2] = value
-    assert scoring.rows(mixed, small_index, "testA", LAVT).equals(found.rows)
+    assert scoring.score(mixed, small_index, "testA", LAVT).rows.equals(found.rows)
 
 
 def test_a_mask_of_a_network_is_not_scored_at_the_size_of_the_image(small_index: Index) -> None:
@@ -207,13 +207,13 @@ def test_under_lavt_train_only_the_drawn_sentences_count(small_index: Index) -> 
     found = scoring.score(whole, small_index, "train", TRAIN)
     assert found.rows["sent_id"].tolist() == asked.sent_id.tolist()
     assert found.summary["n"] == 6 < len(whole)
-    every = scoring.rows(whole, small_index, "train", LAVT)
+    every = scoring.score(whole, small_index, "train", LAVT).rows
     of_drawn = every[every["sent_id"].isin(asked.sent_id)].reset_index(drop=True)
     assert of_drawn.equals(found.rows)
 
     only = references.predict("random-object", small_index, "train", protocol=TRAIN)
     assert only.sent_id.tolist() == asked.sent_id.tolist()
-    assert scoring.rows(only, small_index, "train", TRAIN).equals(found.rows)
+    assert scoring.score(only, small_index, "train", TRAIN).rows.equals(found.rows)
 
 
 def test_without_a_drawn_sentence_or_with_the_drawn_ones_only_a_file_may_be_incomplete(small_index: Index) -> None:
@@ -278,7 +278,8 @@ def test_one_file_under_every_protocol(small_index: Index) -> None:
     assert list(refused) == ["zs-lavt"] and refused["zs-lavt"].startswith("Answered alone")
     assert [s["protocol"] for s in summaries] == [name for name in protocol.names() if name != "zs-lavt"]
     for summary in summaries:
-        assert summary == scoring.score(own, small_index, "val", protocol.load(summary["protocol"])).summary
+        under = protocol.load(summary["protocol"])
+        assert summary == scoring.score(own, small_index, "val", under).summary
 
     of_network = references.predict("random-object", small_index, "val", protocol=LAVT)
     summaries, refused = scoring.under_all(of_network, small_index, "val")
@@ -338,3 +339,26 @@ def test_scoring_and_recording_work_where_torch_is_absent(small_root: Path, smal
     answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (answer.stdout, answer.stderr) == ("100.0\n", "")
     assert (tmp_path / "val.json").is_file()
+
+
+def test_boundaries_are_compared_as_the_masks_are(small_index: Index) -> None:
+    """Against masks and truths that are eroded here; rows alone, as validation takes them, have none."""
+    given = references.predict("oracle-8", small_index, "testA")
+    found = scoring.score(given, small_index, "testA", ORIGINAL, boundaries=True)
+    split = small_index.split("testA")
+    for place, (ann_id, size) in enumerate(zip(split.ann_id, zip(split.height, split.width, strict=True), strict=True)):
+        size = (int(size[0]), int(size[1]))
+        width = max(1, round(0.02 * float(np.hypot(*size))))
+        edges = []
+        for counts in (given.counts[place], small_index.truth(int(ann_id), "union")):
+            mask = rle.decode(counts, size)
+            around = np.pad(mask, width)
+            kept = [
+                around[i : i + size[0], j : j + size[1]] for i in range(2 * width + 1) for j in range(2 * width + 1)
+            ]
+            edges.append(mask & ~np.logical_and.reduce(kept))
+        row = found.rows.iloc[place]
+        assert row["boundary_intersection"] == (edges[0] & edges[1]).sum()
+        assert row["boundary_union"] == (edges[0] | edges[1]).sum()
+    assert 0 < found.summary["boundary IoU"] < found.summary["mIoU"] < 100
+    assert not metrics.has_boundaries(scoring.score(given, small_index, "testA", ORIGINAL).rows)

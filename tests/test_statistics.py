@@ -24,7 +24,8 @@ def rows(number: int = 60, images: int = 12, seed: int = 3) -> pd.DataFrame:
     part = generator.integers(0, union + 1)
     hit = generator.integers(0, 2, number)
     image = generator.integers(0, images, number) * 1000
-    return pd.DataFrame({"image_id": image, "intersection": part, "union": union, "peak_hit": hit})
+    edges = {"boundary_intersection": part // 3, "boundary_union": union // 2}
+    return pd.DataFrame({"image_id": image, "intersection": part, "union": union, "peak_hit": hit, **edges})
 
 
 # intervals
@@ -97,7 +98,9 @@ def test_one_image_has_no_spread() -> None:
 
 def test_a_metric_without_a_value_has_no_interval() -> None:
     assert "pointing" not in statistics.intervals(rows().assign(peak_hit=-1), ORIGINAL)
-    assert statistics.intervals(rows().assign(peak_hit=-1, union=0, intersection=0), LEFT_OUT) == {}
+    without = rows().drop(columns=["boundary_intersection", "boundary_union"])
+    assert metrics.BOUNDARY not in statistics.intervals(without, ORIGINAL)
+    assert statistics.intervals(without.assign(peak_hit=-1, union=0, intersection=0), LEFT_OUT) == {}
 
 
 # coverage: data sets whose true value is known
