@@ -25,9 +25,7 @@ def score(
     protocol: Annotated[str, typer.Option(help="The protocol, or all.")] = "original",
     data_root: Root = "",
     partial: Partial = False,
-    boundaries: Annotated[
-        bool, typer.Option("--boundaries", help="Compare boundaries, too: ten times as slow.")
-    ] = False,
+    boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary IoU, too: seven times as slow.")] = False,
     as_json: Json = False,
 ) -> None:
     """Score a predictions file; risbench import makes one of other formats."""
@@ -211,7 +209,7 @@ def _lines(summary: dict[str, Any]) -> Iterator[str]:
     from risbench.slices import SHOWN
 
     for key, value in summary.items():
-        if key != "slices":
+        if key != "slices" and value is not None:
             yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
     for name in (one.name for one in SHOWN if one.name in summary["slices"]):
         parts = summary["slices"][name]

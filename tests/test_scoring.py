@@ -41,7 +41,7 @@ def all_right(n: int) -> dict[str, object]:
 
 
 def test_the_truth_itself_scores_one_hundred(small_index: Index) -> None:
-    found = scoring.score(perfect(small_index, "val"), small_index, "val", ORIGINAL)
+    found = scoring.score(perfect(small_index, "val"), small_index, "val", ORIGINAL, boundaries=True)
     area = int(found.rows["true_area"].sum())
     assert found.summary == {
         "dataset": "small",
