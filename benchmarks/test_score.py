@@ -112,5 +112,5 @@ def test_scoring_ten_thousand_predictions_of_480_x_640(benchmark: BenchmarkFixtu
 
 
 def test_boundaries_of_ten_thousand_predictions_of_480_x_640(benchmark: BenchmarkFixture, cached: Path) -> None:
-    found = benchmark.pedantic(scored, (cached, True), rounds=1)
+    found = benchmark.pedantic(scored, (cached, True), rounds=1)  # type: ignore[no-untyped-call]
     assert 30 < found.summary["boundary IoU"] < found.summary["mIoU"]
