@@ -77,9 +77,11 @@ def run(
     """Train, predict, score and record; with --checkpoint, without training."""
     if plan is not None:
         options.refuse_beside(context, "--plan", set(context.params) - {"plan", "as_json"})
-        made = options.work_off(plan, context.command)
+        made, failures = options.work_off(plan, context.command)
         if made or as_json:
             _show(made, as_json)
+        if failures:
+            raise InputError(f"Of the plan {len(failures)} failed: {' '.join(failures)}")
         return
     if method.split("/")[0] == "reference":
         options.refuse_beside(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])

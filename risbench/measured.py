@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -11,6 +12,8 @@ from risbench import datasets, methods, protocol, recipe
 from risbench.published import HEADLINES, Published
 from risbench.record import Record
 from risbench.render import Cell
+
+_FILES = (".bin", ".pt", ".pth", ".safetensors", ".txt", ".weights")  # of weights and words
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,16 @@ def _settings(run: Record) -> tuple[str, ...]:
 
 def overridden(run: Record) -> list[str]:
     """What a run sets otherwise than its method's recipe with its variants, as `section.key=value`."""
-    return altered(run.method, run.variants, run.recipe)
+    trained_on = [run.dataset, *run.recipe.get("train", {}).get("datasets", [])]
+    words = [datasets.load(name).max_words for name in trained_on if name in datasets.names()]
+    return altered(run.method, run.variants, run.recipe, max(words, default=0))
 
 
-def altered(method: str, variants: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+def altered(method: str, variants: Sequence[str], values: Mapping[str, Any], words: int = 0) -> list[str]:
     """What resolved settings say otherwise than a method's recipe with these variants, as `section.key=value`.
 
-    Not told: whether training began from pretrained weights, and where they lie, which a record states by itself.
+    `words` are those of the card where the recipe leaves text.max_tokens to it. Not told: whether training began from
+    pretrained weights, and where they lie, which a record states by itself.
     """
     if method not in methods.names():
         return []
@@ -131,17 +137,21 @@ def altered(method: str, variants: Sequence[str], values: Mapping[str, Any]) -> 
         return []
     settings, _ = recipe.load(file, [recipe.FULL, *variants])
     told = recipe.differences(values, settings)
-    from_card = {"text.max_tokens"} if not settings.text.max_tokens else set()
+    if not settings.text.max_tokens and told.get("text.max_tokens") == words:
+        del told["text.max_tokens"]
+    usual = {f"model.{key}": value for key, value in settings.model.items()}
     return [
         f"{name}={value}"
         for name, value in told.items()
-        if name not in {"model.pretrained", *from_card} and not _is_a_place(name, value)
+        if name != "model.pretrained" and not _is_a_place(value, usual.get(name))
     ]
 
 
-def _is_a_place(name: str, value: object) -> bool:
-    """Whether a setting of the network says where weights lie: a path, or the name of pretrained weights."""
-    return name.startswith("model.") and isinstance(value, str) and ("/" in value or "." in value)
+def _is_a_place(value: object, usual: object) -> bool:
+    """Whether a setting of the network says where weights or words lie: a file, or anything where none was named."""
+    if not isinstance(value, str) or not isinstance(usual, str):
+        return False
+    return not usual or "/" in value or Path(value).suffix in _FILES
 
 
 def badges(run: Record) -> list[str]:

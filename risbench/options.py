@@ -113,11 +113,8 @@ def record_folders(given: list[Path] | None) -> list[Path]:
     return given or [path for path in (Path("results/records"), Path("runs")) if path.is_dir()]
 
 
-def work_off(file: Path, command: Any) -> list[Record]:
-    """Work off a plan; `command` is the parser of `risbench run`. Raise InputError at the end for runs that failed."""
+def work_off(file: Path, command: Any) -> tuple[list[Record], list[str]]:
+    """Work off a plan, `command` being the parser of `risbench run`; return the records made, and what failed."""
     from risbench import worklist
 
-    records, failures = worklist.work_off(worklist.read(file, command))
-    if failures:
-        raise InputError(f"Of the plan {len(failures)} failed, the first one: {failures[0]} The same command goes on.")
-    return records
+    return worklist.work_off(worklist.read(file, command))

@@ -86,7 +86,15 @@ def _left_out(run: Record, altered: str) -> str:
 
 
 def _wanted(ours: Ours, slot: Slot) -> tuple[object, ...]:
-    return (ours.method, (*_default_variant(slot.dataset), *ours.variants), slot.dataset, slot.split)
+    variants = [*_default_variant(slot.dataset), *ours.variants]
+    return (ours.method, _network(variants, slot.dataset), slot.dataset, slot.split)
+
+
+def _network(variants: Iterable[str], dataset: str) -> tuple[str, ...]:
+    """Variants without those that only name what the recipe does; behind a data set's default variant none does."""
+    given = tuple(variants)
+    altered = set(_default_variant(dataset)) & set(given)
+    return given if altered else tuple(name for name in given if name not in papers.DEFAULTS)
 
 
 def _default_variant(dataset: str) -> list[str]:
@@ -95,7 +103,7 @@ def _default_variant(dataset: str) -> list[str]:
 
 
 def _key(run: Record) -> tuple[object, ...]:
-    return (run.method, tuple(name for name in run.variants if name not in papers.DEFAULTS), run.dataset, run.split)
+    return (run.method, _network(run.variants, run.dataset), run.dataset, run.split)
 
 
 def _preference(line: Line) -> tuple[bool, bool, int]:

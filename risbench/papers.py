@@ -14,7 +14,7 @@ from typing import NamedTuple
 from risbench import published
 from risbench.published import Published
 
-DEFAULTS = frozenset({"size-416", "swin-base", "masks-100"})  # variants that name what a recipe does without them
+DEFAULTS = frozenset({"size-416", "swin-base", "masks-100"})  # what a recipe does without any variant
 
 
 class Slot(NamedTuple):
@@ -228,7 +228,7 @@ _PAPERS = (
         (Label("input", lambda number: number.variant.removeprefix("n=1, input ")),),
         ("dataset", "split"),
         {
-            ("LTS", f"n=1, input {side}×{side}"): Ours("lts", () if side == 416 else (f"size-{side}",))
+            ("LTS", f"n=1, input {side}×{side}"): Ours("lts", (f"size-{side}",))
             for side in (320, 352, 384, 416, 448, 480)
         },
     ),
@@ -278,7 +278,7 @@ _PAPERS = (
             ("CoupAlign", "N=0 mask embeddings (no SMA)"): Ours("coupalign", ("masks-0",)),
             ("CoupAlign", "N=20 mask embeddings"): Ours("coupalign", ("masks-20",)),
             ("CoupAlign", "N=50 mask embeddings"): Ours("coupalign", ("masks-50",)),
-            ("CoupAlign", "N=100 mask embeddings"): Ours("coupalign"),
+            ("CoupAlign", "N=100 mask embeddings"): Ours("coupalign", ("masks-100",)),
             ("CoupAlign", "N=150 mask embeddings"): Ours("coupalign", ("masks-150",)),
             ("CoupAlign", "N=200 mask embeddings"): Ours("coupalign", ("masks-200",)),
         },

@@ -98,22 +98,25 @@ def make(
     """
     if name not in papers.titles():
         raise unknown("paper's table", name, papers.titles())
-    if under:
-        protocol.load(under)
+    if under and not protocol.load(under).comparable:
+        raise InputError(f"The protocol {under} is for following a training and fills no cell: give another.")
     if dataset is not None and dataset not in datasets.names():
         raise unknown("data set", dataset, datasets.names())
     paper, found = papers.load(name), list(records)
     grid = papers.grid(paper) if dataset is None else papers.only(paper, dataset, datasets.load(dataset).splits)
     wanted = _cells(grid)
     there = {ours: paper_table.is_there(ours) for ours, _ in wanted}
-    for ours in (ours for ours in there if there[ours]):
-        _refuse_another_row(ours, overrides)
+    for ours, where in wanted:
+        if there[ours]:
+            _refuse_another_row(ours, where, overrides)
     extras = (*(("--data-root", data_root) if data_root else ()), *overrides)
     steps: list[Step] = []
     recorded = 0
     for seed in seeds:
         counted = [
-            run for run in found if run.seed == seed and run.protocol in _protocols(run.method, run.dataset, under)
+            run
+            for run in found
+            if run.seed == seed and run.protocol in _protocols(run.method, run.dataset, under) and _is_of_its_own(run)
         ]
         filled = {(row.ours, row.slot(at)[:2]) for row, at in paper_table.fill(grid, counted).lines}
         for (ours, where), splits in wanted.items():
@@ -128,9 +131,15 @@ def make(
     return Plan(f"{name}{f' on {dataset}' if dataset else ''}", tuple(steps), recorded, tuple(notes))
 
 
-def _refuse_another_row(ours: Ours, overrides: Sequence[str]) -> None:
-    settings, _ = recipe.load(methods.recipe_file(ours.method), [recipe.FULL, *ours.variants], overrides)
-    if others := altered(ours.method, ours.variants, settings.model_dump()):
+def _is_of_its_own(run: Record) -> bool:
+    """Whether a run saw no training data but those of its own data set."""
+    return set(run.training_data) & set(datasets.names()) == {run.dataset}
+
+
+def _refuse_another_row(ours: Ours, dataset: str, overrides: Sequence[str]) -> None:
+    default = datasets.load(dataset).default_variant
+    settings, variants = recipe.load(methods.recipe_file(ours.method), ours.variants, overrides, default)
+    if others := altered(ours.method, variants, settings.model_dump()):
         raise InputError(
             f"{', '.join(others)} would make another row of it, which fills no cell: leave that out. Overrides of a "
             "plan say where weights lie (model.glove=FILE) and how to compute (train.workers=8)."
@@ -158,10 +167,10 @@ def _estimate(step: Step, records: Iterable[Record]) -> Estimate | None:
     """How long a step may take, from the newest runs like it: of its network, else of its method at its size."""
     default = datasets.load(step.dataset).default_variant
     sized = [default] if default in recipe.variants(methods.recipe_file(step.method)) else []
-    own = list(dict.fromkeys([*sized, *step.variants]))
+    settings, own = recipe.load(methods.recipe_file(step.method), step.variants, [], default)
     runs = [run for run in records if run.method == step.method and set(sized) <= set(run.variants) and _is_timed(run)]
     same = [run for run in runs if run.variants == own]
-    near = same or [run for run in runs if run.dataset == step.dataset]
+    near = same or [run for run in runs if run.dataset == step.dataset and _side(run) in (None, settings.image.size)]
     if not near:
         return None
     newest = max(near, key=lambda run: datetime.fromisoformat(run.created))
@@ -173,6 +182,12 @@ def _estimate(step: Step, records: Iterable[Record]) -> Estimate | None:
     elsewhere = f" on {newest.dataset}" if newest.dataset != step.dataset else ""
     basis = f"{'as recorded' if same else 'as its other variants took'}{elsewhere}: {newest.device}"
     return Estimate(training * (here / there if here and there else 1) + evaluated / speed, basis)
+
+
+def _side(run: Record) -> int | None:
+    """Side of the network input in pixels."""
+    side: int | None = run.recipe.get("image", {}).get("size")
+    return side
 
 
 def _is_timed(run: Record) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,6 +58,7 @@ class Run:
     fabric: Fabric
     settings: Recipe
     variants: list[str]
+    lock: FileLock | None = None  # holds the folder for this process, until it ends or forgets the run
 
     @cached_property
     def index(self) -> Index:
@@ -307,7 +309,26 @@ def start(job: Job, runs: Path, resume: Path | None = None) -> Run:
             job.write(run.folder)
             (run.folder / "recipe.toml").write_text(recipe.dumps(settings), encoding="utf-8")
         dist.barrier(fabric)
+    _hold(run)
     return run
+
+
+class BusyError(InputError):
+    """Another process works in the folder of a run."""
+
+
+def _hold(run: Run) -> None:
+    """Lock the folder of a run, so that no two processes write into it."""
+    lock = FileLock(run.folder / ".lock", is_singleton=True)
+    free = True
+    if run.fabric.global_rank == 0:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            free = False
+    if not dist.from_main(run.fabric, free):
+        raise BusyError(f"Another process is at work in {run.folder}: wait for its end, or stop it.")
+    run.lock = lock
 
 
 def _new_folder(runs: Path, name: str) -> Path:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shlex
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import typer
 from filelock import FileLock, Timeout
 
-from risbench import dist, methods, options, progress, recipe, record
+from risbench import datasets, dist, methods, options, progress, recipe, record
 from risbench import run as running
 from risbench.errors import InputError
-from risbench.job import Job
+from risbench.job import Job, settings_of
 from risbench.record import Record
 from risbench.run import Run
 
 _USAGE = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
 _RECORDS = Path("results/records")
+_PLACES = ("data_root", "images", "init")
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,15 @@ def read(file: Path, command: Any) -> list[Entry]:
     Comments alone are a plan with nothing to do; an empty file is a mistake.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The plan {file} cannot be read: {error}. risbench plan NAME > FILE makes one.") from None
     entries = []
     for number, line in enumerate(lines, start=1):
         place = f"{file}, line {number}"
+        command_line = "" if line.strip().startswith("#") else line
         try:
-            words = shlex.split(line, comments=True)
+            words = list(takewhile(lambda word: not word.startswith("#"), shlex.split(command_line)))
         except ValueError as error:
             raise InputError(f"{place} cannot be read ({error}): {line.strip()!r}. Mend its quotes.") from None
         if words:
@@ -87,22 +93,35 @@ def work_off(entries: Sequence[Entry]) -> tuple[list[Record], list[str]]:
     records: list[Record] = []
     failures: list[str] = []
     for number, entry in enumerate(entries, start=1):
-        run = running.prepare(entry.job, entry.runs)
-        with _in_hand(entry, run) as is_mine:
-            todo = dist.from_main(run.fabric, _left(run, entry.runs) if is_mine else None)  # one for all processes
-            state = _State(todo, f"[{number}/{len(entries)}] {entry.place}")
-            if run.fabric.global_rank == 0:
-                progress.say(state.text)
-            if not state.splits:
-                continue
-            try:
-                opened = running.start(entry.job, entry.runs, state.folder)
-                opened.job = opened.job.model_copy(update={"splits": state.splits})
-                records += opened.evaluate(opened.train(state.folder is not None))
-            except InputError as error:
-                failures.append(f"{entry.place}: {error}")
-                progress.say(failures[-1])
+        try:
+            records += _work(entry, f"[{number}/{len(entries)}] {entry.place}")
+        except (InputError, OSError, RuntimeError) as error:  # such as a full disk, or a GPU without memory left
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+            failures.append(f"{entry.place}: {str(error) or type(error).__name__}")
+            progress.say(failures[-1])
+        gc.collect()
+        torch.cuda.empty_cache()
     return records, failures
+
+
+def _work(entry: Entry, label: str) -> list[Record]:
+    """Do what is left of one entry."""
+    run = running.prepare(entry.job, entry.runs)
+    with _in_hand(entry, run) as is_mine:
+        left = dist.from_main(run.fabric, _left(run, entry.runs) if is_mine else None)  # one for all processes
+        state = _State(left, label)
+        if run.fabric.global_rank == 0:
+            progress.say(state.text)
+        if not state.splits:
+            return []
+        try:
+            opened = running.start(entry.job, entry.runs, state.folder)
+        except running.BusyError as error:
+            progress.say(f"{label}: skipped. {error}")
+            return []
+        opened.job = opened.job.model_copy(update={"splits": state.splits})
+        return opened.evaluate(opened.train(state.folder is not None))
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,7 @@ def _in_hand(entry: Entry, run: Run) -> Iterator[bool]:
     if run.fabric.global_rank > 0:
         yield False
         return
-    words = json.dumps(_training(entry.job), sort_keys=True)
+    words = json.dumps([_training(entry.job, run.variants), run.settings.model_dump()], sort_keys=True)
     entry.runs.mkdir(parents=True, exist_ok=True)
     file = entry.runs / f".{hashlib.sha256(words.encode()).hexdigest()[:16]}.lock"
     lock = FileLock(file)
@@ -165,33 +184,38 @@ def _left(run: Run, runs: Path) -> tuple[list[str], Path | None]:
 def _is_of(found: Record, run: Run) -> bool:
     """Whether a record is what a run would measure: its network, settings, data and seed."""
     job = run.job
-    same = (found.variants, found.seed, found.index, found.partial, found.control) == (
-        run.variants,
-        job.seed,
-        run.index.hash,
-        job.partial,
-        "",
-    )
-    begun = run.initial.facts.sha256[:12] if run.initial else ""
-    begins = found.weights.startswith(f"checkpoint {begun}") if begun else not found.weights.startswith("checkpoint ")
-    named = found.method == methods.folder(job.method).name
-    return same and named and begins and not recipe.differences(found.recipe, run.settings)
+    what = (found.method, found.variants, found.seed, found.index, found.partial, found.control)
+    if what != (methods.folder(job.method).name, run.variants, job.seed, run.index.hash, job.partial, ""):
+        return False
+    begun = run.initial.facts if run.initial else None
+    begins = found.weights.startswith(f"checkpoint {begun.sha256[:12] if begun else ''}")
+    declared = set(run.settings.train.pretraining)
+    seen = {index.card.name for index in run.training} | set(begun.training_data if begun else [])
+    same_data = set(found.training_data) - declared == seen - declared
+    return begins == bool(begun) and same_data and not recipe.differences(found.recipe, run.settings)
 
 
 def _begun(run: Run, runs: Path) -> Path | None:
-    """The newest folder of a run that was asked for in the same words, but for what is evaluated."""
-    wanted = _training(run.job)
+    """The newest folder of a run of the same training, whatever it was evaluated on."""
     for folder in sorted(runs.glob("*/run.toml"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             job = Job.read(folder.parent)
+            _, variants = settings_of(job)
             settings = recipe.validate(recipe.read(folder.parent / "recipe.toml"), str(folder.parent))
         except InputError:  # of another version, or killed while it was made
             continue
-        if _training(job) == wanted and settings == run.settings:
+        same = _training(job, variants) == _training(run.job, run.variants)
+        if same and not recipe.differences(settings.model_dump(), run.settings):
             return folder.parent
     return None
 
 
-def _training(job: Job) -> dict[str, Any]:
-    """What of a job decides what is trained: all but the splits and the protocols after the first, which validates."""
-    return {**job.model_dump(exclude={"splits"}), "protocols": job.protocols[0]}
+def _training(job: Job, variants: Sequence[str]) -> dict[str, Any]:
+    """What of a job decides what is trained, beside its settings: not its splits, nor protocols after the first.
+
+    The first protocol validates.
+    """
+    places = {name: str(Path(value).resolve()) for name in _PLACES if (value := getattr(job, name))}
+    kept = job.model_dump(include={"seed", "partial", "checkpoint"})
+    names = {"method": methods.folder(job.method).name, "dataset": datasets.load(job.dataset).name}
+    return {**kept, **places, **names, "variants": list(variants), "protocol": job.protocols[0]}

@@ -94,6 +94,15 @@ def test_a_variant_that_names_a_default_is_that_default() -> None:
     assert numbers(build("lts-6", record(64.0, variants=["size-416"])), "difference", "RefCOCO val") == ["-1.43"]
 
 
+def test_on_mini_a_variant_that_names_a_default_is_a_network_of_its_own() -> None:
+    column = "mini val"
+    assert numbers(build("lts-6", on_mini(40.0), dataset="mini"), "measured", column) == []
+    runs = [on_mini(40.0), on_mini(44.0, "size-416")]
+    assert numbers(build("lts-6", *runs, dataset="mini"), "measured", column) == ["44.00 [43.50, 44.50]"]
+    built = build("coupalign-supplement-3", on_mini(39.0, method="coupalign"), dataset="mini")
+    assert not numbers(built, "measured", "P@0.5")
+
+
 def test_several_seeds_show_mean_and_spread() -> None:
     built = build("lts-4", *(record(value, seed=seed) for seed, value in enumerate([60.0, 62.0, 67.0])))
     assert numbers(built, "measured", "RefCOCO val") == ["63.00 ± 3.61"]
@@ -200,6 +209,11 @@ def test_what_overrides_make_of_a_network_fills_no_row() -> None:
             "lts on refcoco with model.transformer=True, train.epochs=1",
         ),
         ({"text": {"field": "raw"}}, "lts on refcoco with text.field=raw"),
+        ({"text": {"max_tokens": 3}}, "lts on refcoco with text.max_tokens=3"),
+        (
+            {"model": {"backbone_weights": "resnet50.a1_in1k"}},
+            "lts on refcoco with model.backbone_weights=resnet50.a1_in1k",
+        ),
     ):
         built = build("lts-4", record(64.0, recipe=recipe))
         assert not numbers(built, "measured", "RefCOCO val")

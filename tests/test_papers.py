@@ -81,11 +81,14 @@ def test_every_ablation_names_its_variant() -> None:
     assert list(measured_by("lts-2").values()) == [*((name,) for name in modules), ()]
     assert measured_by("lts-4") == {("LTS",): (), ("LTS-Trans",): ("transformer",)}
     assert list(measured_by("lts-5").values()) == [(), ("filters-2",), ("filters-3",), ("word-filter",)]
-    sizes = [(f"size-{side}",) for side in (320, 352, 384)] + [()] + [(f"size-{side}",) for side in (448, 480)]
+    sizes = [(f"size-{side}",) for side in (320, 352, 384, 416, 448, 480)]
     assert list(measured_by("lts-6").values()) == sizes
     assert measured_by("lts-7") == {("LTS",): (), ("LTS*",): ("star",)}
     masks = {("0",): "masks-0", ("20",): "masks-20", ("50",): "masks-50", ("150",): "masks-150", ("200",): "masks-200"}
-    assert measured_by("coupalign-supplement-3") == {("100",): (), **{n: (name,) for n, name in masks.items()}}
+    assert measured_by("coupalign-supplement-3") == {
+        ("100",): ("masks-100",),
+        **{n: (name,) for n, name in masks.items()},
+    }
     assert [row.ours for row in grid("coupalign-supplement-2").rows] == [
         Ours("lts"),
         None,

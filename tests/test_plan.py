@@ -88,6 +88,7 @@ def test_what_is_recorded_is_left_out_split_by_split_and_seed_by_seed() -> None:
         {"seed": None},
         {"recipe": {"train": {"epochs": 3}}},
         {"dataset": "refcoco"},
+        {"training_data": ["refcoco"]},
     ],
 )
 def test_what_fills_no_cell_counts_for_nothing(change: dict[str, Any]) -> None:
@@ -154,6 +155,9 @@ def test_overrides_stand_in_every_command_and_none_makes_another_row() -> None:
     assert made.steps[1].command.endswith("--seed 0 --data-root 'my data' 'model.glove=a b.txt' train.workers=2")
     with pytest.raises(InputError, match="train.epochs=3 would make another row of it"):
         plan.make("lts-4", [], "refcoco", overrides=["train.epochs=3"])
+    for change in ("train.epochs=45", "text.max_tokens=3"):  # the first is what the recipe says of the full network
+        with pytest.raises(InputError, match="would make another row of it"):
+            plan.make("lts-2", [], "mini", overrides=[change])
     with pytest.raises(InputError, match="Unknown recipe key 'train.epoch'"):
         plan.make("lts-4", [], "refcoco", overrides=["train.epoch=3"])
 
@@ -163,5 +167,7 @@ def test_unknown_names_list_the_known() -> None:
         plan.make("comparison", [])
     with pytest.raises(InputError, match="Unknown data set 'minni'. Did you mean 'mini'"):
         plan.make("lts-2", [], "minni")
+    with pytest.raises(InputError, match="lavt-train is for following a training"):
+        plan.make("lts-2", [], "mini", under="lavt-train")
     with pytest.raises(InputError, match="Unknown protocol 'lt'"):
         plan.make("lts-2", [], "mini", under="lt")

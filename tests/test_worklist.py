@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
-from risbench import cli, worklist
+from risbench import cli, record, worklist
 from risbench.checkpoint import Checkpoint
 from risbench.errors import InputError
 from risbench.train import Trainer
@@ -155,6 +159,78 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path, small_root: Path, 
     records, failures = worklist.work_off(entries(plan(tmp_path, small_root, small_card, *lines), command))
     assert [r.seed for r in records] == [0]
     assert len(failures) == 1 and "line 3: The loss is no longer finite" in failures[0]
+
+
+def test_an_error_of_the_machine_does_not_stop_the_others(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Trainer.fit
+
+    def fit(self: Trainer, resume: bool = False) -> None:
+        if self.seed == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        whole(self, resume)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    file = plan(tmp_path, small_root, small_card, "--split val --seed 3", "--split val")
+    records, failures = worklist.work_off(entries(file, command))
+    assert [r.seed for r in records] == [0]
+    assert len(failures) == 1 and "line 3: CUDA out of memory" in failures[0]
+
+
+def test_the_same_run_in_other_words_is_not_trained_again(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any, steps: list[int]
+) -> None:
+    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    steps.clear()
+    for words in ("--variant tiny", "train.workers=1", f"--data-root {small_root}/small/..", "train.lr=0.001"):
+        file = plan(tmp_path, small_root, small_card, f"--split val,testA {words}")
+        _, failures = worklist.work_off(entries(file, command))
+        assert not steps and not failures and len(folders()) == 1, words
+    assert worklist.work_off(entries(file, command)) == ([], [])
+
+
+def test_a_run_that_saw_other_data_is_another_run(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+) -> None:
+    from risbench import run as running
+
+    [entry] = entries(plan(tmp_path, small_root, small_card, "--split val"), command)
+    worklist.work_off([entry])
+    file = Path("runs") / folders()[0] / "records" / "val-original.json"
+    prepared = running.prepare(entry.job, entry.runs)
+    assert worklist._left(prepared, entry.runs)[0] == []
+    record.write(file, record.read(file).model_copy(update={"training_data": ["refcoco"]}))
+    assert worklist._left(prepared, entry.runs)[0] == ["val"]
+
+
+def test_a_run_in_which_another_process_works_is_left_to_it(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+) -> None:
+    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    gc.collect()  # what this process holds
+    more = entries(plan(tmp_path, small_root, small_card, "--split val,testA"), command)
+    code = (
+        "import sys, filelock\n"
+        "with filelock.FileLock(sys.argv[1]):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()"
+    )
+    held = [sys.executable, "-c", code, str(Path("runs") / folders()[0] / ".lock")]
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        assert worklist.work_off(more) == ([], [])
+        other.kill()
+    assert [r.split for r in worklist.work_off(more)[0]] == ["testA"]
+
+
+def test_comments_and_byte_order_marks_are_read_as_a_shell_does(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+) -> None:
+    file = plan(tmp_path, small_root, small_card, "--split val --init /a/v#2/x")
+    file.write_text("\ufeff# it's a plan\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    [entry] = entries(file, command)
+    assert entry.job.init == "/a/v#2/x" and entry.job.splits == ["val"]
 
 
 def test_nothing_is_run_where_one_line_is_wrong(
