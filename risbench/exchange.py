@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +47,9 @@ def read(
     form = _form(source) if form == "auto" else form
     if form not in _SUFFIXES:
         raise errors.unknown("format", form, _SUFFIXES)
-    if threshold is not None and (form not in _DENSE or not math.isfinite(threshold)):
+    if threshold is not None and not math.isfinite(threshold):
+        raise InputError(f"--threshold {threshold} is no number that values can lie above: give one.")
+    if threshold is not None and form not in _DENSE:
         raise InputError(f"--threshold {threshold} cannot cut masks of the format {form}: leave it out.")
     if pattern and form != "png":
         raise InputError(f"--pattern {pattern} has no effect on the format {form}: leave it out.")
@@ -65,6 +67,8 @@ def of(given: str | Path | Predictions | Mapping[int, Any] | Masks) -> Predictio
         return given
     if isinstance(given, str | Path):
         return predictions.read(Path(given))
+    if not isinstance(given, Iterable):
+        raise InputError(f"{given!r:.60} holds no predictions: give masks by sent_id, or the path of a file.")
     return dense.encode(given.items() if isinstance(given, Mapping) else given)
 
 

@@ -99,7 +99,7 @@ def explain(a: Side, b: Side, measure: Measure) -> Explanation:
         notes += [on_a, _about(a, b, under=a)]
     else:
         steps = [begin, Step("not separated", a.protocol.name, b.protocol.name, end.headline, last)]
-        notes += [on_a, on_b, "The input half cannot be separated from the score half."]
+        notes += [on_a, on_b, *(["The input half cannot be separated from the score half."] if turned else [])]
     if len(turned) > 1:
         notes.append(_ORDER)
     return Explanation(tuple(steps), (*notes, *(_SAID[knob] for knob, _ in turned if knob in _SAID)))
@@ -153,6 +153,8 @@ def between(a: Side, b: Side, dataset: str, split: str, data_root: str, partial:
 def sides(a: Path, b: Path | None, protocol: str) -> tuple[Side, Side]:
     """Read two files, each a record or predictions, or one predictions file for two protocols."""
     names = [name.strip() for name in protocol.split(",") if name.strip()]
+    for folder in (path for path in (a, b) if path and path.is_dir()):
+        raise InputError(f"{folder} is a folder: give a record of the run, such as {folder}/records/val-original.json.")
     if b is None:
         return _two_protocols(a, names)
     files = [path for path in (a, b) if not _is_record(path)]
@@ -184,7 +186,9 @@ def _two_protocols(path: Path, names: Sequence[str]) -> tuple[Side, Side]:
         f" made under {second.name}."
     )
     scored = second.model_copy(update={"input": kept})
-    b = replace(a, name=_named(path, second), protocol=scored, remark="" if kept == second.input else remark)
+    own = kept == second.input
+    named = _named(path, second) if own else f"{path} under the score half of {second.name}"
+    b = replace(a, name=named, protocol=scored, remark="" if own else remark)
     return a, b
 
 
@@ -201,7 +205,8 @@ def _of_record(path: Path) -> Side:
         raise InputError(f"The record {path} has no {chosen.score.headline}, the headline of {chosen.name}.")
     file = path.parent.parent / "predictions" / f"{path.stem}.parquet"
     given = predictions.read(file) if file.is_file() else None
-    named = f"{path}, {found.method} under {chosen.name}"
+    network = " ".join([found.method, *found.variants, *filter(None, [found.control])])
+    named = f"{path}, {network} under {chosen.name}"
     return Side(named, chosen, given, found.dataset, found.split, found.partial, value)
 
 
@@ -293,6 +298,7 @@ def _about(a: Side, b: Side, under: Side) -> str:
         "method": (old.method, new.method),
         "checkpoint": (old.checkpoint[:12], new.checkpoint[:12]),
         **{knob: (old.input.get(knob), new.input.get(knob)) for knob in {**old.input, **new.input}},
+        "size of the masks": (shown(old.scored_at), shown(new.scored_at)),
     }
     differing = [f"{name} {before} to {after}" for name, (before, after) in made.items() if before != after]
     return f"{what}: {', '.join(differing) or 'they say the same of what made them'}."

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 
 WORDS = {
-    # In the picture, or by the distance from the viewer. "right" is never "correct" here; "back" is at times of a body.
+    # In the picture, or by the distance from the viewer. "right" is never "correct" here; "back" is at times of a body,
+    # "top" of clothing.
     "place": (
         "left, leftmost, right, rightmost, top, topmost, bottom, bottommost, upper, uppermost, higher, highest, lower,"
-        " lowest, middle, center, centre, corner, edge, front, foreground, back, background, rear, far, farther,"
-        " farthest, further, furthest, closer, closest, nearer, nearest"
+        " lowest, middle, center, centre, corner, edge, front, frontmost, foreground, back, background, rear, far,"
+        " farther, farthest, further, furthest, close, closer, closest, nearer, nearest"
     ),
     # "orange" may be the fruit. "light" is left out: it is a lamp, or stands before a colour that counts anyhow.
     "colour": (
@@ -45,7 +46,9 @@ WORDS = {
 }
 
 # The picture and the viewer are no other objects: "left of the picture" and "closest to us" say a place.
-_VIEW = re.compile(r" (?:of|in|to) (?:the )?(?:picture|pic|photo|image|screen|frame|camera|viewer|us|me)\b")
+_VIEW = re.compile(
+    r" (?:of|in|to) (?:the )?(?:picture|pic|photo|image|screen|frame|cam|camera|photographer|viewer|you|us|me)\b"
+)
 
 _KIND = {phrase: kind for kind, phrases in WORDS.items() for phrase in phrases.split(", ")}
 _PHRASE = re.compile(rf"\b(?:{'|'.join(sorted(_KIND, key=len, reverse=True))})\b")  # the longest that begins at a word

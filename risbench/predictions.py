@@ -208,7 +208,7 @@ def _read_parquet(path: Path) -> Any:
     try:
         with pq.ParquetFile(path) as file:
             return file.read()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} is a broken Parquet file ({str(error).splitlines()[0]}): write it again.") from None
 
 

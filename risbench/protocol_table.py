@@ -45,7 +45,8 @@ def scores(summaries: Sequence[Mapping[str, Any]], refused: Mapping[str, str]) -
             known[summary["protocol"]].comparable for summary in summaries
         ),
     }
-    notes = [text for text, applies in said.items() if applies]
+    notes = ["One file has one input half: the rows differ by their score halves."]
+    notes += [text for text, applies in said.items() if applies]
     notes += [f"{name} cannot score it: {reason}" for name, reason in refused.items()]
     title = "{dataset} {split}, one predictions file under every protocol".format(**summaries[0])
     rows = tuple(_row(summary, known[summary["protocol"]]) for summary in summaries)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 
 import risbench
 from risbench import errors, metrics, scoring, statistics
@@ -40,7 +40,7 @@ class Record(BaseModel):
     protocol: str
     seed: int | None
     n: int  # expressions
-    metrics: dict[str, float | None]  # percent
+    metrics: dict[str, FiniteFloat | None]  # percent
     intervals: dict[str, list[float]]  # 95 %, over images: low, high
     slices: dict[str, dict[str, Part]] = {}  # by name and value
     card: str  # sha256 of the card's file

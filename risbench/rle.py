@@ -131,6 +131,8 @@ def _column_runs(counts: bytes, size: Size) -> tuple[NDArray[np.int64], NDArray[
 
 def check(counts: bytes, size: Size) -> str | None:
     """Say what is wrong with an RLE of unknown origin, or None; pycocotools may crash on a malformed one."""
+    if size[0] * size[1] >= 1 << 32:
+        return f"has {size[0]} x {size[1]} pixels, more than an RLE can count"
     code = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if not code.size or code.min() < 0 or code.max() > 63:
         return "is not a compressed RLE string"

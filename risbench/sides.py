@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_uppercase
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,6 @@ from risbench import protocol as protocols
 from risbench.data import source
 from risbench.errors import InputError
 from risbench.metrics import Counts
-from risbench.options import parts
 from risbench.predictions import refuse
 from risbench.record import Record
 
@@ -53,6 +53,7 @@ class Run:
     record: Record | None = None
     partial: bool = False
     resized: bool = False
+    checkpoint: str = ""  # sha256 of the weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def open_sides(arguments: Sequence[str], asked: Asked) -> list[Side]:
     """Open the sides of a comparison; refuse what does not answer the same expressions."""
     if asked.protocol:
         protocols.load(asked.protocol)
-    groups = [[Path(text)] if os.path.exists(text) else [Path(part) for part in parts(text)] for text in arguments]
+    groups = [[Path(text)] if os.path.exists(text) else _paths(text) for text in arguments]
     empty = [text for text, paths in zip(arguments, groups, strict=True) if not paths]
     if empty:
         raise InputError(f"{empty[0]!r} names no run: give a folder such as runs/ID, or a file.")
@@ -82,6 +83,8 @@ def open_sides(arguments: Sequence[str], asked: Asked) -> list[Side]:
     if folders:
         asked = replace(asked, protocol=asked.protocol or protocols.names()[0])
         asked = replace(asked, split=asked.split or _common_split(folders, asked.protocol))
+    if len(groups) > len(ascii_uppercase):
+        raise InputError(f"{len(groups)} sides are more than the alphabet has letters for: compare fewer at once.")
     sides = [
         Side(chr(ord("A") + number), tuple(_open(path, asked) for path in paths)) for number, paths in enumerate(groups)
     ]
@@ -91,6 +94,17 @@ def open_sides(arguments: Sequence[str], asked: Asked) -> list[Side]:
     for side in sides:
         _refuse_more_than_seeds(side)
     return sides
+
+
+def _paths(text: str) -> list[Path]:
+    """The runs of one side, between commas."""
+    paths = [Path(part.strip()) for part in text.split(",") if part.strip()]
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: give the folder of a run, its rows, or a predictions file.")
+        if paths.count(path) > 1:
+            raise InputError(f"{path} stands twice in one side: give each run once.")
+    return paths
 
 
 def expressions(run: Run, asked: Asked) -> dict[int, str]:
@@ -103,6 +117,8 @@ def expressions(run: Run, asked: Asked) -> dict[int, str]:
     card = datasets.load(name)
     if run.dataset and card.name != run.dataset:
         raise InputError(f"{run.path} is of {run.dataset}, not of {card.name}: give --dataset {run.dataset}.")
+    if not (run.split or asked.split):
+        raise InputError(f"Nothing says of which split {run.path} is: give --split.")
     split = source.open_index(name, asked.data_root, partial=asked.partial).split(run.split or asked.split)
     strange = np.setdiff1d(run.rows["sent_id"], split.sent_id)
     refuse(f"Not in split {split.name!r}", strange, "Give the data set and the split that were scored.")
@@ -141,13 +157,15 @@ def _open(path: Path, asked: Asked) -> Run:
                 "give another --split or --protocol, or evaluate it (risbench run --checkpoint)."
             )
         return _read_rows(file, asked)
+    if path.suffix == ".json":
+        raise InputError(f"{path} is no predictions file: of a record, give the folder of its run, or its rows.")
     return _read_rows(path, asked) if _holds_rows(path) else _scored(path, asked)
 
 
 def _holds_rows(path: Path) -> bool:
     try:
         return "intersection" in pq.read_schema(path).names
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return False  # predictions.read says what is wrong with it
 
 
@@ -158,7 +176,8 @@ def _read_rows(path: Path, asked: Asked) -> Run:
     if kept.is_file():
         found = record.read(kept)
         method = " ".join([found.method, *found.variants, *filter(None, [found.control])])
-        known = (found.dataset, found.split, found.protocol, method, found, found.partial, found.resized)
+        named = (found.dataset, found.split, found.protocol, method)
+        known = (*named, found, found.partial, found.resized, found.checkpoint)
         return _as_asked(Run(path, rows, *known), asked)
     split, _, protocol = path.stem.removesuffix("-permuted").partition("-")
     if protocol in protocols.names():
@@ -170,15 +189,23 @@ def _read_rows(path: Path, asked: Asked) -> Run:
 
 def _table(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            read = file.read()
+        kept = [name for name in read.column_names if read.column_names.count(name) == 1]
+        table = read.select(kept).to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): give another file.") from None
     wrong = [name for name in _COLUMNS if name not in table or not pd.api.types.is_integer_dtype(table[name])]
     if wrong or table.empty:
         raise InputError(f"{path} has no whole numbers as {', '.join(wrong or _COLUMNS)}: give rows of a run.")
     ids, times = np.unique(table["sent_id"], return_counts=True)
     refuse(f"Twice in {path}", ids[times > 1], "Keep one row for each.")
-    return table.sort_values("sent_id", ignore_index=True)
+    part, smaller = table["intersection"], table[["predicted_area", "true_area"]].min(axis=1)
+    possible = (part >= 0) & (part <= smaller) & table["peak_hit"].isin([-1, 0, 1])
+    possible &= table["union"] == table["predicted_area"] + table["true_area"] - part
+    refuse(f"Impossible counts in {path}", table["sent_id"].to_numpy()[~possible], "Give rows that risbench wrote.")
+    ordered: pd.DataFrame = table.sort_values("sent_id", ignore_index=True)
+    return ordered
 
 
 def _as_asked(run: Run, asked: Asked) -> Run:
@@ -201,7 +228,8 @@ def _scored(path: Path, asked: Asked) -> Run:
     scored = scoring.score(found, index, split, chosen)
     rows = scored.rows.sort_values("sent_id", ignore_index=True)
     known = (index.card.name, split, chosen.name, " ".join([header.method, *header.variants]) if header else "")
-    return Run(path, rows, *known, partial=index.partial, resized=scored.summary.get("resized", False))
+    resized, checkpoint = scored.summary.get("resized", False), header.checkpoint if header else ""
+    return Run(path, rows, *known, partial=index.partial, resized=resized, checkpoint=checkpoint)
 
 
 # what is comparable
@@ -224,6 +252,14 @@ def _refuse_others(first: Run, other: Run) -> None:
 
 def _refuse_more_than_seeds(side: Side) -> None:
     """Refuse runs of one side that are not of one method, or repeat a seed, as far as their records tell."""
+    several = {run.method for run in side.runs if run.method}
+    weights = [run.checkpoint for run in side.runs if run.checkpoint]
+    if len(several) > 1 or len(set(weights)) < len(weights):
+        what = f"of {' and '.join(sorted(several))}" if len(several) > 1 else "of one checkpoint"
+        raise InputError(
+            f"The runs of {side.about()[:-1]} are {what}, not one method's with different seeds: write runs that are to"
+            " be compared with a space between them."
+        )
     records = [run.record for run in side.runs if run.record]
     lines, _ = measured.group(records)
     if sum(len(line.runs) for line in lines[:1]) < len(records):

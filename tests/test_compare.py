@@ -244,7 +244,7 @@ def test_the_command_prints_a_terminal_markdown_and_json(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a", "nowhere"], "nowhere cannot be read"),
+        (["a", "nowhere"], "nowhere does not exist"),
         (["a", "b", "--split", "testA"], "a holds no rows of testA under 'original', but val-original"),
         (["a", "b", "--metric", "IoU"], "Unknown metric 'IoU'"),
         (["a", "b", "--format", "docx"], "Unknown format 'docx'"),

@@ -43,7 +43,9 @@ def test_a_folder_a_file_of_rows_and_a_predictions_file_are_the_same_run(
     asked = Asked(dataset=str(small_card), data_root=str(small_root))
     opened = [side.runs[0] for side in open_sides([str(folder), *map(str, files)], asked)]
     for other in opened[1:]:
-        pd.testing.assert_frame_equal(opened[0].rows, other.rows)
+        known = other.rows.columns  # a predictions file is scored without boundaries
+        pd.testing.assert_frame_equal(opened[0].rows[known], other.rows)
+        assert {"intersection", "union"} <= {*known}
         assert (other.dataset, other.split, other.protocol) == ("small", "val", "original")
         assert other.method == "reference/random-object"
     assert opened[0].rows["sent_id"].is_monotonic_increasing
@@ -92,7 +94,7 @@ def test_the_text_of_expressions_is_that_of_the_annotation_file(
 def changed(file: Path, name: str, value: int) -> Path:
     """A copy of rows in which one number of the first expression is another."""
     rows = pd.read_parquet(file)
-    rows.loc[0, name] = value
+    rows.loc[0, ["true_area", "intersection"] if name == "true_area" else name] = value  # of the whole image
     copy = file.parents[2] / "changed" / file.name
     copy.parent.mkdir(exist_ok=True)
     rows.to_parquet(copy)
@@ -109,6 +111,22 @@ def test_other_expressions_images_and_truths_are_refused_by_sent_id(run: Run) ->
     ):
         with pytest.raises(InputError, match=says):
             open_sides([str(file), str(changed(file, name, 3))], Asked())
+
+
+def test_impossible_counts_are_refused(run: Run) -> None:
+    file = run("whole-image") / "rows" / "val-original.parquet"
+    for name, value in (("intersection", -1), ("union", 1), ("predicted_area", 0), ("peak_hit", 7)):
+        with pytest.raises(InputError, match="Impossible counts in .* \\(1 in all\\)"):
+            open_sides([str(changed(file, name, value))], Asked())
+
+
+def test_networks_and_repeated_runs_are_no_seeds_of_one_side(run: Run, small_root: Path, small_card: Path) -> None:
+    first, other = run("whole-image"), run("random-object")
+    answers = [folder / "predictions" / "val-original.parquet" for folder in (first, other)]
+    with pytest.raises(InputError, match="of reference/random-object and reference/whole-image, not one method's"):
+        open_sides([",".join(map(str, answers))], Asked(dataset=str(small_card), data_root=str(small_root)))
+    with pytest.raises(InputError, match="stands twice in one side"):
+        open_sides([f"{first},{first}"], Asked())
 
 
 def test_other_splits_and_protocols_are_refused(run: Run) -> None:
@@ -148,7 +166,7 @@ def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
     broken.write_bytes((folder / "rows/val-original.parquet").read_bytes()[:200])
     for argument, says in (
         (",", "',' names no run"),
-        ("nowhere", "nowhere cannot be read"),
+        ("nowhere", "nowhere does not exist"),
         (str(tmp_path), "holds no rows"),
         (str(text), "not a Parquet file"),
         (str(broken), "broken Parquet file"),

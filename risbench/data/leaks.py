@@ -6,6 +6,7 @@ RefCOCOg take theirs from COCO's train2014, and an image of COCO has one id in e
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def table(dataset: str, files: Sequence[Path], data_root: str = "", partial: boo
     found: list[Overlap] = []
     for index in evaluated:
         family = {f"{card.name} train": ids for card, ids in sets if card.images == index.card.images}
-        found += compare(index, {**family, **given})
+        theirs = {} if index.card.generator and not dataset else given  # files hold ids of COCO's images
+        found += compare(index, {**family, **theirs})
     if not found:
         raise InputError(f"No training set of {evaluated[0].card.name} is at hand: give one with --train FILE.")
     missing = sorted(related - {*at_hand})
@@ -109,7 +111,8 @@ def image_ids(path: Path) -> Ints:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"The training set {path} cannot be read: {error.strerror}. Give another path.") from None
-    ids = _of_json(content) if path.suffix == ".json" else _of_lines(content)
+    content = content.removeprefix(codecs.BOM_UTF8)
+    ids = _of_json(content) if path.suffix.lower() == ".json" else _of_lines(content)
     if not ids:
         raise InputError(
             f"{path} holds no list of image ids: give COCO's instances_*.json, a JSON list of numbers (both .json), or "
