@@ -326,6 +326,8 @@ def _hold(run: Run) -> None:
             lock.acquire(timeout=0)
         except Timeout:
             free = False
+        except NotImplementedError:  # a file system without locks, such as Lustre mounted without flock: go on unlocked
+            pass
     if not dist.from_main(run.fabric, free):
         raise BusyError(f"Another process is at work in {run.folder}: wait for its end, or stop it.")
     run.lock = lock

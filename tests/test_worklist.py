@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from filelock import FileLock
 
 from risbench import cli, record, worklist
 from risbench.checkpoint import Checkpoint
@@ -222,6 +223,17 @@ def test_a_run_in_which_another_process_works_is_left_to_it(
         assert worklist.work_off(more) == ([], [])
         other.kill()
     assert [r.split for r in worklist.work_off(more)[0]] == ["testA"]
+
+
+def test_a_file_system_without_locks_is_worked_on_all_the_same(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(self: FileLock, timeout: float = -1) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    records, failures = worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    assert len(records) == 1 and not failures
 
 
 def test_comments_and_byte_order_marks_are_read_as_a_shell_does(
