@@ -200,16 +200,18 @@ def _is_of(found: Record, run: Run) -> bool:
 
 def _begun(run: Run, runs: Path) -> Path | None:
     """The newest folder of a run of the same training, whatever it was evaluated on."""
-    for folder in sorted(runs.glob("*/run.toml"), key=lambda path: path.stat().st_mtime, reverse=True):
+    wanted = _training(run.job, run.variants)
+    for file in sorted(runs.glob("*/run.toml"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            job = Job.read(folder.parent)
-            _, variants = settings_of(job)
-            settings = recipe.validate(recipe.read(folder.parent / "recipe.toml"), str(folder.parent))
-        except InputError:  # of another version, or killed while it was made
+            job = Job.read(file.parent)
+            if job.checkpoint:  # an evaluation: nothing was trained in it
+                continue
+            same = _training(job, settings_of(job)[1]) == wanted
+            settings = recipe.validate(recipe.read(file.parent / "recipe.toml"), str(file.parent))
+        except InputError:  # of another version, killed while it was made, or of a method or data set that is gone
             continue
-        same = _training(job, variants) == _training(run.job, run.variants)
         if same and not recipe.differences(settings.model_dump(), run.settings):
-            return folder.parent
+            return file.parent
     return None
 
 
@@ -219,6 +221,6 @@ def _training(job: Job, variants: Sequence[str]) -> dict[str, Any]:
     The first protocol validates.
     """
     places = {name: str(Path(value).resolve()) for name in _PLACES if (value := getattr(job, name))}
-    kept = job.model_dump(include={"seed", "partial", "checkpoint"})
+    kept = job.model_dump(include={"seed", "partial"})
     names = {"method": methods.folder(job.method).name, "dataset": datasets.load(job.dataset).name}
     return {**kept, **places, **names, "variants": list(variants), "protocol": job.protocols[0]}

@@ -18,6 +18,7 @@ from filelock import FileLock
 from risbench import cli, record, worklist
 from risbench.checkpoint import Checkpoint
 from risbench.errors import InputError
+from risbench.job import Job
 from risbench.train import Trainer
 from risbench.worklist import Entry
 
@@ -126,6 +127,26 @@ def test_a_trained_run_is_only_evaluated_on_what_is_missing(
         Checkpoint(tmp_path / "runs" / folders()[0] / "checkpoints/best").facts.sha256
     }
     assert worklist.work_off(more) == ([], [])
+
+
+def test_runs_that_cannot_be_gone_on_with_are_passed_over(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+) -> None:
+    """An evaluation of a checkpoint, which names no method, and runs of a method and of a data set that are gone."""
+    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    trained = Path("runs") / folders()[0] / "checkpoints" / "best"
+    card = str(small_card)
+    jobs = [
+        Job(dataset=card, checkpoint=str(trained)),
+        Job(dataset=card, method="gone"),
+        Job(dataset="no", method="lts"),
+    ]
+    for number, job in enumerate(jobs):
+        (tmp_path / "runs" / str(number)).mkdir()
+        job.write(tmp_path / "runs" / str(number))
+    more = entries(plan(tmp_path, small_root, small_card, "--split val --seed 1"), command)
+    records, failures = worklist.work_off(more)
+    assert len(records) == 1 and not failures
 
 
 def test_other_settings_are_another_run(
