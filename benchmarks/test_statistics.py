@@ -25,7 +25,8 @@ def rows(seed: int) -> pd.DataFrame:
     part = (true_area * generator.random(EXPRESSIONS)).astype(np.int64)
     ids = {"sent_id": np.arange(EXPRESSIONS), "image_id": np.arange(EXPRESSIONS) * IMAGES // EXPRESSIONS}
     counts = {"intersection": part, "union": true_area, "predicted_area": part, "true_area": true_area}
-    return pd.DataFrame({**ids, **counts, "peak_hit": generator.integers(0, 2, EXPRESSIONS)})
+    edges = {"boundary_intersection": part // 8, "boundary_union": true_area // 4}
+    return pd.DataFrame({**ids, **counts, **edges, "peak_hit": generator.integers(0, 2, EXPRESSIONS)})
 
 
 def test_intervals_of_all_metrics(benchmark: BenchmarkFixture) -> None:

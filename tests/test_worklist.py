@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,6 +145,7 @@ def test_runs_that_cannot_be_gone_on_with_are_passed_over(
     for number, job in enumerate(jobs):
         (tmp_path / "runs" / str(number)).mkdir()
         job.write(tmp_path / "runs" / str(number))
+        shutil.copy(trained / "recipe.toml", tmp_path / "runs" / str(number))
     more = entries(plan(tmp_path, small_root, small_card, "--split val --seed 1"), command)
     records, failures = worklist.work_off(more)
     assert len(records) == 1 and not failures
