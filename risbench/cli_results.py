@@ -25,7 +25,7 @@ def score(
     protocol: Annotated[str, typer.Option(help="The protocol, or all.")] = "original",
     data_root: Root = "",
     partial: Partial = False,
-    boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary IoU, too: seven times as slow.")] = False,
+    boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary IoU, too: nine times as slow.")] = False,
     as_json: Json = False,
 ) -> None:
     """Score a predictions file; risbench import makes one of other formats."""

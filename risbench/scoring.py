@@ -27,7 +27,7 @@ class Score:
 
 
 def score(predictions: Predictions, index: Index, split: str, protocol: Protocol, boundaries: bool = False) -> Score:
-    """Score predictions on a split; the summary holds percentages as floats. Boundaries take seven times as long."""
+    """Score predictions on a split; the summary holds percentages as floats. Boundaries take nine times as long."""
     table, resized = _rows(predictions, index, split, protocol, boundaries)
     sums = metrics.Sums.of(table, protocol.score)
     summary: dict[str, Any] = {"dataset": index.card.name, "split": split, "protocol": protocol.name, "n": sums.n}
