@@ -1,5 +1,6 @@
 # make demo   set up .venv, train and score LTS on the generated data set mini, print the table
 # make test   set up .venv for development, run ruff, mypy and pytest; all that CI runs
+# make check  hold today's code against results/baselines: metrics, masks of pinned weights, short trainings; minutes
 # make slow   the tests that take minutes          make gpu    the tests that need CUDA
 # make bench  speed, as ratios and seconds of this machine
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 FLOORS := whole-image,largest-object,random-object,oracle-32
 
-.PHONY: demo test slow gpu bench clean
+.PHONY: demo test check slow gpu bench clean
 
 demo: $(VENV)/train
 	$(BIN)/risbench run --method lts --dataset mini
@@ -21,6 +22,9 @@ test: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
+check: $(VENV)/train
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/risbench check
 
 slow: $(VENV)/dev
 	$(BIN)/python -m pytest -m slow

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from risbench import options
-from risbench.arguments import Dataset, Json, Overrides, Partial, RecordFolders, Root, Seeds
+from risbench.arguments import Dataset, Images, Json, Overrides, Partial, RecordFolders, Root, Seeds
 from risbench.errors import InputError
 
 app = typer.Typer()
@@ -162,6 +162,54 @@ def print_plan(
     found = record.find(options.record_folders(records))
     made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, data_root, overrides or [])
     print("\n".join(made.lines()))
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Two runs as `compare` takes them; with --update, what the new baseline is made of."),
+    ] = None,
+    baseline: Annotated[
+        list[Path] | None, typer.Option(help="NAME.json, once or more. Default: all in results/baselines.")
+    ] = None,
+    tier: Annotated[str, typer.Option(help="What to check of a baseline.")] = "golden,network,training",
+    update: Annotated[bool, typer.Option("--update", help="Write the baseline anew, and show what changes.")] = False,
+    margin: Annotated[float, typer.Option(min=0, help="Of two runs: a fall of so many points is none.")] = 0.5,
+    metric: Annotated[str, typer.Option(help="Of two runs. Default: the headline metric of the protocol.")] = "",
+    split: Annotated[str, typer.Option(help="Of two runs or a new baseline. Default: what the files say.")] = "",
+    protocol: Annotated[str, typer.Option(help="Of two runs. Default: as for compare.")] = "",
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    dataset: Annotated[str, typer.Option(help="Name or card of the data set. Default: what the files say.")] = "",
+    data_root: Root = "",
+    images: Images = "",
+    partial: Partial = False,
+) -> None:
+    """Guard numbers: exit 1 where one has changed, or has fallen beyond what chance explains."""
+    from risbench import check as checking
+    from risbench import render
+    from risbench.baseline import Where
+    from risbench.sides import Asked
+
+    where = Where(data_root, images, partial)
+    if update:
+        options.refuse_beside(context, "--update", ["tier", "margin", "metric", "protocol"])
+        files, sources = options.baselines(baseline), [Path(run) for run in runs or []]
+        if sources and len(files) != 1:
+            raise InputError(f"Runs make one baseline, not {len(files)}: give one --baseline NAME.json.")
+        print(render.render([checking.update(file, sources, dataset, split, where) for file in files], form))
+        return
+    if runs:
+        options.refuse_beside(context, "A check of two runs", ["baseline", "tier", "images"])
+        outcomes = [checking.two(runs, Asked(dataset, split, protocol, data_root, partial), metric, margin)]
+    else:
+        options.refuse_beside(context, "A check of baselines", ["margin", "metric", "split", "protocol"])
+        tiers = options.parts(tier)
+        outcomes = [one for file in options.baselines(baseline) for one in checking.check(file, tiers, dataset, where)]
+    print(render.render(checking.report(outcomes), form))
+    if any(outcome.failed for outcome in outcomes):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -124,7 +124,7 @@ def tables(
     first = [_headline(sides, found, metric)]
     if len(sides) == 1:
         return first
-    return [*first, _all_metrics(sides, found), *([_flipped(sides, flips, texts or {})] if flips else [])]
+    return [*first, _all_metrics(sides, found), *([flipped(sides, flips, texts or {})] if flips else [])]
 
 
 def _headline(sides: Sequence[Side], found: Sequence[Mapping[str, Finding]], metric: str) -> Table:
@@ -208,7 +208,7 @@ def _block(side: Side) -> Cell:
     return Cell(f"{side.name} against A")
 
 
-def _flipped(sides: Sequence[Side], number: int, texts: Mapping[int, str]) -> Table:
+def flipped(sides: Sequence[Side], number: int, texts: Mapping[int, str]) -> Table:
     """The largest gains and the largest losses of IoU; equal ones by sent_id."""
     ids, images = (sides[0].runs[0].rows[name].tolist() for name in ("sent_id", "image_id"))
     before = iou_of(sides[0])

@@ -113,6 +113,14 @@ def record_folders(given: list[Path] | None) -> list[Path]:
     return given or [path for path in (Path("results/records"), Path("runs")) if path.is_dir()]
 
 
+def baselines(given: list[Path] | None) -> list[Path]:
+    """The baselines that are to be checked."""
+    found = given or sorted(Path("results/baselines").glob("*.json"))
+    if not found:
+        raise InputError("There is no baseline in results/baselines: give --baseline NAME.json, or two runs.")
+    return found
+
+
 def work_off(file: Path, command: Any) -> tuple[list[Record], list[str]]:
     """Work off a plan, `command` being the parser of `risbench run`; return the records made, and what failed."""
     from risbench import worklist

@@ -153,6 +153,19 @@ def interval(values: Floats) -> Ends | None:
     return float(low), float(high)
 
 
+def prediction_interval(values: Sequence[float], level: float = 0.99) -> Ends:
+    """Where one more value of the same normal population lies with this probability (Student's t); two or more given.
+
+    mean +- t sqrt(1 + 1 / n) s, with n - 1 degrees of freedom.
+    """
+    from scipy.special import stdtrit  # half a second, which no other command should wait for
+
+    known = np.array(values, np.float64)
+    n = len(known)
+    reach = float(stdtrit(n - 1, (1 + level) / 2) * np.sqrt(1 + 1 / n) * known.std(ddof=1))
+    return float(known.mean()) - reach, float(known.mean()) + reach
+
+
 def smallest_difference(resampled_differences: Floats) -> float | None:
     """The true difference that is found in 80 % of all cases at the 5 % level: 2.80 standard errors."""
     known = _known(resampled_differences)

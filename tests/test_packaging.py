@@ -161,6 +161,11 @@ def test_scoring_and_floors_work_without_torch(
     compared = ask(light, "compare", str(file), str(next((tmp_path / "runs").iterdir())), *where[:-1])
     assert compared.returncode == 0, compared.stderr
     assert "oIoU on small val, protocol original" in compared.stdout
+    kept = ("check", "--baseline", str(tmp_path / "kept.json"), *where[:4])
+    made = ask(light, *kept, "--update", str(file))
+    assert made.returncode == 0, made.stderr
+    checked = ask(light, *kept)
+    assert checked.returncode == 0 and "checks passed" in checked.stdout, checked.stdout + checked.stderr
 
 
 def test_what_needs_torch_says_which_extra(light: Path) -> None:

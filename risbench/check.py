@@ -1,0 +1,303 @@
+"""The gate: whether today's code still comes to the numbers of a baseline, or to no less than chance explains.
+
+golden: the stored predictions, scored again, give the same rows under every protocol; needs no torch.
+network: the pinned weights, run again, give the same masks, but for a stated number of pixels.
+training: the short training, done again, lies where a further seed of those recorded would lie.
+runs: of any two runs, the second has not fallen behind the first, beyond chance and by more than a margin.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import pandas as pd
+
+from risbench import baseline as baselines
+from risbench import compare, metrics, predictions, protocol, record, statistics
+from risbench.baseline import Baseline, Where
+from risbench.data import source
+from risbench.data.index import Index
+from risbench.errors import InputError, unknown
+from risbench.predictions import Predictions
+from risbench.render import Cell, Column, Table
+from risbench.sides import Asked, Run, Side, open_sides
+from risbench.statistics import Ends
+
+TIERS = GOLDEN, NETWORK, TRAINING = ("golden", "network", "training")
+LEVEL = 0.99  # of the interval in which a training must lie
+_SHOWN = 5  # expressions that flipped, each way
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number that was checked."""
+
+    check: str  # what was done
+    number: str
+    was: float | int | None
+    now: float | int | None
+    interval: Ends | None  # of the change; of a training, where the number must lie
+    verdict: str
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was checked, and the expressions behind what failed."""
+
+    lines: tuple[Line, ...]
+    flips: tuple[Table, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything did."""
+        return any(line.failed for line in self.lines)
+
+
+def check(path: Path, tiers: Sequence[str], dataset: str, where: Where) -> list[Outcome]:
+    """Check a baseline in those of these tiers that it has."""
+    for tier in tiers:
+        if tier not in TIERS:
+            raise unknown("tier", tier, TIERS)
+    base, folder = baselines.read(path), baselines.folder_of(path)
+    dataset = dataset or base.dataset
+    index = source.open_index(dataset, *where)
+    if index.hash != base.index:
+        raise InputError(
+            f"{path} was made with other annotations ({base.index[:8]}) than those of {index.card.name} at hand"
+            f" ({index.hash[:8]}): give their --data-root, or make it again with --update."
+        )
+    found = []
+    if GOLDEN in tiers:
+        found += [golden(base, folder, index, name) for name in base.scores]
+    if NETWORK in tiers and base.flipped is not None:
+        found.append(network(base, folder, index, dataset, where))
+    if TRAINING in tiers and base.training:
+        found.append(training(base, folder, index, dataset, where))
+    if not found:
+        raise InputError(f"{path} has nothing for the tier {' and '.join(tiers)}: it was made of predictions alone.")
+    return found
+
+
+# a baseline and today's code
+
+
+def golden(base: Baseline, folder: Path, index: Index, under: str) -> Outcome:
+    """Score the stored predictions again under a protocol: every row must be the same."""
+    label = f"{folder.name}, {GOLDEN}, {under}"
+    try:
+        scored = baselines.score(
+            predictions.read(baselines.predictions_file(base, folder)), index, base.split, under, base.protocol
+        )
+    except InputError as error:
+        return _broken(label, error)
+    was, now = base.scores[under], baselines.measured(scored.summary)
+    before, after = _before(base, folder, under), _run(base, under, scored.rows)
+    if was == now and before.rows.equals(after.rows):
+        return Outcome((Line(label, f"{len(after.rows):,} rows", None, None, None, "the same"),))
+    intervals = _intervals(before, after)
+    changed = [name for name in was if was[name] != now.get(name)]
+    lines = [Line(label, name, was[name], now.get(name), intervals.get(name), "changed", True) for name in changed]
+    same = Line(label, "rows", None, None, None, "changed, though not in their sums", True)
+    return Outcome(tuple(lines) or (same,), _flips(label, before, after, index))
+
+
+def network(base: Baseline, folder: Path, index: Index, dataset: str, where: Where) -> Outcome:
+    """Run the pinned weights again: masks must be the same, but for some pixels."""
+    from risbench import rerun
+
+    assert base.flipped is not None
+    label = f"{folder.name}, {NETWORK}"
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            found = rerun.masks(base, dataset, where, folder, Path(scratch))
+            scored = baselines.score(found, index, base.split, base.protocol, base.protocol)
+        except InputError as error:
+            return _broken(label, error)
+    flipped = _flipped(base, index, predictions.read(baselines.predictions_file(base, folder)), found)
+    verdict = f"{base.flipped:,} may" if flipped else "the same"
+    pixels = Line(label, f"flipped pixels, {len(found):,} masks", 0, flipped, None, verdict, flipped > base.flipped)
+    if not pixels.failed:
+        return Outcome((pixels,))
+    before, after = _before(base, folder, base.protocol), _run(base, base.protocol, scored.rows)
+    was, now, intervals = base.scores[base.protocol], scored.summary, _intervals(before, after)
+    names = [name for name in baselines.GUARDED if was[name] != now[name]]
+    lines = [Line(label, name, was[name], now[name], intervals.get(name), "changed", True) for name in names]
+    return Outcome((pixels, *lines), _flips(label, before, after, index))
+
+
+def training(base: Baseline, folder: Path, index: Index, dataset: str, where: Where) -> Outcome:
+    """Train again with the first seed: no metric may lie below where one more seed would lie."""
+    from risbench import rerun
+
+    assert base.training is not None
+    label, seeds, name = f"{folder.name}, {TRAINING}", base.training.seeds, f"{base.split}-{base.protocol}"
+    with tempfile.TemporaryDirectory() as runs:
+        try:
+            run = rerun.train(base, base.training, seeds[0].seed, dataset, where, Path(runs))
+        except InputError as error:
+            return _broken(label, error)
+        made = record.read(run / "records" / f"{name}.json").metrics
+        after = _run(base, base.protocol, pd.read_parquet(run / "rows" / f"{name}.parquet"))
+    known = {metric: [seed.metrics[metric] for seed in seeds] for metric in baselines.GUARDED}
+    lines = [_trained(label, metric, values, made[metric]) for metric, values in known.items()]
+    fell = any(line.failed for line in lines)
+    return Outcome(tuple(lines), _flips(label, _before(base, folder, base.protocol), after, index) if fell else ())
+
+
+def _trained(label: str, metric: str, seeds: Sequence[float | None], now: float | None) -> Line:
+    """Hold one metric of a training against those of the recorded seeds, whose mean it `was`."""
+    values = [value for value in seeds if value is not None]
+    low, high = statistics.prediction_interval(values, LEVEL)
+    if now is None or now < low:
+        verdict = "regression: below what chance explains"
+    elif now == values[0]:
+        verdict = "the same as recorded"
+    else:
+        verdict = "above what chance explains: --update" if now > high else "within chance"
+    return Line(label, metric, fmean(values), now, (low, high), verdict, now is None or now < low)
+
+
+def _flipped(base: Baseline, index: Index, before: Predictions, after: Predictions) -> int:
+    """How many pixels of all masks differ."""
+    split = index.split(base.split)
+    asked = protocol.load(base.protocol).input.asked(split)
+    old, new = (predictions.in_order(answers, split, asked) for answers in (before, after))
+    sizes = zip(new.height.tolist(), new.width.tolist(), strict=True)
+    counts = (metrics.count(a, b, size, None) for a, b, size in zip(old.counts, new.counts, sizes, strict=True))
+    return sum(one.union - one.intersection for one in counts)
+
+
+# any two runs
+
+
+def runs(sides: Sequence[Side], metric: str = "", margin: float = 0.5) -> Outcome:
+    """Whether the second side has fallen behind the first one, beyond chance and by more than a margin.
+
+    A regression is a fall whose 95 % interval lies below zero and reaches beyond the margin.
+    """
+    rule = protocol.load(sides[0].runs[0].protocol)
+    metric = metric or rule.score.headline
+    if metric not in metrics.NAMES:
+        raise unknown("metric", metric, metrics.NAMES)
+    was, now = (found[metric] for found in compare.compare(sides))
+    if now.difference is None or now.difference_interval is None:
+        raise InputError(f"{metric} has no value on both sides: give another --metric.")
+    low, high = now.difference_interval
+    fell = high < 0 and low < -margin
+    verdict = _of_difference(low, high, margin)
+    line = Line(f"B against A, {rule.name}", metric, was.value, now.value, (low, high), verdict, fell)
+    return Outcome((line,), (compare.flipped(sides, _SHOWN, {}),) if fell else ())
+
+
+def two(arguments: Sequence[str], asked: Asked, metric: str = "", margin: float = 0.5) -> Outcome:
+    """Open two runs, as `risbench compare` does, and check the second against the first."""
+    if len(arguments) != 2:
+        raise InputError(f"A check compares two runs, not {len(arguments)}: give the old one and the new one.")
+    return runs(open_sides(arguments, asked), metric, margin)
+
+
+def _of_difference(low: float, high: float, margin: float) -> str:
+    """What a 95 % interval of a difference shows."""
+    within = f"{margin:g} points"
+    if high < 0 and low < -margin:
+        return "regression"
+    if low > margin:
+        return f"better by more than {within}"
+    if low > -margin:
+        return f"equivalent within {within}" if high < margin else f"not worse by {within}"
+    return f"open: no fall is shown, nor that it is less than {within}"
+
+
+# the report
+
+
+def report(outcomes: Sequence[Outcome]) -> list[Table]:
+    """What was checked, and the expressions behind what failed."""
+    rows = []
+    for line in (line for outcome in outcomes for line in outcome.lines):
+        verdict = f"FAILED: {line.verdict}" if line.failed else line.verdict
+        values = (Cell(line.was), Cell(line.now), Cell(None, line.interval))
+        rows.append((Cell(line.check), Cell(line.number), *values, Cell(verdict)))
+    fell = sum(outcome.failed for outcome in outcomes)
+    title = f"{fell} of {len(outcomes)} checks failed" if fell else f"{len(outcomes)} checks passed"
+    columns = (Column("check"), Column("number"), *(Column(name, numeric=True) for name in ("was", "is", "interval")))
+    notes = (
+        "[low, high] of a changed number: 95 % interval of the change, over images; of a training: where one more seed"
+        f" of those recorded lies with {100 * LEVEL:.0f} %. Metrics in percent.",
+    )
+    shown = any(line.interval for outcome in outcomes for line in outcome.lines)
+    first = Table("check", title, (*columns, Column("verdict")), tuple(rows), notes if shown else ())
+    return [first, *(table for outcome in outcomes for table in outcome.flips)]
+
+
+def update(path: Path, sources: Sequence[Path], dataset: str, split: str, where: Where) -> Table:
+    """Write a baseline anew, and show what changes: of these runs or predictions, else of what it was made of.
+
+    Without sources, predictions alone are scored again, and trainings are done again, seed by seed.
+    """
+    if path.suffix != ".json":
+        raise InputError(f"--baseline {path} does not name a baseline: give a file that ends in .json.")
+    old = baselines.read(path) if path.exists() else None
+    if sources:
+        return _differences(path, old, baselines.make(path, sources, dataset, split, where))
+    if old is None:
+        raise InputError(f"{path} does not exist: give what it is to be made of, runs or a predictions file.")
+    dataset, folder = dataset or old.dataset, baselines.folder_of(path)
+    if not old.training:
+        file = baselines.predictions_file(old, folder)
+        return _differences(path, old, baselines.make(path, [file], dataset, split or old.split, where))
+    from risbench import rerun
+
+    with tempfile.TemporaryDirectory() as scratch:
+        seeds = [one.seed for one in old.training.seeds]
+        made = [rerun.train(old, old.training, seed, dataset, where, Path(scratch)) for seed in seeds]
+        return _differences(path, old, baselines.make(path, made, dataset, old.split, where))
+
+
+def _differences(path: Path, old: Baseline | None, new: Baseline) -> Table:
+    was, now = _numbers(old) if old else {}, _numbers(new)
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    rows = tuple((Cell(name), Cell(was.get(name)), Cell(now.get(name))) for name in names)
+    columns = (Column("number"), Column("was", numeric=True), Column("is", numeric=True))
+    title = f"{path}: {len(names)} of {len(now)} numbers changed" if old else f"{path}: {len(now)} numbers"
+    return Table("update", title, columns, rows)
+
+
+def _numbers(base: Baseline) -> Mapping[str, float | None]:
+    found = {f"{under}, {name}": value for under, one in base.scores.items() for name, value in one.items()}
+    seeds = base.training.seeds if base.training else []
+    return found | {f"seed {one.seed}, {name}": one.metrics[name] for one in seeds for name in baselines.GUARDED}
+
+
+def _broken(label: str, error: InputError) -> Outcome:
+    """What could be done when the baseline was made is refused today."""
+    return Outcome((Line(label, "", None, None, None, str(error), failed=True),))
+
+
+def _before(base: Baseline, folder: Path, under: str) -> Run:
+    return _run(base, under, pd.read_parquet(baselines.rows_file(base, folder, under)))
+
+
+def _run(base: Baseline, under: str, rows: pd.DataFrame) -> Run:
+    """Rows as a side of a comparison."""
+    ordered: pd.DataFrame = baselines.kept_rows(rows).sort_values("sent_id", ignore_index=True)
+    return Run(Path(), ordered, base.dataset, base.split, under)
+
+
+def _intervals(before: Run, after: Run) -> dict[str, Ends]:
+    """Intervals of the changes."""
+    found = compare.compare([Side("A", (before,)), Side("B", (after,))])[1]
+    return {name: one.difference_interval for name, one in found.items() if one.difference_interval}
+
+
+def _flips(label: str, before: Run, after: Run, index: Index) -> tuple[Table, ...]:
+    """The expressions that flipped most."""
+    split = index.split(before.split)
+    texts = dict(zip(split.sent_id.tolist(), split.raw, strict=True))
+    table = compare.flipped([Side("A", (before,)), Side("B", (after,))], _SHOWN, texts)
+    return (replace(table, title=f"{label}: expressions that flipped most; A was, the other is"),)

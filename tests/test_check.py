@@ -1,0 +1,353 @@
+"""The gate on a small data set: what has not changed passes, what has is found, bad input is one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from risbench import baseline as baselines
+from risbench import check, cli, compare, predictions, protocol, references, rle, statistics
+from risbench import run as running
+from risbench.data import images
+from risbench.data.index import Index
+from risbench.job import Job
+from risbench.protocol import ScoreHalf
+from risbench.sides import Run, Side
+
+Ask = Callable[..., tuple[int, str, str]]
+SHORT = ["train.batch_size=4", "train.per_image=1", "train.epochs=1", "image.size=64"]
+SEEDS = range(5)
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, small_root: Path) -> Ask:
+    """Run `risbench check` in an empty folder; give its exit code, its answer and its errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RISBENCH_DATA", str(small_root))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["risbench", "check", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def file(small_index: Index, tmp_path: Path) -> Path:
+    """Predictions of an oracle, which know their data set and split."""
+    path = tmp_path / "oracle.parquet"
+    predictions.write(path, references.predict("oracle-8", small_index, "val"))
+    return path
+
+
+@pytest.fixture
+def kept(ask: Ask, file: Path, small_card: Path) -> Path:
+    """A baseline of predictions alone."""
+    code, _, err = ask("--update", "--baseline", "kept.json", file, "--dataset", small_card)
+    assert (code, err) == (0, "")
+    return Path("kept.json")
+
+
+@pytest.fixture(scope="module")
+def runs(small_root: Path, small_card: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One training with five seeds."""
+    folder, made = tmp_path_factory.mktemp("runs"), []
+    for seed in SEEDS:
+        job = Job(method="lts", dataset=str(small_card), data_root=str(small_root), splits=["val"], overrides=SHORT)
+        run = running.start(job.model_copy(update={"seed": seed}), folder)
+        run.evaluate(run.train(resume=False))
+        made.append(run.folder)
+    return made
+
+
+@pytest.fixture
+def trained(ask: Ask, runs: list[Path], small_card: Path) -> Path:
+    """A baseline of five seeds."""
+    code, _, err = ask("--update", "--baseline", "trained.json", *runs, "--dataset", small_card)
+    assert (code, err) == (0, "")
+    return Path("trained.json")
+
+
+def answers(text: str) -> list[dict[str, Any]]:
+    """The rows of the first table of a report."""
+    return list(json.loads(text)["tables"][0]["rows"])
+
+
+# predictions alone
+
+
+def test_what_has_not_changed_passes_under_every_protocol_that_can_score_it(
+    ask: Ask, kept: Path, small_card: Path
+) -> None:
+    code, text, err = ask("--baseline", kept, "--dataset", small_card, "--format", "json")
+    assert (code, err) == (0, "")
+    found = {row["check"]: row["verdict"] for row in answers(text)}
+    under = [name for name in protocol.names() if protocol.load(name).input.sentences == "each"]
+    assert {f"kept, golden, {name}" for name in under} <= set(found) and set(found.values()) == {"the same"}
+
+
+def test_a_baseline_is_a_run_to_compare_and_a_small_one(ask: Ask, kept: Path) -> None:
+    rows = pd.read_parquet(kept.with_suffix("") / "rows" / "val-original.parquet")
+    assert list(rows) == [*baselines.kept_rows(rows)] and len(rows) == 4
+    assert not (kept.with_suffix("") / "checkpoints").exists()
+    code, text, err = ask("kept", "kept")
+    assert (code, err) == (0, "") and "equivalent within 0.5 points" in " ".join(text.split())
+
+
+def shifted(down: int, right: int) -> Callable[..., bytes]:
+    """Ground truth that lies some pixels away."""
+    truth = ScoreHalf.truth
+
+    def moved(self: ScoreHalf, index: Index, ann_id: int, original: rle.Size) -> bytes:
+        size = self.size(original)
+        mask = rle.decode(truth(self, index, ann_id, original), size)
+        return rle.encode(np.roll(mask, (down, right), axis=(0, 1)))
+
+    return moved
+
+
+@pytest.mark.parametrize("step", [(1, 0), (-1, 0), (0, 1), (0, -1)])
+def test_ground_truth_off_by_one_pixel_is_found(
+    ask: Ask, kept: Path, small_card: Path, step: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScoreHalf, "truth", shifted(*step))
+    code, text, _ = ask("--baseline", kept, "--dataset", small_card, "--format", "json")
+    assert code == 1
+    (oiou,) = [row for row in answers(text) if (row["check"], row["number"]) == ("kept, golden, original", "oIoU")]
+    assert (
+        oiou["verdict"] == "FAILED: changed"
+        and oiou["interval low"] <= oiou["is"] - oiou["was"] <= oiou["interval high"]
+    )
+    assert oiou["was"] == baselines.read(kept).scores["original"]["oIoU"] != oiou["is"]
+    assert {row["check"] for row in answers(text)} == {f"kept, golden, {name}" for name in baselines.read(kept).scores}
+    flips = next(table for table in json.loads(text)["tables"] if table["title"].startswith("kept, golden, original"))
+    assert len(flips["rows"]) == 4
+
+
+def test_a_swapped_split_is_found(ask: Ask, kept: Path, small_card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, other = Index.split, {"val": "testA", "testA": "val"}
+    monkeypatch.setattr(Index, "split", lambda self, name: split(self, other.get(name, name)))
+    code, text, _ = ask("--baseline", kept, "--dataset", small_card)
+    assert code == 1 and "FAILED: Not in split 'testA'" in " ".join(text.split())
+
+
+def test_one_pixel_of_one_mask_is_found(ask: Ask, kept: Path, small_card: Path) -> None:
+    stored = baselines.predictions_file(baselines.read(kept), kept.with_suffix(""))
+    found = predictions.read(stored)
+    size = (int(found.height[2]), int(found.width[2]))
+    mask = rle.decode(found.counts[2], size).copy()
+    mask[0, 0] = not mask[0, 0]
+    found.counts[2] = rle.encode(mask)
+    predictions.write(stored, found)
+    code, text, _ = ask("--baseline", kept, "--dataset", small_card, "--tier", "golden", "--format", "json")
+    changed = {row["number"]: row["is"] - row["was"] for row in answers(text) if "original" in row["check"]}
+    assert code == 1 and abs(changed.pop("union")) == 1 and "oIoU" in changed
+
+
+def test_rows_that_changed_behind_equal_sums_are_found(ask: Ask, kept: Path, small_card: Path) -> None:
+    file = kept.with_suffix("") / "rows" / "val-original.parquet"
+    rows = pd.read_parquet(file)
+    rows.loc[[0, 3], "sent_id"] = rows.loc[[3, 0], "sent_id"].to_numpy()
+    rows.to_parquet(file, index=False)
+    code, text, _ = ask("--baseline", kept, "--dataset", small_card, "--format", "json")
+    (first,) = [row for row in answers(text) if row["check"] == "kept, golden, original"]
+    assert code == 1 and first["verdict"] == "FAILED: changed, though not in their sums"
+
+
+def test_an_update_shows_what_it_changes(
+    ask: Ask, kept: Path, small_card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = ("--update", "--baseline", kept, "--dataset", small_card, "--format", "json")
+    before = kept.read_text()
+    assert json.loads(ask(*again)[1])["tables"][0]["rows"] == []
+    assert {**json.loads(kept.read_text()), "created": ""} == {**json.loads(before), "created": ""}
+    monkeypatch.setattr(ScoreHalf, "truth", shifted(1, 0))
+    rows = json.loads(ask(*again)[1])["tables"][0]["rows"]
+    was = json.loads(before)["scores"]["original"]["oIoU"]
+    (oiou,) = [row for row in rows if row["number"] == "original, oIoU"]
+    assert oiou["was"] == was and oiou["is"] == baselines.read(kept).scores["original"]["oIoU"] != was
+    assert ask("--baseline", kept, "--dataset", small_card)[0] == 0
+
+
+# weights and trainings
+
+
+def test_weights_and_training_come_to_the_same(ask: Ask, trained: Path, small_card: Path) -> None:
+    code, text, err = ask("--baseline", trained, "--dataset", small_card, "--format", "json")
+    assert code == 0, text + err
+    verdicts = {row["check"]: row["verdict"] for row in answers(text)}
+    assert verdicts["trained, network"] == "the same" and verdicts["trained, training"] == "the same as recorded"
+    base = baselines.read(trained)
+    assert base.training and [one.seed for one in base.training.seeds] == list(SEEDS) and base.flipped is not None
+    assert sorted(path.name for path in (trained.with_suffix("") / "checkpoints" / "best").iterdir()) == [
+        *("checkpoint.json", "recipe.toml", "text", "weights.safetensors")
+    ]
+
+
+def test_an_update_trains_every_seed_again(ask: Ask, trained: Path, small_card: Path) -> None:
+    before = trained.read_text()
+    code, text, err = ask("--update", "--baseline", trained, "--dataset", small_card, "--format", "json")
+    assert code == 0 and json.loads(text)["tables"][0]["rows"] == [], text + err
+    ours, theirs = json.loads(before)["training"], json.loads(trained.read_text())["training"]
+    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "code", "verdict"),
+    [
+        (90.0, 1, "FAILED: regression: below what chance explains"),
+        (-50.0, 0, "above what chance explains: --update"),
+    ],
+)
+def test_a_training_is_held_against_its_seeds(
+    ask: Ask, trained: Path, small_card: Path, recorded: float, code: int, verdict: str
+) -> None:
+    content = json.loads(trained.read_text())
+    for number, seed in enumerate(content["training"]["seeds"]):
+        seed["metrics"] |= {"oIoU": recorded + number, "mIoU": recorded + number}
+    trained.write_text(json.dumps(content))
+    found, text, _ = ask("--baseline", trained, "--dataset", small_card, "--tier", "training", "--format", "json")
+    assert found == code and [row["verdict"] for row in answers(text)] == [verdict] * 2
+    low, high = statistics.prediction_interval([recorded + number for number in SEEDS])
+    assert all((row["interval low"], row["interval high"]) == (low, high) for row in answers(text))
+
+
+def test_masks_that_differ_fail_beyond_the_pixels_that_may(
+    ask: Ask, trained: Path, small_card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = images.cut
+
+    def with_another_pixel(*given: Any) -> Any:
+        masks = cut(*given).clone()  # (b, H, W)
+        masks[:, 0, 0] = ~masks[:, 0, 0]
+        return masks
+
+    monkeypatch.setattr(images, "cut", with_another_pixel)
+    content = json.loads(trained.read_text())
+    for allowed, code, verdict in ((4, 0, "4 may"), (3, 1, "FAILED: 3 may")):
+        trained.write_text(json.dumps({**content, "flipped": allowed}))
+        found, text, _ = ask("--baseline", trained, "--dataset", small_card, "--tier", "network", "--format", "json")
+        first = answers(text)[0]
+        assert found == code and (first["was"], first["is"], first["verdict"]) == (0, 4, verdict)
+
+
+def test_the_interval_of_a_training_holds_one_more_seed_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    draws = generator.normal(35, 1.5, (4000, 6))
+    for level in (0.9, 0.99):
+        ends = [statistics.prediction_interval(row[:5], level) for row in draws]
+        inside = np.mean([low <= row[5] <= high for (low, high), row in zip(ends, draws, strict=True)])
+        assert abs(inside - level) < 3 * (level * (1 - level) / len(draws)) ** 0.5
+
+
+# any two runs
+
+
+def rows(seed: int, gain: float) -> pd.DataFrame:
+    """Answers to 600 expressions of 150 images that differ from those of other seeds by chance and by their gain."""
+    generator, truth = np.random.default_rng((seed, 1)), np.random.default_rng(0)
+    image = np.repeat(np.arange(150), 4)
+    iou = truth.normal(0.5, 0.15, 150)[image] + generator.normal(0, 0.05, len(image)) + gain
+    part = (1000 * iou.clip(0, 1)).astype(int)
+    columns = {"intersection": part, "union": 1000, "predicted_area": part, "true_area": 1000, "peak_hit": -1}
+    return pd.DataFrame({"sent_id": np.arange(len(image)), "image_id": image, **columns})
+
+
+@pytest.mark.parametrize(
+    ("gain", "margin", "verdict", "failed"),
+    [
+        (-0.03, 1.0, "regression", True),
+        (-0.03, 5.0, "equivalent within 5 points", False),
+        (0.0, 2.0, "equivalent within 2 points", False),
+        (0.0, 0.1, "open: no fall is shown, nor that it is less than 0.1 points", False),
+        (0.03, 1.0, "better by more than 1 points", False),
+        (0.012, 1.0, "not worse by 1 points", False),
+    ],
+)
+def test_of_two_runs_a_fall_beyond_chance_and_margin_fails(
+    gain: float, margin: float, verdict: str, failed: bool
+) -> None:
+    sides = [
+        Side(name, (Run(Path(name), table, "", "val", "original"),))
+        for name, table in (("A", rows(1, 0)), ("B", rows(2, gain)))
+    ]
+    outcome = check.runs(sides, "mIoU", margin)
+    found = compare.compare(sides)[1]["mIoU"]
+    (line,) = outcome.lines
+    assert (line.verdict, outcome.failed, line.interval) == (verdict, failed, found.difference_interval)
+    assert bool(outcome.flips) == failed
+
+
+def test_two_files_of_rows_are_checked_by_the_command(ask: Ask) -> None:
+    for name, table in (("a", rows(1, 0)), ("b", rows(2, -0.03))):
+        Path(name).mkdir()
+        table.to_parquet(f"{name}/val-original.parquet")
+    files = ("a/val-original.parquet", "b/val-original.parquet")
+    code, text, err = ask(*files)
+    assert (code, err) == (1, "") and "1 of 1 checks failed" in text and "Expressions that flipped most" in text
+    assert ask(*reversed(files))[0] == 0
+    assert ask(*files, "--margin", "10")[0] == 0
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "There is no baseline in results/baselines: give --baseline NAME.json, or two runs."),
+        (["--baseline", "none.json"], "The baseline none.json cannot be read (No such file or directory)"),
+        (["--update", "--baseline", "none.json"], "none.json does not exist: give what it is to be made of"),
+        (["--update", "--baseline", "kept", "oracle.parquet"], "--baseline kept does not name a baseline"),
+        (["--update", "--baseline", "new.json", "."], "5 or more runs of one training with different seeds, not of 1"),
+        (["--baseline", "kept.json", "--tier", "gold"], "Unknown tier 'gold'. Did you mean 'golden'?"),
+        (["--baseline", "kept.json", "--tier", "network"], "has nothing for the tier network"),
+        (["--baseline", "kept.json", "--margin", "1"], "A check of baselines takes no --margin"),
+        (["oracle.parquet", "oracle.parquet", "--baseline", "kept.json"], "A check of two runs takes no --baseline"),
+        (["oracle.parquet"], "A check compares two runs, not 1"),
+        (["--update", "--tier", "golden", "--baseline", "kept.json"], "--update takes no --tier"),
+    ],
+)
+def test_bad_input_is_one_sentence(ask: Ask, kept: Path, small_card: Path, arguments: list[str], words: str) -> None:
+    more = ["--dataset", str(small_card)] if "kept.json" in arguments and "oracle.parquet" not in arguments else []
+    code, _, err = ask(*arguments, *more)
+    assert code == 2 and words in err and err.count("\n") == 1
+
+
+def test_a_baseline_that_is_none_and_one_of_other_annotations_are_refused(
+    ask: Ask, kept: Path, small_card: Path
+) -> None:
+    content = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**content, "index": "0" * 64}))
+    code, _, err = ask("--baseline", kept, "--dataset", small_card)
+    assert code == 2 and "was made with other annotations (00000000)" in err
+    kept.write_text(json.dumps({**content, "scores": 3}))
+    code, _, err = ask("--baseline", kept, "--dataset", small_card)
+    assert code == 2 and "kept.json is no baseline (scores:" in err
+
+
+def test_runs_that_are_not_one_training_are_refused(ask: Ask, runs: list[Path], tmp_path: Path) -> None:
+    new = ("--update", "--baseline", "new.json")
+    code, _, err = ask(*new, *runs[:4], runs[0])
+    assert code == 2 and "have the seeds 0, 1, 2, 3, 0: give each seed once" in err
+    other = tmp_path / "other"
+    shutil.copytree(runs[4], other)
+    job = tomllib.loads((other / "run.toml").read_text())
+    Job(**{**job, "overrides": ["train.epochs=2"]}).write(other)
+    code, _, err = ask(*new, *runs[:4], other)
+    assert code == 2 and "The runs differ in overrides" in err
+    assert not Path("new.json").exists() and not Path("new").exists()
