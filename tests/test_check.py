@@ -139,7 +139,8 @@ def test_ground_truth_off_by_one_pixel_is_found(
 
 
 def test_a_swapped_split_is_found(ask: Ask, kept: Path, small_card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split, other = Index.split, {"val": "testA", "testA": "val"}
+    split: Callable[..., Any] = Index.split
+    other = {"val": "testA", "testA": "val"}
     monkeypatch.setattr(Index, "split", lambda self, name: split(self, other.get(name, name)))
     code, text, _ = ask("--baseline", kept, "--dataset", small_card)
     assert code == 1 and "FAILED: Not in split 'testA'" in " ".join(text.split())
