@@ -27,6 +27,8 @@ from risbench.errors import InputError
 from risbench.predictions import Predictions
 from risbench.scoring import Score
 
+Number = int | float | None
+
 SEEDS = 5  # fewer say too little of how far chance alone moves a training
 FLIPPED = 1e-5  # share of pixels that may differ where another machine rounds otherwise
 CHECKPOINT = "checkpoints/best"  # as in the folder of a run
@@ -54,7 +56,7 @@ class Seed(_Part):
     """What one training came to."""
 
     seed: int
-    metrics: dict[str, float | None]
+    metrics: dict[str, Number]
 
 
 class Training(_Part):
@@ -75,7 +77,7 @@ class Baseline(_Part):
     split: str
     protocol: str  # under which weights answer and trainings are compared
     index: str  # sha256 of the annotation files
-    scores: dict[str, dict[str, float | None]]  # of the predictions: sums and metrics by protocol
+    scores: dict[str, dict[str, Number]]  # of the predictions: sums and metrics by protocol
     flipped: int | None = None  # pixels of all masks that may differ when the pinned weights run again; None: none are
     training: Training | None = None
     commit: str
@@ -115,7 +117,7 @@ def kept_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[[name for name in _ROWS if name in rows]]
 
 
-def measured(summary: dict[str, Any]) -> dict[str, float | None]:
+def measured(summary: dict[str, Any]) -> dict[str, Number]:
     """What a baseline keeps of a score."""
     return {name: summary[name] for name in (*_SUMS, *metrics.NAMES)}
 

@@ -18,18 +18,25 @@ import pandas as pd
 
 from risbench import baseline as baselines
 from risbench import compare, metrics, predictions, protocol, record, statistics
-from risbench.baseline import Baseline, Where
+from risbench.baseline import Baseline, Number, Where
 from risbench.data import source
 from risbench.data.index import Index
 from risbench.errors import InputError, unknown
 from risbench.predictions import Predictions
 from risbench.render import Cell, Column, Table
-from risbench.sides import Asked, Run, Side, open_sides
+from risbench.sides import Asked, Run, Side, expressions, open_sides
 from risbench.statistics import Ends
 
 TIERS = GOLDEN, NETWORK, TRAINING = ("golden", "network", "training")
 LEVEL = 0.99  # of the interval in which a training must lie
 _SHOWN = 5  # expressions that flipped, each way
+_REGRESSION = "regression"
+
+_CHANGE = "changed: interval is that of the change, 95 % over images. Metrics in percent."
+_AMONG = (
+    f"training: was is the mean of the recorded seeds, interval where one more of them lies with {100 * LEVEL:.0f} %."
+    " Metrics in percent."
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,8 @@ class Line:
 
     check: str  # what was done
     number: str
-    was: float | int | None
-    now: float | int | None
+    was: Number
+    now: Number
     interval: Ends | None  # of the change; of a training, where the number must lie
     verdict: str
     failed: bool = False
@@ -51,6 +58,7 @@ class Outcome:
 
     lines: tuple[Line, ...]
     flips: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()  # what its verdicts mean
 
     @property
     def failed(self) -> bool:
@@ -103,7 +111,7 @@ def golden(base: Baseline, folder: Path, index: Index, under: str) -> Outcome:
     changed = [name for name in was if was[name] != now.get(name)]
     lines = [Line(label, name, was[name], now.get(name), intervals.get(name), "changed", True) for name in changed]
     same = Line(label, "rows", None, None, None, "changed, though not in their sums", True)
-    return Outcome(tuple(lines) or (same,), _flips(label, before, after, index))
+    return Outcome(tuple(lines) or (same,), _flips(label, before, after, index), (_CHANGE,))
 
 
 def network(base: Baseline, folder: Path, index: Index, dataset: str, where: Where) -> Outcome:
@@ -127,7 +135,7 @@ def network(base: Baseline, folder: Path, index: Index, dataset: str, where: Whe
     was, now, intervals = base.scores[base.protocol], scored.summary, _intervals(before, after)
     names = [name for name in baselines.GUARDED if was[name] != now[name]]
     lines = [Line(label, name, was[name], now[name], intervals.get(name), "changed", True) for name in names]
-    return Outcome((pixels, *lines), _flips(label, before, after, index))
+    return Outcome((pixels, *lines), _flips(label, before, after, index), (_CHANGE,))
 
 
 def training(base: Baseline, folder: Path, index: Index, dataset: str, where: Where) -> Outcome:
@@ -146,7 +154,8 @@ def training(base: Baseline, folder: Path, index: Index, dataset: str, where: Wh
     known = {metric: [seed.metrics[metric] for seed in seeds] for metric in baselines.GUARDED}
     lines = [_trained(label, metric, values, made[metric]) for metric, values in known.items()]
     fell = any(line.failed for line in lines)
-    return Outcome(tuple(lines), _flips(label, _before(base, folder, base.protocol), after, index) if fell else ())
+    flips = _flips(label, _before(base, folder, base.protocol), after, index) if fell else ()
+    return Outcome(tuple(lines), flips, (_AMONG,))
 
 
 def _trained(label: str, metric: str, seeds: Sequence[float | None], now: float | None) -> Line:
@@ -154,7 +163,7 @@ def _trained(label: str, metric: str, seeds: Sequence[float | None], now: float 
     values = [value for value in seeds if value is not None]
     low, high = statistics.prediction_interval(values, LEVEL)
     if now is None or now < low:
-        verdict = "regression: below what chance explains"
+        verdict = f"{_REGRESSION}: below what chance explains"
     elif now == values[0]:
         verdict = "the same as recorded"
     else:
@@ -175,42 +184,44 @@ def _flipped(base: Baseline, index: Index, before: Predictions, after: Predictio
 # any two runs
 
 
-def runs(sides: Sequence[Side], metric: str = "", margin: float = 0.5) -> Outcome:
-    """Whether the second side has fallen behind the first one, beyond chance and by more than a margin.
+def two(arguments: Sequence[str], asked: Asked, metric: str = "", margin: float = 0.5) -> Outcome:
+    """Open two runs, as `risbench compare` does, and check the second against the first."""
+    if len(arguments) != 2:
+        raise InputError(f"A check compares two runs, not {len(arguments)}: give the old one and the new one.")
+    sides = open_sides(arguments, asked)
+    return runs(sides, metric, margin, expressions(sides[0].runs[0], asked))
 
-    A regression is a fall whose 95 % interval lies below zero and reaches beyond the margin.
-    """
+
+def runs(sides: Sequence[Side], metric: str, margin: float, texts: Mapping[int, str]) -> Outcome:
+    """Whether the second side has fallen behind the first one, beyond chance and by more than a margin."""
     rule = protocol.load(sides[0].runs[0].protocol)
     metric = metric or rule.score.headline
     if metric not in metrics.NAMES:
         raise unknown("metric", metric, metrics.NAMES)
     was, now = (found[metric] for found in compare.compare(sides))
-    if now.difference is None or now.difference_interval is None:
+    if now.difference_interval is None:
         raise InputError(f"{metric} has no value on both sides: give another --metric.")
-    low, high = now.difference_interval
-    fell = high < 0 and low < -margin
-    verdict = _of_difference(low, high, margin)
-    line = Line(f"B against A, {rule.name}", metric, was.value, now.value, (low, high), verdict, fell)
-    return Outcome((line,), (compare.flipped(sides, _SHOWN, {}),) if fell else ())
-
-
-def two(arguments: Sequence[str], asked: Asked, metric: str = "", margin: float = 0.5) -> Outcome:
-    """Open two runs, as `risbench compare` does, and check the second against the first."""
-    if len(arguments) != 2:
-        raise InputError(f"A check compares two runs, not {len(arguments)}: give the old one and the new one.")
-    return runs(open_sides(arguments, asked), metric, margin)
+    verdict = _of_difference(*now.difference_interval, margin)
+    fell = verdict == _REGRESSION
+    line = Line(f"B against A, {rule.name}", metric, was.value, now.value, now.difference_interval, verdict, fell)
+    notes = (
+        *(side.about() for side in sides),
+        f"By the 95 % interval of the change and a margin of {margin:g} points. {_REGRESSION}: it lies below 0 and"
+        " reaches beyond the margin; equivalent: it lies within the margin either way; better, not worse: above the"
+        " margin, above the margin downwards; open: none of these, so neither a fall is shown nor that there is none.",
+    )
+    return Outcome((line,), (compare.flipped(sides, _SHOWN, texts),) if fell else (), notes)
 
 
 def _of_difference(low: float, high: float, margin: float) -> str:
     """What a 95 % interval of a difference shows."""
-    within = f"{margin:g} points"
     if high < 0 and low < -margin:
-        return "regression"
+        return _REGRESSION
     if low > margin:
-        return f"better by more than {within}"
-    if low > -margin:
-        return f"equivalent within {within}" if high < margin else f"not worse by {within}"
-    return f"open: no fall is shown, nor that it is less than {within}"
+        return "better"
+    if low <= -margin:
+        return "open"
+    return "equivalent" if high < margin else "not worse"
 
 
 # the report
@@ -224,14 +235,10 @@ def report(outcomes: Sequence[Outcome]) -> list[Table]:
         values = (Cell(line.was), Cell(line.now), Cell(None, line.interval))
         rows.append((Cell(line.check), Cell(line.number), *values, Cell(verdict)))
     fell = sum(outcome.failed for outcome in outcomes)
-    title = f"{fell} of {len(outcomes)} checks failed" if fell else f"{len(outcomes)} checks passed"
+    title = f"checks {'failed' if fell else 'passed'}: {fell or len(outcomes)} of {len(outcomes)}"
     columns = (Column("check"), Column("number"), *(Column(name, numeric=True) for name in ("was", "is", "interval")))
-    notes = (
-        "[low, high] of a changed number: 95 % interval of the change, over images; of a training: where one more seed"
-        f" of those recorded lies with {100 * LEVEL:.0f} %. Metrics in percent.",
-    )
-    shown = any(line.interval for outcome in outcomes for line in outcome.lines)
-    first = Table("check", title, (*columns, Column("verdict")), tuple(rows), notes if shown else ())
+    told = tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
+    first = Table("check", title, (*columns, Column("verdict")), tuple(rows), told)
     return [first, *(table for outcome in outcomes for table in outcome.flips)]
 
 
@@ -268,10 +275,12 @@ def _differences(path: Path, old: Baseline | None, new: Baseline) -> Table:
     return Table("update", title, columns, rows)
 
 
-def _numbers(base: Baseline) -> Mapping[str, float | None]:
-    found = {f"{under}, {name}": value for under, one in base.scores.items() for name, value in one.items()}
+def _numbers(base: Baseline) -> Mapping[str, Number]:
+    found: dict[str, Number] = {
+        f"{name}, {under}": value for under, one in base.scores.items() for name, value in one.items()
+    }
     seeds = base.training.seeds if base.training else []
-    return found | {f"seed {one.seed}, {name}": one.metrics[name] for one in seeds for name in baselines.GUARDED}
+    return found | {f"{name}, seed {one.seed}": one.metrics[name] for one in seeds for name in baselines.GUARDED}
 
 
 def _broken(label: str, error: InputError) -> Outcome:
