@@ -1,5 +1,5 @@
 # make demo   set up .venv, train and score LTS on the generated data set mini, print the table
-# make test   set up .venv for development, run ruff, mypy and pytest; all that CI runs
+# make test   set up .venv for development, run ruff, mypy and pytest; CI runs it and make check
 # make check  hold today's code against results/baselines: metrics, masks of pinned weights, short trainings; minutes
 # make slow   the tests that take minutes          make gpu    the tests that need CUDA
 # make bench  speed, as ratios and seconds of this machine
