@@ -33,6 +33,7 @@ KNOBS = {
     "scored_at": "size",
     "at_least": "comparison",
     "empty_union": "empty union",
+    "no_target": "no target",
     "headline": "metric",
 }
 _ORDER = f"Knobs are turned in the order {', '.join(KNOBS.values())}; in another order the steps would be others."
