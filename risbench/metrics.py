@@ -23,12 +23,17 @@ from risbench.protocol import ScoreHalf
 
 TENTHS = (5, 6, 7, 8, 9)  # P@X with X = TENTHS / 10
 BOUNDARY = "boundary IoU"
-RULED = ("gIoU", "cIoU", "N-acc", "T-acc")  # of the no-target rule, in place of oIoU and mIoU
-NAMES = ("oIoU", "mIoU", *(f"P@0.{k}" for k in TENTHS), "pointing", BOUNDARY, *RULED)
-WITHOUT_MEANING = ("P@0.5", "P@0.6")  # under that rule
+NAMES = ("oIoU", "mIoU", *(f"P@0.{k}" for k in TENTHS), "pointing", BOUNDARY)
+RULED = ("gIoU", "cIoU", "N-acc", "T-acc")  # of the no-target rule, too
+UNRULED = ("oIoU", "mIoU", "P@0.5", "P@0.6")  # None under it, where they have no accepted meaning
 RATIO = 0.02  # width of a boundary in diagonals of the image (Cheng et al., Boundary IoU, CVPR 2021)
 Ints = NDArray[np.int64]
 ONE = 1 << 64  # IoU is summed in fixed point: no rounding depends on the order
+
+
+def names(rule: ScoreHalf) -> tuple[str, ...]:
+    """The metrics of a protocol, in order."""
+    return NAMES if rule.no_target == "refused" else (*NAMES, *RULED)
 
 
 class Counts(NamedTuple):
@@ -197,17 +202,21 @@ def compute(sums: Sums) -> dict[str, float | None]:
     """Every metric in percent; None where nothing counts: no row with a union, no peak, no boundaries."""
     mean = _percent(sums.iou, sums.counted * ONE)
     overall = _percent(sums.intersection, sums.union) if sums.union else mean  # all rows empty: each has the mean
-    aimed, ruled = sums.counted - sums.targetless, bool(sums.ruled)
+    aimed = sums.counted - sums.targetless
     found = {
+        "oIoU": overall,
+        "mIoU": mean,
         **{f"P@0.{k}": _percent(hits, aimed) for k, hits in zip(TENTHS, sums.precise, strict=True)},
         "pointing": _percent(sums.hits, sums.peaks),
         BOUNDARY: _percent(sums.boundary, sums.bounded * ONE),
-        **({"gIoU": mean, "cIoU": overall} if ruled else {"oIoU": overall, "mIoU": mean}),
+    }
+    if not sums.ruled:
+        return found
+    told = {
         "N-acc": _percent(sums.told_targetless, sums.targetless),
         "T-acc": _percent(sums.told_aimed, sums.ruled - sums.targetless),
     }
-    without = WITHOUT_MEANING if ruled else ()
-    return {name: None if name in without else found.get(name) for name in NAMES}
+    return {**found, **dict.fromkeys(UNRULED), "gIoU": mean, "cIoU": overall, **told}
 
 
 def _percent(part: int, whole: int) -> float | None:

@@ -101,8 +101,9 @@ class Run:
         self.splits()
         if not self.job.protocols:
             raise InputError(f"Under which protocol? Give --protocol; known: {', '.join(protocol.names())}.")
-        for name in self.job.protocols:
-            protocol.load(name)
+        for chosen in map(protocol.load, self.job.protocols):
+            for split in self.splits():
+                scoring.check_targets(self.index, split, chosen)
         needed = [] if self.job.checkpoint else [(index, "train") for index in self.training] + [(self.index, "val")]
         for index, name in needed:
             if name not in index.split_names():
@@ -110,6 +111,8 @@ class Run:
                     f"This copy of {index.card.name} holds no split {name}, which training needs. Evaluate a trained "
                     f"checkpoint with --checkpoint; the splits are {', '.join(index.split_names())}."
                 )
+        if needed:
+            scoring.check_targets(self.index, "val", protocol.load(self.job.protocols[0]))
 
     def train(self, resume: bool) -> Checkpoint:
         """Train, and return the best checkpoint; that of --checkpoint is trained already."""

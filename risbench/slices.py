@@ -89,7 +89,7 @@ def measure(rows: pd.DataFrame, protocol: Protocol) -> dict[str, dict[str, dict[
         sums = metrics.Sums.of(rows[mine], protocol.score)
         percent = metrics.compute(sums)
         within = {main: intervals[name, value]} if (name, value) in intervals else {}
-        part = Part(n=sums.n, **{of: percent[of] for of in ("oIoU", "mIoU", "gIoU", "cIoU")}, intervals=within)
+        part = Part(n=sums.n, **{of: percent.get(of) for of in ("oIoU", "mIoU", "gIoU", "cIoU")}, intervals=within)
         found.setdefault(name, {})[value] = part.model_dump()
     return found
 

@@ -37,7 +37,7 @@ def intervals(
     rows: pd.DataFrame, protocol: Protocol, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, list[float]]:
     """95 % intervals in percent, by metric; a metric without a value has none."""
-    return _intervals(metrics.NAMES, resampled(by_image(rows, protocol), resamples, seed))
+    return _intervals(metrics.names(protocol.score), resampled(by_image(rows, protocol), resamples, seed))
 
 
 def intervals_of_parts(
@@ -57,13 +57,13 @@ def intervals_of_parts(
 
 
 def by_image(rows: pd.DataFrame, protocol: Protocol) -> Floats:
-    """What each of `metrics.NAMES` divides, summed over the rows of an image: (metrics, 2, images), by image_id."""
+    """What each of `metrics.names` divides, summed over the rows of an image: (metrics, 2, images), by image_id."""
     found, nothing = ratios(rows, protocol), np.zeros(len(rows))
-    return _by_image(rows, [found.get(name, (nothing, nothing)) for name in metrics.NAMES])
+    return _by_image(rows, [found.get(name, (nothing, nothing)) for name in metrics.names(protocol.score)])
 
 
 def ratios(rows: pd.DataFrame, protocol: Protocol) -> dict[str, tuple[Floats, Floats]]:
-    """What each metric that the protocol has divides, row by row."""
+    """What each metric divides, row by row; those that have no value are missing."""
     rule = protocol.score
     iou, aimed, told = metrics.iou(rows, rule), metrics.aimed(rows, rule), metrics.told(rows, rule)
     counted = ~np.isnan(iou)
@@ -78,7 +78,7 @@ def ratios(rows: pd.DataFrame, protocol: Protocol) -> dict[str, tuple[Floats, Fl
         found[metrics.BOUNDARY] = np.nan_to_num(edges) * aimed, ~np.isnan(edges) & aimed
     if rule.no_target == "scored":
         found |= {"gIoU": mean, "cIoU": (part, union), "N-acc": (told & ~aimed, ~aimed), "T-acc": (told & aimed, aimed)}
-        found = {name: ratio for name, ratio in found.items() if name not in metrics.WITHOUT_MEANING}
+        found = {name: ratio for name, ratio in found.items() if name not in metrics.UNRULED}
     else:
         found |= {"oIoU": (part, union), "mIoU": mean}
     return {name: (above.astype(np.float64), below.astype(np.float64)) for name, (above, below) in found.items()}
@@ -142,11 +142,9 @@ def over_seeds(values: Floats, seed: Sequence[int]) -> Floats:
 def _weighted(sums: Floats, times: int, weights: Callable[[int], NDArray[np.int64]]) -> Floats:
     """Weighted sums over the images; `weights(block)` is (block, images): (..., images) -> (times, ...)."""
     columns = sums.reshape(-1, sums.shape[-1]).T
-    filled = np.flatnonzero(columns.any(axis=0))  # what was not measured stays zero
     blocks = [min(_BLOCK, times - start) for start in range(0, times, _BLOCK)]
-    products = np.zeros((times, columns.shape[1]))
-    products[:, filled] = np.concatenate([weights(b).astype(np.float64) @ columns[:, filled] for b in blocks])
-    return products.reshape(times, *sums.shape[:-1])
+    products = [weights(block).astype(np.float64) @ columns for block in blocks]
+    return np.concatenate(products).reshape(times, *sums.shape[:-1])
 
 
 def _percent(pairs: Floats) -> Floats:

@@ -26,7 +26,7 @@ RECIPE = {
 
 
 def test_the_default_comes_first_and_every_protocol_names_its_source() -> None:
-    released = ["lavt", "lavt-train", "magnet", "cris", "rela", "simrec", "zs-lavt"]
+    released = ["lavt", "lavt-train", "magnet", "cris", "rela", "grefcoco", "simrec", "zs-lavt"]
     assert protocol.names() == ["original", "lts", *released]
     assert all(protocol.load(name).name == name and protocol.load(name).source for name in protocol.names())
 
