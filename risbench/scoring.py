@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -68,7 +69,7 @@ def _rows(
 ) -> tuple[pd.DataFrame, bool]:
     """The rows, and whether any mask was resized for them."""
     whole = index.split(split)
-    check_targets(index, split, protocol)
+    check_targets(index, [split], [protocol])
     truths = protocol.input.asked(whole)
     if predictions.header:
         _check_header(predictions.header, index.card.name, split, protocol)
@@ -93,16 +94,17 @@ def _rows(
     return table.astype({"peak_hit": np.int8}), resized
 
 
-def check_targets(index: Index, split: str, protocol: Protocol) -> None:
-    """Refuse a split with expressions that mean nothing under a protocol that has no rule for them."""
-    objects, _ = index.meant(index.split(split).ann_id)
-    nothing = int((objects == 0).sum())
-    if nothing and protocol.score.no_target == "refused":
-        able = [name for name in protocols.names() if protocols.load(name).score.no_target == "scored"]
-        raise InputError(
-            f"{nothing} of {len(objects)} expressions of {index.card.name} {split} mean nothing in their image, for"
-            f" which the protocol {protocol.name!r} has no rule: give --protocol {able[0]}."
-        )
+def check_targets(index: Index, splits: Iterable[str], asked: Iterable[Protocol]) -> None:
+    """Refuse splits with expressions that mean nothing under protocols that have no rule for them."""
+    without = [protocol.name for protocol in asked if protocol.score.no_target == "refused"]
+    for split in splits if without else ():
+        objects, _ = index.meant(index.split(split).ann_id)
+        if nothing := int((objects == 0).sum()):
+            able = [name for name in protocols.names() if protocols.load(name).score.no_target == "scored"]
+            raise InputError(
+                f"{nothing} of {len(objects)} expressions of {index.card.name} {split} mean nothing in their image, for"
+                f" which the protocol {without[0]!r} has no rule: give --protocol {able[0]}."
+            )
 
 
 def _counts(predictions: Predictions, index: Index, split: Split, protocol: Protocol) -> list[metrics.Counts]:

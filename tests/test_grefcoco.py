@@ -264,8 +264,11 @@ def test_a_method_trains_predicts_and_is_scored(ask: Ask, where: list[str], sets
     assert "sets val" in compare.tables(open_sides([str(first), str(second)], Asked(protocol="grefcoco")))[0].title
 
 
-def test_a_run_is_refused_before_any_work_under_a_protocol_without_the_rule(ask: Ask, where: list[str]) -> None:
-    code, _, err = ask("run", "--method", "lts", *where, *TINY)
+@pytest.mark.parametrize("what", [("lts", *TINY), ("reference/whole-image",)])
+def test_a_run_is_refused_before_any_work_under_a_protocol_without_the_rule(
+    ask: Ask, where: list[str], what: tuple[str, ...]
+) -> None:
+    code, _, err = ask("run", *where, "--method", *what)
     assert code == 2 and "mean nothing in their image" in err and "give --protocol grefcoco" in err
     assert not Path("runs").exists()
 
