@@ -162,8 +162,9 @@ def write(path: Path, predictions: Predictions) -> None:
     columns = [predictions.sent_id, predictions.height, predictions.width, [c.decode() for c in predictions.counts]]
     peaks = [pa.array(peak, mask=peak < 0) for peak in (predictions.peak_row, predictions.peak_col)]
     table = pa.Table.from_arrays([*(pa.array(c) for c in columns), *peaks], schema=SCHEMA)
-    if predictions.no_target is not None:
-        table = table.append_column(NO_TARGET, pa.array(predictions.no_target == 1, mask=predictions.no_target < 0))
+    said = predictions.no_target
+    if said is not None and (said >= 0).any():
+        table = table.append_column(NO_TARGET, pa.array(said == 1, mask=said < 0))
     if predictions.header:
         table = table.replace_schema_metadata({"risbench": predictions.header.model_dump_json()})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -226,6 +226,8 @@ def test_a_file_that_never_says_it_has_no_column_for_it(tmp_path: Path) -> None:
     predictions.write(tmp_path / "b.parquet", predictions.read(tmp_path / "a.parquet"))
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert pq.read_table(tmp_path / "b.parquet").column_names == predictions.SCHEMA.names
+    predictions.write(tmp_path / "b.parquet", saying(some(3, 2), -1, -1))
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     mute = parquet(tmp_path / "null.parquet", columns(no_target=pa.nulls(2)))
     assert predictions.read(mute).no_target is None
 

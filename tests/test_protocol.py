@@ -36,6 +36,14 @@ def test_every_protocol_reads_back_from_json() -> None:
         assert Protocol.model_validate_json(made.model_dump_json()) == made
 
 
+def test_grefcoco_is_rela_with_a_rule_for_expressions_that_mean_nothing() -> None:
+    rela, own = protocol.load("rela"), protocol.load("grefcoco")
+    assert own.input == rela.input
+    assert own.score == rela.score.model_copy(update={"no_target": "scored", "headline": "gIoU"})
+    ruled = [name for name in protocol.names() if protocol.load(name).score.no_target == "scored"]
+    assert ruled == ["grefcoco"]
+
+
 def test_an_unknown_protocol_names_the_nearest() -> None:
     with pytest.raises(InputError, match="Unknown protocol 'orignal'. Did you mean 'original'?"):
         protocol.load("orignal")
