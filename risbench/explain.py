@@ -36,7 +36,8 @@ KNOBS = {
     "no_target": "no target",
     "headline": "metric",
 }
-_ORDER = f"Knobs are turned in the order {', '.join(KNOBS.values())}; in another order the steps would be others."
+_TURNED = ", ".join(name for knob, name in KNOBS.items() if knob != "no_target")  # which is refused, see explain
+_ORDER = f"Knobs are turned in the order {_TURNED}; in another order the steps would be others."
 _SAID = {
     "scored_at": "size: masks of the images' size are resized; masks predicted at that size may be others.",
     "at_least": "comparison: of IoU with X, so P@X alone depends on it.",
