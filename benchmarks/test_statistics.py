@@ -38,7 +38,8 @@ def test_intervals_of_all_metrics(benchmark: BenchmarkFixture) -> None:
 def test_intervals_of_twelve_parts(benchmark: BenchmarkFixture) -> None:
     table = rows(1)
     members = {part: (table["sent_id"] % 12 == part).to_numpy() for part in range(12)}
-    assert len(benchmark(statistics.intervals_of_parts, table, members)) == 12
+    ratio = statistics.ratios(table, ORIGINAL)["oIoU"]
+    assert len(benchmark(statistics.intervals_of_parts, table, members, ratio)) == 12
 
 
 def test_comparing_two_runs(benchmark: BenchmarkFixture) -> None:

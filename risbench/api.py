@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     image: Tensor  # (I, 3, H, W) float32, normalised by the recipe's mean and std
     image_index: Tensor  # (B,) int64: which image each expression speaks of
     words: Words
-    mask: Tensor | None  # (B, H, W) float32, 0 or 1: ground truth on the network input; None in evaluation
+    mask: Tensor | None  # (B, H, W) float32, 0 or 1, perhaps all 0: ground truth on the input; None in evaluation
 
 
 class Prediction(NamedTuple):

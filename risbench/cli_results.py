@@ -261,6 +261,7 @@ def _lines(summary: dict[str, Any]) -> Iterator[str]:
             yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
     for name in (one.name for one in SHOWN if one.name in summary["slices"]):
         parts = summary["slices"][name]
-        yield f"oIoU by {name}"
+        of = "gIoU" if "gIoU" in summary else "oIoU"
+        yield f"{of} by {name}"
         for value, part in parts.items():
-            yield f"  {value:12} {part['n']:5} expressions  {Cell(part['oIoU'], part['intervals'].get('oIoU')).text}"
+            yield f"  {value:12} {part['n']:5} expressions  {Cell(part[of], part['intervals'].get(of)).text}"

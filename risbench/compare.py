@@ -47,14 +47,14 @@ def compare(sides: Sequence[Side], resamples: int = RESAMPLES, seed: int = 0) ->
     values = [_values(side, rule) for side in sides]
     baseline = {
         name: Finding(values[0][name], statistics.interval(own), _unpaired(own))
-        for name, own in zip(metrics.NAMES, levels[0].T, strict=True)
+        for name, own in zip(_names(rule), levels[0].T, strict=True)
     }
     found = [baseline]
     for own, level, value in zip(sums[1:], levels[1:], values[1:], strict=True):
         alone = len(sums[0]) == len(own) == 1
         swapped = statistics.swapped(sums[0][0], own[0], resamples, seed) if alone else None
         of_metrics = {}
-        for i, name in enumerate(metrics.NAMES):
+        for i, name in enumerate(_names(rule)):
             permuted = None if swapped is None else swapped[:, i]
             of_metrics[name] = _against(baseline[name].value, levels[0][:, i], value[name], level[:, i], permuted)
         found.append(of_metrics)
@@ -65,10 +65,14 @@ def _rule(side: Side) -> Protocol:
     return protocol.load(side.runs[0].protocol)
 
 
+def _names(rule: Protocol) -> tuple[str, ...]:
+    return metrics.names(rule.score)
+
+
 def _values(side: Side, rule: Protocol) -> dict[str, float | None]:
     """The mean of each metric over the runs of a side; None where one of them has no value."""
     of_runs = [metrics.compute(metrics.Sums.of(run.rows, rule.score)) for run in side.runs]
-    known = {name: [value for run in of_runs if (value := run[name]) is not None] for name in metrics.NAMES}
+    known = {name: [value for run in of_runs if (value := run[name]) is not None] for name in _names(rule)}
     return {name: fmean(own) if len(own) == len(of_runs) else None for name, own in known.items()}
 
 
@@ -93,7 +97,7 @@ def _against(
 
 def _corrected(found: list[dict[str, Finding]]) -> list[dict[str, Finding]]:
     """Fill in Holm's correction, metric by metric."""
-    for name in metrics.NAMES:
+    for name in found[0]:
         tested = [(own, p) for own in found if (p := own[name].p) is not None]
         for (own, _), holm in zip(tested, statistics.holm([p for _, p in tested]), strict=True):
             own[name] = replace(own[name], holm=holm)
@@ -117,9 +121,10 @@ def tables(
     sides: Sequence[Side], metric: str = "", flips: int = 10, texts: Mapping[int, str] | None = None
 ) -> list[Table]:
     """The comparison in one metric, in all metrics, and the expressions that flipped most, `flips` each way."""
-    metric = metric or _rule(sides[0]).score.headline
-    if metric not in metrics.NAMES:
-        raise unknown("metric", metric, metrics.NAMES)
+    rule = _rule(sides[0])
+    metric = metric or rule.score.headline
+    if metric not in _names(rule):
+        raise unknown("metric", metric, _names(rule))
     found = compare(sides)
     first = [_headline(sides, found, metric)]
     if len(sides) == 1:

@@ -92,18 +92,22 @@ def _results(found: Predictions, index: Index, split: str) -> list[dict[str, Any
     annotations = index.annotations()
     category = dict(zip(annotations["ann_id"].tolist(), annotations["category_id"].tolist(), strict=True))
     ids = zip(asked.image_id.tolist(), asked.ann_id.tolist(), asked.sent_id.tolist(), strict=True)
+    said = [-1] * len(found) if found.no_target is None else found.no_target.tolist()
     sizes = zip(found.height.tolist(), found.width.tolist(), strict=True)
     peaks = zip(found.peak_row.tolist(), found.peak_col.tolist(), strict=True)
     return [
         {
             "image_id": image_id,
-            "category_id": category[ann_id],
+            **({"category_id": category[ann_id]} if ann_id in category else {}),  # not of several objects, or none
             "sent_id": sent_id,
             "segmentation": {"size": size, "counts": counts.decode()},
             "score": 1.0,
             **({"peak": peak} if peak[0] >= 0 else {}),
+            **({"no_target": nothing == 1} if nothing >= 0 else {}),
         }
-        for (image_id, ann_id, sent_id), size, counts, peak in zip(ids, sizes, found.counts, peaks, strict=True)
+        for (image_id, ann_id, sent_id), size, counts, peak, nothing in zip(
+            ids, sizes, found.counts, peaks, said, strict=True
+        )
     ]
 
 

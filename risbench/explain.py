@@ -33,9 +33,11 @@ KNOBS = {
     "scored_at": "size",
     "at_least": "comparison",
     "empty_union": "empty union",
+    "no_target": "no target",
     "headline": "metric",
 }
-_ORDER = f"Knobs are turned in the order {', '.join(KNOBS.values())}; in another order the steps would be others."
+_TURNED = ", ".join(name for knob, name in KNOBS.items() if knob != "no_target")  # which is refused, see explain
+_ORDER = f"Knobs are turned in the order {_TURNED}; in another order the steps would be others."
 _SAID = {
     "scored_at": "size: masks of the images' size are resized; masks predicted at that size may be others.",
     "at_least": "comparison: of IoU with X, so P@X alone depends on it.",
@@ -82,6 +84,11 @@ class Explanation:
 def explain(a: Side, b: Side, measure: Measure) -> Explanation:
     """Walk from A to B."""
     start, end = a.protocol.score, b.protocol.score
+    if start.no_target != end.no_target:
+        raise InputError(
+            f"{start.headline} of {a.protocol.name} and {end.headline} of {b.protocol.name} have no steps between them:"
+            " only one of the two has a rule for expressions that mean nothing. Explain two numbers under one rule."
+        )
     turned = _turned(start, end)
     halves = [start, *(half for _, half in turned)]
     begin = Step("A", "", a.protocol.name, start.headline, _own(a, measure))
@@ -137,7 +144,8 @@ def between(a: Side, b: Side, dataset: str, split: str, data_root: str, partial:
         return scoring.rows(side.predictions, index(), part, side.protocol.model_copy(update={"score": counted}))
 
     def measure(side: Side, half: ScoreHalf) -> float:
-        counted = ScoreHalf(scored_at=half.scored_at, ground_truth=half.ground_truth)  # all that rows depend on
+        kept = half.model_dump(include={"scored_at", "ground_truth", "no_target"})  # all that rows depend on
+        counted = ScoreHalf.model_validate(kept)
         value = metrics.compute(metrics.Sums.of(rows(side, counted), half))[half.headline]
         if value is None:
             raise InputError(f"{side.name} has no {half.headline}, as every union is empty: take another number.")

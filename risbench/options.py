@@ -89,18 +89,20 @@ def score_references(
     names: list[str], dataset: str, split: str, protocol: str, seed: str, where: tuple[str, str, bool], runs: Path
 ) -> list[Record]:
     """Score floors and ceilings; nothing is learned, so nothing needs torch."""
-    from risbench import predictions, record, references
+    from risbench import predictions, record, references, scoring
     from risbench import protocol as protocols
     from risbench.data import source
 
     index = source.open_index(dataset, *where)
     splits = parts(split) or [name for name in index.split_names() if index.card.splits[name].evaluation]
+    asked = [protocols.load(name) for name in parts(protocol)]
+    scoring.check_targets(index, splits, asked)
     records = []
     for name in names:
         folder = runs / f"reference-{name}-{Path(dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
         for part in splits:
             for number in seeds_of(seed)[: None if name == "random-object" else 1]:
-                for chosen in map(protocols.load, parts(protocol)):
+                for chosen in asked:
                     found = references.predict(name, index, part, number, chosen)
                     kept = folder / f"seed{number}" if len(seeds_of(seed)) > 1 else folder
                     predictions.write(kept / "predictions" / f"{part}-{chosen.name}.parquet", found)

@@ -1,7 +1,8 @@
 """The predictions file: one mask for each expression, written while predicting and read from any program.
 
 Parquet holds sent_id, height, width, counts (COCO compressed RLE) and a nullable peak (row and column, in pixels of
-that size); its metadata says where the masks come from. JSON Lines holds the same columns without the metadata.
+that size); its metadata says where the masks come from. JSON Lines holds the same columns without the metadata. A
+method that can say that nothing is meant writes a nullable `no_target`; where it says neither, an empty mask says so.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ SCHEMA = pa.schema(
     ]
 )
 PEAK = ("peak_row", "peak_col")
+NO_TARGET = pa.field("no_target", pa.bool_())  # only in files that say it
 
 
 class Header(BaseModel):
@@ -68,6 +70,7 @@ class Predictions:
     counts: list[bytes]
     peak_row: NDArray[np.int32]  # -1: no peak
     peak_col: NDArray[np.int32]
+    no_target: NDArray[np.int8] | None = None  # 1 nothing is meant, 0 something is, -1 (None: all) as the mask says
 
     def __len__(self) -> int:
         return len(self.sent_id)
@@ -76,7 +79,15 @@ class Predictions:
         """The entries at these places, in this order."""
         counts = [self.counts[place] for place in order]
         sent_id, height, width = self.sent_id[order], self.height[order], self.width[order]
-        return Predictions(self.header, sent_id, height, width, counts, self.peak_row[order], self.peak_col[order])
+        said = None if self.no_target is None else self.no_target[order]
+        peak = self.peak_row[order], self.peak_col[order]
+        return Predictions(self.header, sent_id, height, width, counts, *peak, said)
+
+    def says_nothing(self) -> NDArray[np.bool_]:
+        """Whether each answer is that nothing is meant."""
+        sizes = zip(self.height.tolist(), self.width.tolist(), strict=True)
+        empty = np.array([rle.area(counts, size) == 0 for counts, size in zip(self.counts, sizes, strict=True)], bool)
+        return empty if self.no_target is None else np.where(self.no_target < 0, empty, self.no_target == 1)
 
 
 def build(
@@ -85,11 +96,13 @@ def build(
     sizes: Sequence[rle.Size],
     counts: Sequence[bytes],
     peaks: Sequence[tuple[int, int] | None],
+    no_target: Sequence[bool | None] | None = None,
 ) -> Predictions:
     """Predictions from one entry for each expression."""
     height, width = np.array(sizes, np.int32).reshape(-1, 2).T
     row, column = np.array([(-1, -1) if peak is None else peak for peak in peaks], np.int32).reshape(-1, 2).T
-    return Predictions(header, np.array(sent_id, np.int64), height, width, list(counts), row, column)
+    said = None if no_target is None else np.array([-1 if one is None else one for one in no_target], np.int8)
+    return Predictions(header, np.array(sent_id, np.int64), height, width, list(counts), row, column, said)
 
 
 def in_order(predictions: Predictions, split: Split, asked: Split | None = None) -> Predictions:
@@ -149,6 +162,9 @@ def write(path: Path, predictions: Predictions) -> None:
     columns = [predictions.sent_id, predictions.height, predictions.width, [c.decode() for c in predictions.counts]]
     peaks = [pa.array(peak, mask=peak < 0) for peak in (predictions.peak_row, predictions.peak_col)]
     table = pa.Table.from_arrays([*(pa.array(c) for c in columns), *peaks], schema=SCHEMA)
+    said = predictions.no_target
+    if said is not None and (said >= 0).any():
+        table = table.append_column(NO_TARGET, pa.array(said == 1, mask=said < 0))
     if predictions.header:
         table = table.replace_schema_metadata({"risbench": predictions.header.model_dump_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,6 +200,7 @@ class Parts:
     def merge(self, path: Path) -> Predictions:
         """Join all parts by rising number, write them to `path` and remove the folder."""
         parts = [read(self._part(number)) for number in sorted(self.done())]
+        said = [np.full(len(part), -1, np.int8) if part.no_target is None else part.no_target for part in parts]
         merged = Predictions(
             self.header,
             np.concatenate([part.sent_id for part in parts]),
@@ -192,6 +209,7 @@ class Parts:
             [counts for part in parts for counts in part.counts],
             np.concatenate([part.peak_row for part in parts]),
             np.concatenate([part.peak_col for part in parts]),
+            None if all(part.no_target is None for part in parts) else np.concatenate(said),
         )
         write(path, merged)
         shutil.rmtree(self.folder)
@@ -232,6 +250,7 @@ class Line(BaseModel):
     sent_id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     segmentation: Segmentation
     peak: tuple[Int32, Int32] | None = None
+    no_target: bool | None = None
 
 
 def _read_lines(path: Path) -> Any:
@@ -257,8 +276,9 @@ def _table(lines: Iterable[Line]) -> Any:
     rows = []
     for line in lines:
         mask, peak = line.segmentation, line.peak or (None, None)
-        rows.append(dict(zip(SCHEMA.names, (line.sent_id, *mask.size, mask.counts, *peak), strict=True)))
-    return pa.Table.from_pylist(rows, schema=pa.schema([field.with_nullable(True) for field in SCHEMA]))
+        values = (line.sent_id, *mask.size, mask.counts, *peak, line.no_target)
+        rows.append(dict(zip((*SCHEMA.names, NO_TARGET.name), values, strict=True)))
+    return pa.Table.from_pylist(rows, schema=pa.schema([*(field.with_nullable(True) for field in SCHEMA), NO_TARGET]))
 
 
 def _header(table: Any, path: Path) -> Header | None:
@@ -281,12 +301,18 @@ def _from_table(table: Any, header: Header | None) -> Predictions:
     for entry in zip(sent_id, counts, height, width, strict=True):
         _check_mask(*entry)
     row, column = _peaks(sent_id, height, width, *(columns[name] for name in PEAK))
-    return Predictions(header, sent_id, height, width, counts, row, column)
+    return Predictions(header, sent_id, height, width, counts, row, column, _said(_column(table, NO_TARGET)))
+
+
+def _said(column: Any) -> NDArray[np.int8] | None:
+    """The answers that nothing is meant; None where no row says whether it is one."""
+    said = column.cast(pa.int8()).fill_null(-1).to_numpy(zero_copy_only=False)
+    return None if (said < 0).all() else said
 
 
 def _column(table: Any, field: Any) -> Any:
     """One column in our type, whichever type of the same kind the program chose; pandas stores peaks as floats."""
-    if field.name in PEAK and field.name not in table.column_names:
+    if field.nullable and field.name not in table.column_names:
         return pa.nulls(len(table), field.type)
     if table.column_names.count(field.name) != 1:
         raise InputError(f"Column {field.name!r} is missing or there twice; expected {', '.join(SCHEMA.names)}.")
@@ -305,6 +331,8 @@ def _column(table: Any, field: Any) -> Any:
 def _fits(kind: Any, field: Any) -> bool:
     if field.name == "counts":
         return str(kind).removeprefix("large_").removesuffix("_view") in ("string", "binary")
+    if field.name == NO_TARGET.name:
+        return bool(pa.types.is_boolean(kind) or pa.types.is_null(kind))
     peak = field.name in PEAK and (pa.types.is_floating(kind) or pa.types.is_null(kind))
     return bool(peak or pa.types.is_integer(kind))
 

@@ -65,7 +65,9 @@ class ScoreHalf(BaseModel):
     # or the union of polygons that are drawn at the scored size
     at_least: Literal[">=", ">"] = ">="  # how P@X compares IoU with X
     empty_union: Literal[0, 1, "nan"] = 0  # IoU of nothing predicted where nothing is; nan leaves the row out
-    headline: Literal["oIoU", "mIoU"] = "oIoU"
+    no_target: Literal["refused", "scored"] = "refused"  # a split with expressions that mean nothing in their image;
+    # scored: right where the answer says so, by the rule in `metrics`
+    headline: Literal["oIoU", "mIoU", "gIoU"] = "oIoU"
 
     def size(self, original: Size) -> Size:
         """Height and width at which an image of this original size is scored."""
@@ -163,9 +165,25 @@ _PROTOCOLS = (
         " union; the raw expression, cut at 20 word pieces; the larger of two classes, read as a probability > 0.5; an"
         " empty union scores 0; P@X counts IoU >= X. Its cIoU is oIoU, its gIoU mIoU. Done otherwise here: a mask that"
         " the files give as run lengths is stretched by nearest neighbour. Not done here: answers that nothing is"
-        " meant, and targets of several objects (gRefCOCO)",
+        " meant, which are those of `grefcoco`",
         input=_LAVT,
         score=ScoreHalf(scored_at=(480, 480), ground_truth="scored"),
+    ),
+    Protocol(
+        name="grefcoco",
+        source="GRES (CVPR 2023), evaluated as refer_evaluation.py of ReLA's released code does, where an expression"
+        " may mean several objects, or none; input and truths as in `rela`, the truth of several objects being the"
+        " union of theirs. An answer is a mask, or that nothing is meant; a file that does not tell says so by an"
+        " empty mask. Where nothing is meant, that answer scores IoU 1 and adds nothing to cIoU; a mask scores 0, and"
+        " its pixels count in the union. Where something is meant, that answer scores 0; its stored mask still counts"
+        " in the union, as in the code. gIoU is the mean over all expressions, cIoU the sum of intersections over that"
+        " of unions; N-acc is the share of the expressions without a target that are answered so, T-acc that of the"
+        " others that are not; P@X, and here pointing and boundary IoU, are over expressions with a target, IoU >= X."
+        " The headline is gIoU. Done otherwise here: an early version of the code takes T-acc for the share of right"
+        " ones among the answers that nothing is meant, and adds 1 to the divisors of both; later ones do as here. A"
+        " crowd among the objects, which the code leaves out, is part of the truth",
+        input=_LAVT,
+        score=ScoreHalf(scored_at=(480, 480), ground_truth="scored", no_target="scored", headline="gIoU"),
     ),
     Protocol(
         name="simrec",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from risbench import protocol
+from risbench.metrics import RULED
 from risbench.render import Cell, Column, Table
 from risbench.table import METRICS
 
@@ -33,7 +34,8 @@ def overview() -> Table:
 
 def scores(summaries: Sequence[Mapping[str, Any]], refused: Mapping[str, str]) -> Table:
     """Build the table of one predictions file under every protocol that can score it; notes say why others cannot."""
-    columns = (Column("protocol"), Column("n", numeric=True), *(Column(name, numeric=True) for name in METRICS))
+    names = (*METRICS, *(name for name in RULED if any(name in summary for summary in summaries)))
+    columns = (Column("protocol"), Column("n", numeric=True), *(Column(name, numeric=True) for name in names))
     known = {name: protocol.load(name) for name in protocol.names()}
     said = {
         f"{_MARK}: the headline metric of the protocol. Metrics in percent.": True,
@@ -49,7 +51,7 @@ def scores(summaries: Sequence[Mapping[str, Any]], refused: Mapping[str, str]) -
     notes += [text for text, applies in said.items() if applies]
     notes += [f"{name} cannot score it: {reason}" for name, reason in refused.items()]
     title = "{dataset} {split}, one predictions file under every protocol".format(**summaries[0])
-    rows = tuple(_row(summary, known[summary["protocol"]]) for summary in summaries)
+    rows = tuple(_row(summary, known[summary["protocol"]], names) for summary in summaries)
     return Table("scores", title, columns, rows, tuple(notes))
 
 
@@ -60,8 +62,8 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _row(summary: Mapping[str, Any], chosen: protocol.Protocol) -> tuple[Cell, ...]:
+def _row(summary: Mapping[str, Any], chosen: protocol.Protocol, names: Sequence[str]) -> tuple[Cell, ...]:
     said = ", ".join(word for word in ("partial", "resized") if word in summary)
     label = Cell(chosen.name, remark=f"({said})" if said else "", footnote="" if chosen.comparable else "†")
-    values = (Cell(summary[name], mark=_MARK if name == chosen.score.headline else "") for name in METRICS)
+    values = (Cell(summary.get(name), mark=_MARK if name == chosen.score.headline else "") for name in names)
     return (label, Cell(summary["n"]), *values)

@@ -75,7 +75,7 @@ def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: 
     known: dict[str, Any] = {
         **header.model_dump(include={"method", "variants", "recipe", "checkpoint"}),
         **{key: summary[key] for key in ("dataset", "split", "protocol", "n")},
-        "metrics": {name: summary[name] for name in metrics.NAMES},
+        "metrics": {name: summary[name] for name in metrics.names(protocol.score)},
         "intervals": statistics.intervals(scored.rows, protocol),
         "slices": summary["slices"],
         "card": index.card.file_sha256,

@@ -98,11 +98,10 @@ class Run:
         method = methods.folder(self.job.method).name if self.job.method else ""
         if self.initial and self.initial.facts.method != method:
             raise InputError(f"--init {self.job.init} is a checkpoint of {self.initial.facts.method}, not of {method}.")
-        self.splits()
         if not self.job.protocols:
             raise InputError(f"Under which protocol? Give --protocol; known: {', '.join(protocol.names())}.")
-        for name in self.job.protocols:
-            protocol.load(name)
+        asked = [protocol.load(name) for name in self.job.protocols]
+        scoring.check_targets(self.index, self.splits(), asked)
         needed = [] if self.job.checkpoint else [(index, "train") for index in self.training] + [(self.index, "val")]
         for index, name in needed:
             if name not in index.split_names():
@@ -110,6 +109,8 @@ class Run:
                     f"This copy of {index.card.name} holds no split {name}, which training needs. Evaluate a trained "
                     f"checkpoint with --checkpoint; the splits are {', '.join(index.split_names())}."
                 )
+        if needed:  # val is scored while training
+            scoring.check_targets(self.index, ["val"], asked[:1])
 
     def train(self, resume: bool) -> Checkpoint:
         """Train, and return the best checkpoint; that of --checkpoint is trained already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -41,9 +42,14 @@ def score(predictions: Predictions, index: Index, split: str, protocol: Protocol
 
 
 def under_all(predictions: Predictions, index: Index, split: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Summaries under every protocol that can score predictions, and why each of the others cannot."""
+    """Summaries under every protocol that can score predictions, and why each of the others cannot.
+
+    Where every expression has a target, the protocols with a rule for those without one are left out.
+    """
     summaries, refused = [], {}
-    for chosen in map(protocols.load, protocols.names()):
+    aimed = bool(index.meant(index.split(split).ann_id)[0].all())
+    known = map(protocols.load, protocols.names())
+    for chosen in (one for one in known if one.score.no_target == "refused" or not aimed):
         try:
             summaries.append(score(predictions, index, split, chosen).summary)
         except InputError as error:
@@ -63,6 +69,7 @@ def _rows(
 ) -> tuple[pd.DataFrame, bool]:
     """The rows, and whether any mask was resized for them."""
     whole = index.split(split)
+    check_targets(index, [split], [protocol])
     truths = protocol.input.asked(whole)
     if predictions.header:
         _check_header(predictions.header, index.card.name, split, protocol)
@@ -72,6 +79,7 @@ def _rows(
         refuse("Answered alone, where the protocol joins the sentences of a ref", alone, cure)
     predictions = in_order(predictions, whole, truths)
     _check_peaks(predictions)
+    said = predictions.says_nothing() if protocol.score.no_target == "scored" else None
     predictions, resized = _at_scored_size(predictions, truths, protocol.score)
     ids = {"sent_id": truths.sent_id, "ref_id": truths.ref_id, "image_id": truths.image_id}
     counts = np.array(_counts(predictions, index, truths, protocol), np.int64).reshape(-1, len(metrics.Counts._fields))
@@ -79,8 +87,24 @@ def _rows(
     if boundaries:
         edges = np.array(_edges(predictions, index, truths, protocol), np.int64).reshape(-1, len(metrics.Edges._fields))
         columns |= dict(zip(metrics.Edges._fields, edges.T, strict=True))
+    if said is not None:  # before resizing, which may lose the last pixel of a mask
+        meant, _ = index.meant(truths.ann_id)
+        columns |= dict(zip(metrics.Nothing._fields, np.array([meant == 0, said], np.int64), strict=True))
     table = pd.DataFrame({**ids, **columns, **slices.labels(index, truths)})
     return table.astype({"peak_hit": np.int8}), resized
+
+
+def check_targets(index: Index, splits: Iterable[str], asked: Iterable[Protocol]) -> None:
+    """Refuse splits with expressions that mean nothing under protocols that have no rule for them."""
+    without = [protocol.name for protocol in asked if protocol.score.no_target == "refused"]
+    for split in splits if without else ():
+        objects, _ = index.meant(index.split(split).ann_id)
+        if nothing := int((objects == 0).sum()):
+            able = [name for name in protocols.names() if protocols.load(name).score.no_target == "scored"]
+            raise InputError(
+                f"{nothing} of {len(objects)} expressions of {index.card.name} {split} mean nothing in their image, for"
+                f" which the protocol {without[0]!r} has no rule: give --protocol {able[0]}."
+            )
 
 
 def _counts(predictions: Predictions, index: Index, split: Split, protocol: Protocol) -> list[metrics.Counts]:

@@ -21,7 +21,7 @@ from risbench import datasets, measured, predictions, record, scoring
 from risbench import protocol as protocols
 from risbench.data import source
 from risbench.errors import InputError
-from risbench.metrics import Counts
+from risbench.metrics import Counts, Nothing
 from risbench.predictions import refuse
 from risbench.record import Record
 
@@ -175,16 +175,27 @@ def _read_rows(path: Path, asked: Asked) -> Run:
     kept = path.parent.parent / "records" / f"{path.stem}.json"
     if kept.is_file():
         found = record.read(kept)
+        _check_rule(rows, path, found.protocol)
         method = " ".join([found.method, *found.variants, *filter(None, [found.control])])
         named = (found.dataset, found.split, found.protocol, method)
         known = (*named, found, found.partial, found.resized, found.checkpoint)
         return _as_asked(Run(path, rows, *known), asked)
     split, _, protocol = path.stem.removesuffix("-permuted").partition("-")
     if protocol in protocols.names():
+        _check_rule(rows, path, protocol)
         return _as_asked(Run(path, rows, "", split, protocol), asked)
     if not asked.protocol:
         raise InputError(f"Nothing says under which protocol {path} was scored: give --protocol.")
+    _check_rule(rows, path, asked.protocol)
     return Run(path, rows, "", asked.split, protocols.load(asked.protocol).name)
+
+
+def _check_rule(rows: pd.DataFrame, path: Path, protocol: str) -> None:
+    """Refuse rows without what a protocol's no-target rule looks at."""
+    ruled = protocol in protocols.names() and protocols.load(protocol).score.no_target == "scored"
+    if ruled and not all(name in rows and rows[name].isin([0, 1]).all() for name in Nothing._fields):
+        names = ", ".join(Nothing._fields)
+        raise InputError(f"{path} does not hold 0 or 1 as {names}, which {protocol!r} needs: score again under it.")
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from risbench import kind_words, metrics, rle, statistics
 from risbench.data.index import Index, Split
@@ -51,7 +51,13 @@ class Part(BaseModel):
     n: int  # expressions
     oIoU: float | None  # percent
     mIoU: float | None
+    gIoU: float | None = None  # under the no-target rule, in place of the others
+    cIoU: float | None = None
     intervals: dict[str, list[float]] = {}  # 95 %, over images: low, high
+
+    @model_serializer(mode="wrap")
+    def _without_the_other_rule(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None or name not in metrics.RULED}
 
 
 def choose(names: Sequence[str]) -> tuple[Slice, ...]:
@@ -76,13 +82,14 @@ def measure(rows: pd.DataFrame, protocol: Protocol) -> dict[str, dict[str, dict[
         if one.name in rows:
             having = rows[one.name].str.get_dummies(AND).astype(bool)
             members |= {(one.name, value): having[value].to_numpy() for value in one.ordered(having.columns)}
-    intervals = statistics.intervals_of_parts(rows, members)
+    main = metrics.overall(protocol.score)
+    intervals = statistics.intervals_of_parts(rows, members, statistics.ratios(rows, protocol)[main])
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for (name, value), mine in members.items():
         sums = metrics.Sums.of(rows[mine], protocol.score)
         percent = metrics.compute(sums)
-        within = {"oIoU": intervals[name, value]} if (name, value) in intervals else {}
-        part = Part(n=sums.n, oIoU=percent["oIoU"], mIoU=percent["mIoU"], intervals=within)
+        within = {main: intervals[name, value]} if (name, value) in intervals else {}
+        part = Part(n=sums.n, **{of: percent.get(of) for of in ("oIoU", "mIoU", "gIoU", "cIoU")}, intervals=within)
         found.setdefault(name, {})[value] = part.model_dump()
     return found
 
@@ -90,6 +97,7 @@ def measure(rows: pd.DataFrame, protocol: Protocol) -> dict[str, dict[str, dict[
 # From which number on a value holds: up to the next one.
 _DISTRACTORS = {0: "0", 1: "1", 2: "2", 3: "3+"}
 _LENGTHS = {0: "0", 1: "1", 2: "2", 3: "3", 4: "4-5", 6: "6-7", 8: "8-10", 11: "11+"}
+_TARGETS = {0: "none", 1: "one", 2: "several"}
 _AREAS = {0: UNKNOWN, 1: "small", 32**2: "medium", 96**2: "large"}
 _CROWDING = {1: "1-4", 5: "5-9", 10: "10+"}
 
@@ -98,6 +106,12 @@ def _named(numbers: ArrayLike, names: Mapping[int, str]) -> list[str]:
     """The value of each number."""
     values = [*names.values()]
     return [values[after - 1] for after in np.searchsorted([*names], numbers, side="right")]
+
+
+def _known(numbers: pd.Series[float], names: Mapping[int, str]) -> list[str]:
+    """The value of each number; nan is not known."""
+    values = _named(numbers.fillna(max(names)), names)
+    return [UNKNOWN if missing else value for value, missing in zip(values, numbers.isna(), strict=True)]
 
 
 def _kinds(index: Index, split: Split) -> list[str] | None:
@@ -113,14 +127,19 @@ def _same_class_distractors(index: Index, split: Split) -> list[str]:
     objects = index.annotations().set_index("ann_id")
     counted = pd.Series(np.where(objects["crowd"], max(_DISTRACTORS), 1), objects.index)
     others = counted.groupby([objects["image_id"], objects["category_id"]]).transform("sum") - counted
-    return _where_complete(index, split, _named(others.loc[pd.Index(split.ann_id)], _DISTRACTORS))
+    return _where_complete(index, split, _known(others.reindex(split.ann_id), _DISTRACTORS))
+
+
+def _targets(index: Index, split: Split) -> list[str] | None:
+    objects, _ = index.meant(split.ann_id)
+    return _named(objects, _TARGETS) if (objects != 1).any() else None
 
 
 def _crowding(index: Index, split: Split) -> list[str]:
     """Count the annotations of the image; a crowd, drawn over what is left after ten objects, counts as ten."""
     objects = index.annotations()
     counted = pd.Series(np.where(objects["crowd"], max(_CROWDING), 1)).groupby(objects["image_id"]).sum()
-    return _where_complete(index, split, _named(counted.loc[pd.Index(split.image_id)], _CROWDING))
+    return _where_complete(index, split, _known(counted.reindex(split.image_id), _CROWDING))
 
 
 def _where_complete(index: Index, split: Split, values: list[str]) -> list[str]:
@@ -137,8 +156,7 @@ def _kind_words(index: Index, split: Split) -> list[str]:
 
 
 def _areas(index: Index, split: Split) -> list[str]:
-    area = index.annotations().set_index("ann_id")["area"]
-    return _named(area.loc[pd.Index(split.ann_id)], _AREAS)
+    return _named(index.meant(split.ann_id)[1], _AREAS)
 
 
 def _touching(index: Index, split: Split) -> list[str]:
@@ -160,6 +178,12 @@ def _of_masks(index: Index, split: Split, value: Callable[[bytes, rle.Size], str
 _INCOMPLETE = "unknown where the image may hold objects that are not annotated"
 
 KINDS = Slice("kind of expression", "as the annotation file of the data set names it", (), _kinds)
+TARGETS = Slice(
+    "targets",
+    "annotated objects that are meant; distractors are unknown unless it is one",
+    tuple(_TARGETS.values()),
+    _targets,
+)
 DISTRACTORS = Slice(
     "same-class distractors",
     f"other objects of the referent's category in its image, a crowd counting as 3+; {_INCOMPLETE}",
@@ -198,5 +222,5 @@ CROWDING = Slice(
     (*_CROWDING.values(), UNKNOWN),
     _crowding,
 )
-SHOWN = (KINDS, DISTRACTORS)  # in every comparison
+SHOWN = (KINDS, TARGETS, DISTRACTORS)  # in every comparison
 SLICES = (*SHOWN, LENGTH, KIND_WORDS, AREA, BORDER, PIECES, CROWDING)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -37,39 +37,51 @@ def intervals(
     rows: pd.DataFrame, protocol: Protocol, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, list[float]]:
     """95 % intervals in percent, by metric; a metric without a value has none."""
-    return _intervals(metrics.NAMES, resampled(by_image(rows, protocol), resamples, seed))
+    return _intervals(metrics.names(protocol.score), resampled(by_image(rows, protocol), resamples, seed))
 
 
 def intervals_of_parts(
-    rows: pd.DataFrame, members: Mapping[Name, NDArray[np.bool_]], resamples: int = RESAMPLES, seed: int = 0
+    rows: pd.DataFrame,
+    members: Mapping[Name, NDArray[np.bool_]],
+    ratio: tuple[Floats, Floats],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[Name, list[float]]:
-    """95 % intervals of oIoU of parts of the rows; an image is drawn with its rows of every part, if it has any."""
-    part, whole = rows["intersection"].to_numpy(np.float64), rows["union"].to_numpy(np.float64)
+    """95 % intervals of a ratio of sums (see `ratios`) over parts of the rows.
+
+    An image is drawn with its rows of every part, if it has any.
+    """
+    part, whole = ratio
     sums = _by_image(rows, [(part * mine, whole * mine) for mine in members.values()])
     return _intervals(members, resampled(sums, resamples, seed))
 
 
 def by_image(rows: pd.DataFrame, protocol: Protocol) -> Floats:
-    """What each of `metrics.NAMES` divides, summed over the rows of an image: (metrics, 2, images), by image_id."""
-    iou, precise = metrics.iou(rows, protocol.score), metrics.precise(rows, protocol.score)
-    counted = (~np.isnan(iou)).astype(np.float64)
-    hit = rows["peak_hit"].to_numpy()
-    ratios = {
-        "oIoU": (rows["intersection"].to_numpy(np.float64), rows["union"].to_numpy(np.float64)),
-        "mIoU": (np.nan_to_num(iou), counted),
-        **{f"P@0.{k}": (precise[:, i].astype(np.float64), counted) for i, k in enumerate(metrics.TENTHS)},
-        "pointing": ((hit == 1).astype(np.float64), (hit >= 0).astype(np.float64)),
-        metrics.BOUNDARY: _boundaries(rows, protocol),
+    """What each of `metrics.names` divides, summed over the rows of an image: (metrics, 2, images), by image_id."""
+    found, nothing = ratios(rows, protocol), np.zeros(len(rows))
+    return _by_image(rows, [found.get(name, (nothing, nothing)) for name in metrics.names(protocol.score)])
+
+
+def ratios(rows: pd.DataFrame, protocol: Protocol) -> dict[str, tuple[Floats, Floats]]:
+    """What each metric divides, row by row; those that have no value are missing."""
+    rule = protocol.score
+    iou, aimed, told = metrics.iou(rows, rule), metrics.aimed(rows, rule), metrics.told(rows, rule)
+    counted = ~np.isnan(iou)
+    mean, (part, union) = (np.nan_to_num(iou), counted), metrics.pixels(rows, rule)
+    found: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
+        f"P@0.{k}": (reached, counted & aimed)
+        for k, reached in zip(metrics.TENTHS, metrics.precise(rows, rule).T, strict=True)
     }
-    return _by_image(rows, [ratios[name] for name in metrics.NAMES])
-
-
-def _boundaries(rows: pd.DataFrame, protocol: Protocol) -> tuple[Floats, Floats]:
-    """Boundary IoU and whether it counts; zeros where boundaries were not compared."""
-    if not metrics.has_boundaries(rows):
-        return np.zeros(len(rows)), np.zeros(len(rows))
-    iou = metrics.iou(rows, protocol.score, "boundary_")
-    return np.nan_to_num(iou), (~np.isnan(iou)).astype(np.float64)
+    found["pointing"] = metrics.pointed(rows, rule)
+    if metrics.has_boundaries(rows):
+        edges = metrics.iou(rows, rule, "boundary_")
+        found[metrics.BOUNDARY] = np.nan_to_num(edges) * aimed, ~np.isnan(edges) & aimed
+    if rule.no_target == "scored":
+        found |= {"gIoU": mean, "cIoU": (part, union), "N-acc": (told & ~aimed, ~aimed), "T-acc": (told & aimed, aimed)}
+        found = {name: ratio for name, ratio in found.items() if name not in metrics.UNRULED}
+    else:
+        found |= {"oIoU": (part, union), "mIoU": mean}
+    return {name: (above.astype(np.float64), below.astype(np.float64)) for name, (above, below) in found.items()}
 
 
 def _by_image(rows: pd.DataFrame, ratios: Sequence[tuple[Floats, Floats]]) -> Floats:

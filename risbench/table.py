@@ -8,7 +8,7 @@ from dataclasses import replace
 from risbench import datasets, paper_table, papers
 from risbench.errors import unknown
 from risbench.measured import Line, badges, group
-from risbench.metrics import BOUNDARY
+from risbench.metrics import BOUNDARY, RULED
 from risbench.published import headline, headlines
 from risbench.record import Record
 from risbench.render import Cell, Column, Table, superscript
@@ -39,7 +39,7 @@ def tables(
 ) -> list[Table]:
     """Build the comparison, and the table of each of these slices that records have."""
     found = list(records)
-    by_slice = (sliced(found, division, dataset) for division in shown)
+    by_slice = (sliced(found, division, dataset, of) for division in shown for of in ("oIoU", "gIoU"))
     return [comparison(found, dataset, metric), *(table for table in by_slice if table.rows)]
 
 
@@ -51,8 +51,9 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
     lines = [replace(line, published=headline(line.method, line.dataset, line.split, metric)) for line in lines]
     if dataset or not lines:
         lines += _unmeasured(lines, dataset, metric)
+    ruled = RULED if any(_is_ruled(run) for line in lines for run in line.runs) else ()
     footnotes: dict[str, str] = {}
-    rows = tuple(_row(line, metric, footnotes) for line in sorted(lines, key=Line.order))
+    rows = tuple(_row(line, metric, ruled, footnotes) for line in sorted(lines, key=Line.order))
     numbered = [f"{mark} {text}" for text, mark in footnotes.items()]
     columns = (
         Column("data set", "block"),
@@ -60,7 +61,7 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         *map(Column, ("method", "variants", "protocol")),
         Column("n", numeric=True),
         Column("seeds"),
-        *(Column(name, numeric=True) for name in (*METRICS, f"published {metric}", "difference")),
+        *(Column(name, numeric=True) for name in (*METRICS, *ruled, f"published {metric}", "difference")),
         Column("source", "wide"),
         Column("partial", "data"),
         Column("resized", "data"),
@@ -69,13 +70,14 @@ def comparison(records: Iterable[Record], dataset: str | None = None, metric: st
         Column(BOUNDARY, "data", numeric=True),
     )
     title = f"Measured results, and the published {metric}"
-    return Table(COMPARISON, title, columns, rows, (*numbered, *_legend(lines, metric, [metric]), *notes))
+    return Table(COMPARISON, title, columns, rows, (*numbered, *_legend(lines, metric, [metric, *ruled[:1]]), *notes))
 
 
-def sliced(records: Iterable[Record], division: Slice, dataset: str | None = None) -> Table:
-    """Build the table of oIoU by the values of a slice, from the records that have it."""
-    having = [record for record in _of(dataset, records) if division.name in record.slices]
-    lines = sorted(group(_by_value(record, division) for record in having)[0], key=Line.order)
+def sliced(records: Iterable[Record], division: Slice, dataset: str | None = None, metric: str = "oIoU") -> Table:
+    """Build the table of oIoU, or gIoU under the no-target rule, by the values of a slice from records that have it."""
+    known = [record for record in _of(dataset, records) if division.name in record.slices]
+    having = [record for record in known if _is_ruled(record) == (metric == "gIoU")]
+    lines = sorted(group(_by_value(record, division, metric) for record in having)[0], key=Line.order)
     values = division.ordered(value for record in having for value in record.slices[division.name])
     rows = []
     for line in lines:
@@ -90,17 +92,22 @@ def sliced(records: Iterable[Record], division: Slice, dataset: str | None = Non
         *(Column(f"{value} n", "data") for value in values),
     )
     meaning = f"{division.name}: {division.meaning}."
-    notes = (meaning, *_numbers(lines, division), *_legend(lines, "oIoU", values))
-    return Table(division.name, f"oIoU by {division.name}", columns, tuple(rows), notes)
+    notes = (meaning, *_numbers(lines, division), *_legend(lines, metric, values))
+    name = division.name if metric == "oIoU" else f"{division.name}, {metric}"
+    return Table(name, f"{metric} by {division.name}", columns, tuple(rows), notes)
 
 
-def _by_value(run: Record, division: Slice) -> Record:
-    """A record whose metrics are oIoU by the values of a slice."""
+def _by_value(run: Record, division: Slice, metric: str) -> Record:
+    """A record whose metrics are one metric by the values of a slice."""
     parts = run.slices[division.name]
-    intervals = {value: part.intervals["oIoU"] for value, part in parts.items() if "oIoU" in part.intervals}
-    return run.model_copy(
-        update={"metrics": {value: part.oIoU for value, part in parts.items()}, "intervals": intervals}
-    )
+    intervals = {value: part.intervals[metric] for value, part in parts.items() if metric in part.intervals}
+    metrics = {value: getattr(part, metric) for value, part in parts.items()}
+    return run.model_copy(update={"metrics": metrics, "intervals": intervals})
+
+
+def _is_ruled(run: Record) -> bool:
+    """Whether it was scored under the no-target rule."""
+    return "gIoU" in run.metrics
 
 
 def _numbers(lines: Iterable[Line], division: Slice) -> list[str]:
@@ -113,7 +120,7 @@ def _numbers(lines: Iterable[Line], division: Slice) -> list[str]:
     return [f"Expressions of {where}, {', '.join(under)}: {n}." for (where, n), under in protocols.items()]
 
 
-def _row(line: Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]:
+def _row(line: Line, metric: str, ruled: Sequence[str], footnotes: dict[str, str]) -> tuple[Cell, ...]:
     seeds = [str(run.seed) for run in line.runs if run.seed is not None]
     published = Cell()
     if line.published is not None:
@@ -124,6 +131,7 @@ def _row(line: Line, metric: str, footnotes: dict[str, str]) -> tuple[Cell, ...]
         Cell(line.runs[0].n if line.runs else None),
         Cell(", ".join(seeds)),
         *(line.metric(name, name == metric) for name in METRICS),
+        *(line.metric(name, name == "gIoU") for name in ruled),
         published,
         line.difference(metric),
         Cell(line.published.where if line.published else ""),
@@ -162,11 +170,14 @@ def _legend(lines: Sequence[Line], metric: str, shown: Sequence[str]) -> list[st
     runs = [run for line in lines for run in line.runs]
     if not runs:
         return ["No records were found: risbench run --method M --dataset D makes one for every split and protocol."]
+    said_of = f"{metric} or gIoU" if "gIoU" in shown else metric
     said = {
         "±: sample standard deviation over the seeds; the value is their mean.": any(len(x.runs) > 1 for x in lines),
-        f"[low, high]: 95 % percentile interval of {metric} by bootstrap over images.": any(
+        f"[low, high]: 95 % percentile interval of {said_of} by bootstrap over images.": any(
             name in line.runs[0].intervals for line in lines if len(line.runs) == 1 for name in shown
         ),
+        "gIoU, cIoU: mean and overall IoU where nothing may be meant; N-acc, T-acc: the share of expressions without"
+        " and with a target that are answered as such.": any(map(_is_ruled, runs)),
         "floor, ceiling: what needs no learning, and what no method at that resolution can pass.": any(
             line.is_reference for line in lines
         ),

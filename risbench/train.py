@@ -36,7 +36,7 @@ class Position:
     """How far a run has come."""
 
     epoch: int = 0  # finished epochs
-    best: float = -1.0  # oIoU on val
+    best: float = -1.0  # oIoU on val, or gIoU under the no-target rule
     seconds: float = 0.0  # of training, validation left out
     lines: int = 0  # of log.jsonl
 
@@ -134,7 +134,7 @@ class Trainer:
         dist.same_buffers(self.model, self.fabric)
         due = epoch % train.validate_every == 0 or epoch == train.epochs
         reached = self.validate(self.model) if due else {}
-        score = reached.get("oIoU")
+        score = reached.get("gIoU", reached.get("oIoU"))
         better = score is not None and score > self.position.best
         if better:
             self.position.best = cast(float, score)

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,44 @@ EXPRESSIONS = {
     62: [("green box", "colour"), ("right", "location")],
 }
 COLOURS = {1: "red", 2: "green", 3: "grey"}
+
+
+# ref id: what it means, as annotations, and how, in the manner of gRefCOCO; every image has one that means nothing
+SETS: dict[int, tuple[list[int], list[str]]] = {
+    1: ([11], ["red thing", "left one"]),
+    2: ([12, 11], ["both things", "everything in the picture"]),
+    3: ([-1], ["the purple cow"]),
+    4: ([21, 22], ["bar and box"]),
+    5: ([-1], ["a third box"]),
+    6: ([32, 31], ["the box and the triangle"]),
+    7: ([32], ["triangle"]),
+    8: ([41], ["left box"]),
+    9: ([42, 41], ["both boxes", "all of them"]),
+    10: ([-1], ["the dog"]),
+    11: ([52, 51], ["all red and small things"]),
+    12: ([51], ["red steps"]),
+    13: ([-1], ["the green square", "nothing of the kind"]),
+    14: ([61], ["red parts"]),
+    15: ([62, 61], ["all parts"]),
+    16: ([-1], ["the cat"]),
+}
+NOTHING_ON = {3: 1, 5: 2, 10: 4, 13: 5, 16: 6}  # the images of those that mean nothing
+
+
+def _set_refs() -> list[dict[str, Any]]:
+    """The refs of SETS as gRefCOCO's file holds them."""
+    refs = []
+    for key, (members, texts) in SETS.items():
+        image_id = NOTHING_ON.get(key, members[0] // 10)
+        sentences = [
+            {"sent_id": 10 * key + number, "raw": text, "sent": text, "tokens": text.split()}
+            for number, text in enumerate(texts)
+        ]
+        meant = {"ann_id": members, "category_id": [one % 10 for one in members], "no_target": members == [-1]}
+        refs.append(
+            {"ref_id": key, "image_id": image_id, "split": IMAGES[image_id][3], "sentences": sentences, **meant}
+        )
+    return refs
 
 
 def _images() -> list[dict[str, Any]]:
@@ -187,6 +226,27 @@ def small_card(small_root: Path) -> Path:
 def small_index(small_root: Path, small_card: Path) -> Index:
     """The opened index of the small data set."""
     return index.load(datasets.load(str(small_card)), small_root)
+
+
+@pytest.fixture(scope="session")
+def sets_root(tmp_path_factory: pytest.TempPathFactory, small_root: Path) -> Path:
+    """A data root that holds the images of the small data set with the refs of SETS; its card is `sets.toml` in it."""
+    root = tmp_path_factory.mktemp("sets_root")
+    shutil.copytree(small_root / "images", root / "images")
+    (root / "sets").mkdir()
+    shutil.copy(small_root / "small" / "instances.json", root / "sets")
+    (root / "sets" / "grefs(unc).json").write_text(json.dumps(_set_refs()))
+    head = CARD.replace('"small"', '"sets"').replace("refs(unc).p", "grefs(unc).json").partition("[splits]")[0]
+    (root / "sets.toml").write_text(
+        f"{head}[splits]\ntrain = {{ evaluation = false }}\nval = {{}}\ntestA = {{}}\ntestB = {{}}\n"
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def sets_index(sets_root: Path) -> Index:
+    """The opened index of the refs that mean several objects, or none."""
+    return index.load(datasets.load(str(sets_root / "sets.toml")), sets_root)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

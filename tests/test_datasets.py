@@ -13,7 +13,7 @@ from risbench.datasets import Count
 from risbench.errors import InputError
 
 CARDS = Path(__file__).parents[1] / "datasets"
-REFER = ["refcoco", "refcoco+", "refcocog", "refcocog-google"]
+REFER = ["refcoco", "refcoco+", "refcocog", "refcocog-google", "grefcoco"]
 
 
 def changed(small_card: Path, folder: Path, old: str, new: str) -> str:

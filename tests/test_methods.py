@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import pickle
 import sys
 from collections.abc import Iterator
@@ -115,6 +116,18 @@ def test_loss_terms_are_finite_scalars_with_a_total(case: Case) -> None:
     terms = case.model.loss(case.batch)
     assert "total" in terms and len(terms) > 1
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
+
+
+@pytest.mark.parametrize("empty", [slice(0, 1), slice(None)])
+def test_loss_and_gradients_are_finite_where_nothing_is_meant(case: Case, empty: slice) -> None:
+    assert case.batch.mask is not None
+    mask = case.batch.mask.clone()
+    mask[empty] = 0
+    model = copy.deepcopy(case.model).train()
+    terms = model.loss(case.batch._replace(mask=mask))
+    assert all(torch.isfinite(term) for term in terms.values())
+    torch.autograd.backward(terms["total"])
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
 def test_gradients_reach_every_parameter_that_is_not_frozen_with_a_reason(case: Case) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,56 @@ def test_incomplete_duplicated_and_foreign_predictions_are_refused_by_id(small_i
         predictions.in_order(some(*ids, 6, 5, 4, 3, 2, 1), split)
     with pytest.raises(InputError, match=rf"Without a prediction: sent_id {ids[0]}, {ids[3]} \(2 in all\)"):
         predictions.in_order(some(ids[2], ids[1]), split)
+
+
+def saying(predicted: Predictions, *said: int) -> Predictions:
+    return replace(predicted, no_target=np.array(said, np.int8))
+
+
+def test_what_answers_say_of_nothing_comes_back_and_is_taken_along(tmp_path: Path) -> None:
+    predictions.write(tmp_path / "val.parquet", saying(some(3, 2, 9), 1, -1, 0))
+    again = predictions.read(tmp_path / "val.parquet")
+    assert again.no_target is not None and again.no_target.tolist() == [1, -1, 0]
+    assert again.says_nothing().tolist() == [True, False, False]
+    taken = again.take(np.array([2, 0]))
+    assert taken.no_target is not None and taken.no_target.tolist() == [0, 1]
+
+
+def test_a_file_that_never_says_it_has_no_column_for_it(tmp_path: Path) -> None:
+    predictions.write(tmp_path / "a.parquet", some(3, 2))
+    predictions.write(tmp_path / "b.parquet", predictions.read(tmp_path / "a.parquet"))
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert pq.read_table(tmp_path / "b.parquet").column_names == predictions.SCHEMA.names
+    predictions.write(tmp_path / "b.parquet", saying(some(3, 2), -1, -1))
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    mute = parquet(tmp_path / "null.parquet", columns(no_target=pa.nulls(2)))
+    assert predictions.read(mute).no_target is None
+
+
+def test_where_nobody_says_it_an_empty_mask_does() -> None:
+    empty = rle.encode(np.zeros(SIZE, bool))
+    found = predictions.build(None, [1, 2, 3], [SIZE] * 3, [empty, MASK, empty], [None] * 3)
+    assert found.says_nothing().tolist() == [True, False, True]
+    said = predictions.build(None, [1, 2, 3], [SIZE] * 3, [empty, MASK, empty], [None] * 3, [False, True, None])
+    assert said.says_nothing().tolist() == [False, True, True]
+
+
+def test_json_lines_may_say_it(tmp_path: Path) -> None:
+    path = lines(tmp_path / "val.jsonl", line(1, no_target=True), line(2), line(3, no_target=False))
+    found = predictions.read(path).no_target
+    assert found is not None and found.tolist() == [1, -1, 0]
+    with pytest.raises(InputError, match="line 1: no_target: Input should be a valid boolean"):
+        predictions.read(lines(path, line(1, no_target="yes")))
+    with pytest.raises(InputError, match="Column 'no_target' is no column of bool: it holds int64"):
+        predictions.read(parquet(tmp_path / "val.parquet", columns(no_target=[0, 1])))
+
+
+def test_parts_that_say_it_merge_with_parts_that_do_not(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "parts", HEADER)
+    parts.add(0, some(1, 2))
+    parts.add(1, saying(some(3), 1))
+    merged = parts.merge(tmp_path / "val.parquet").no_target
+    assert merged is not None and merged.tolist() == [-1, -1, 1]
 
 
 def test_parts_of_two_processes_merge_to_the_whole_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ RECIPE = {
 
 
 def test_the_default_comes_first_and_every_protocol_names_its_source() -> None:
-    released = ["lavt", "lavt-train", "magnet", "cris", "rela", "simrec", "zs-lavt"]
+    released = ["lavt", "lavt-train", "magnet", "cris", "rela", "grefcoco", "simrec", "zs-lavt"]
     assert protocol.names() == ["original", "lts", *released]
     assert all(protocol.load(name).name == name and protocol.load(name).source for name in protocol.names())
 
@@ -34,6 +34,14 @@ def test_the_default_comes_first_and_every_protocol_names_its_source() -> None:
 def test_every_protocol_reads_back_from_json() -> None:
     for made in map(protocol.load, protocol.names()):
         assert Protocol.model_validate_json(made.model_dump_json()) == made
+
+
+def test_grefcoco_is_rela_with_a_rule_for_expressions_that_mean_nothing() -> None:
+    rela, own = protocol.load("rela"), protocol.load("grefcoco")
+    assert own.input == rela.input
+    assert own.score == rela.score.model_copy(update={"no_target": "scored", "headline": "gIoU"})
+    ruled = [name for name in protocol.names() if protocol.load(name).score.no_target == "scored"]
+    assert ruled == ["grefcoco"]
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:

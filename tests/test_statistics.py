@@ -14,7 +14,7 @@ from risbench import metrics, protocol, statistics
 from risbench.protocol import Protocol
 
 Floats = NDArray[np.float64]
-ORIGINAL, LTS = protocol.load("original"), protocol.load("lts")
+ORIGINAL, LTS, GREFCOCO = map(protocol.load, ("original", "lts", "grefcoco"))
 LEFT_OUT = ORIGINAL.model_copy(update={"score": ORIGINAL.score.model_copy(update={"empty_union": "nan"})})
 
 
@@ -31,16 +31,19 @@ def rows(number: int = 60, images: int = 12, seed: int = 3) -> pd.DataFrame:
 # intervals
 
 
-@pytest.mark.parametrize("rule", [ORIGINAL, LTS, LEFT_OUT])
+@pytest.mark.parametrize("rule", [ORIGINAL, LTS, LEFT_OUT, GREFCOCO])
 def test_intervals_agree_with_a_bootstrap_written_out(rule: Protocol) -> None:
-    table = rows()
+    generator = np.random.default_rng(1)
+    table = rows().assign(no_target=generator.integers(0, 2, 60), said_no_target=generator.integers(0, 2, 60))
+    table.loc[table["no_target"] == 1, ["intersection", "boundary_intersection"]] = 0
     found = statistics.intervals(table, rule, resamples=40, seed=5)
     by_image = [part for _, part in table.groupby("image_id")]
     values = []
     for places in np.random.default_rng(5).integers(len(by_image), size=(40, len(by_image))):
         drawn = pd.concat([by_image[place] for place in places])
         values.append(metrics.compute(metrics.Sums.of(drawn, rule.score)))
-    for name in metrics.NAMES:
+    assert set(found) == {name for name, value in values[0].items() if value is not None}
+    for name in found:
         expected = np.percentile([value[name] for value in values], [2.5, 97.5])
         assert found[name] == pytest.approx(expected, rel=1e-12)
 
@@ -48,7 +51,9 @@ def test_intervals_agree_with_a_bootstrap_written_out(rule: Protocol) -> None:
 def test_intervals_of_parts_agree_with_a_bootstrap_of_the_whole_written_out() -> None:
     table = rows()
     members = {3: np.arange(60) % 7 == 0, "rest": np.arange(60) % 7 > 0, "none": np.zeros(60, bool)}
-    found = statistics.intervals_of_parts(table, members, resamples=40, seed=5)
+    found = statistics.intervals_of_parts(
+        table, members, statistics.ratios(table, ORIGINAL)["oIoU"], resamples=40, seed=5
+    )
     images = np.unique(table["image_id"])
     draws = np.random.default_rng(5).integers(len(images), size=(40, len(images)))
     for name in (3, "rest"):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from risbench.data import refer
@@ -34,7 +35,7 @@ from risbench.rle import Size
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 3  # raise it whenever the same annotation files give another index
+FORMAT = 4  # raise it whenever the same annotation files give another index
 
 _log = logging.getLogger(__name__)
 
@@ -106,16 +107,22 @@ class Index:
         return bytes(self._annotations.column("union")[row].as_py() if counts is None else counts)
 
     def polygons(self, ann_id: int) -> list[list[float]] | None:
-        """The outlines [x1, y1, x2, y2, ...] of what a ref refers to; None where the files give run lengths."""
+        """The outlines [x1, y1, x2, y2, ...] of a target; None where it has none, or the files give run lengths."""
         found: list[list[float]] | None = self._annotations.column("polygons")[self._row(ann_id)].as_py()
         return found
+
+    def meant(self, ann_id: Ints) -> tuple[Ints, Ints]:
+        """How many objects each of these targets is, and the pixels of its mask."""
+        ids, rows = self._by_annotation
+        found = self._annotations.select(["members", "area"]).take(pa.array(rows[np.searchsorted(ids, ann_id)]))
+        return pc.list_value_length(found["members"]).fill_null(1).to_numpy(zero_copy_only=False), _array(found, "area")
 
     def _row(self, ann_id: int) -> int:
         ids, rows = self._by_annotation
         return int(rows[_position(ids, ann_id, "annotation", self.card)])
 
     def overlapping(self) -> Ints:
-        """Annotations whose parts overlap, so that the two rules for ground truth differ."""
+        """Annotations and other targets whose parts overlap, so that the two rules for ground truth differ."""
         ids: Ints = _array(self._annotations, "ann_id")
         overlap: NDArray[np.bool_] = self._annotations.column("once").is_valid().to_numpy(zero_copy_only=False)
         return ids[overlap]
@@ -124,12 +131,13 @@ class Index:
         """Every annotation of an image that is no crowd, by id."""
         start, stop = np.searchsorted(self._annotated_images, [image_id, image_id + 1])
         rows = self._annotations.slice(start, stop - start).to_pylist()
-        return [Candidate(r["ann_id"], r["category_id"], r["area"], r["union"]) for r in rows if not r["crowd"]]
+        objects = [row for row in rows if not row["crowd"] and row["members"] is None]
+        return [Candidate(row["ann_id"], row["category_id"], row["area"], row["union"]) for row in objects]
 
     def annotations(self) -> pd.DataFrame:
         """Every annotation without its masks, by image_id, then ann_id."""
         columns = self._annotations.select(["ann_id", "image_id", "category_id", "crowd", "area"])
-        table: pd.DataFrame = columns.to_pandas()
+        table: pd.DataFrame = columns.filter(self._annotations["members"].is_null()).to_pandas()
         return table
 
     def completely_annotated(self) -> Ints:
@@ -141,7 +149,9 @@ class Index:
         complete: Ints = self.image_ids()[self._images.column("complete").to_numpy(zero_copy_only=False)]
         if not self.partial:
             return complete
-        unreferred = ~np.isin(_array(self._annotations, "ann_id"), _array(self._expressions, "ann_id"))
+        members = self._annotations["members"]
+        referred = [_array(self._expressions, "ann_id"), members.flatten().to_numpy()]
+        unreferred = ~np.isin(_array(self._annotations, "ann_id"), np.concatenate(referred))
         return np.intersect1d(complete, self._annotated_images[unreferred])
 
     def image_ids(self) -> Ints:

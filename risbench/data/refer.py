@@ -2,24 +2,27 @@
 
 `refs(<partition>).p` is a pickled list of refs: {ref_id, ann_id, image_id, split, sentences: [{sent_id, raw, sent}]},
 optionally with the `kind` of each sentence. `instances.json` holds images, annotations and categories as COCO does.
-Source: the README of https://github.com/lichengunc/refer.
+Source: the README of https://github.com/lichengunc/refer. gRefCOCO writes its refs as JSON, where ann_id is a list:
+[-1] where a ref means nothing, which `no_target` says, too. Source: grefer.py of https://github.com/henghuiding/ReLA.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, Strict, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator, Strict, TypeAdapter, ValidationError
 
 from risbench import progress, rle
-from risbench.data import pickles
+from risbench.data import pickles, targets
+from risbench.data.targets import Masks
 from risbench.errors import InputError
 
 _RELEASE = "Take refs and instances.json from one release, as they were published."
@@ -41,10 +44,14 @@ class _Sentence:
 @dataclass(slots=True)
 class _Ref:
     ref_id: _Int
-    ann_id: _Int
+    ann_id: Annotated[int | list[int], PlainValidator(targets.ids)]
     image_id: _Int
     split: _Str
     sentences: list[_Sentence]
+    no_target: Annotated[bool, Strict()] | None = None
+
+    def target(self) -> targets.Key:
+        return self.image_id, targets.members(self.ann_id)
 
 
 @dataclass(slots=True)
@@ -77,13 +84,16 @@ class _Instances:
     categories: list[_Category]
 
 
-@dataclass(frozen=True)
-class Masks:
-    """The masks of one annotation: the union of its parts, and the pixels that exactly one part covers."""
+class _Row(NamedTuple):
+    """An annotation, or a set of them."""
 
-    union: bytes
-    once: bytes | None  # None: no parts overlap, so it is the union
-    area: int
+    ann_id: int
+    image_id: int
+    category_id: int | None
+    crowd: bool
+    masks: Masks
+    polygons: list[list[float]] | None  # of what a ref means
+    members: list[int] | None  # of a set
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Columns:
     """One record batch for each kind of thing, in the order in which the index keeps them."""
 
     expressions: pa.RecordBatch  # by split, image_id, sent_id
-    annotations: pa.RecordBatch  # by image_id, ann_id
+    annotations: pa.RecordBatch  # by image_id, ann_id; with the sets of them that refs mean, which have members
     images: pa.RecordBatch  # by image_id; complete: none of its annotations was left out
     categories: dict[int, str]
     findings: list[str]
@@ -108,12 +118,14 @@ def read(refs_file: Path, instances_file: Path) -> Columns:
     _unique("ref", (ref.ref_id for ref in refs), refs_file)
     _unique("sentence", ((ref.split, sentence.sent_id) for ref in refs for sentence in ref.sentences), refs_file)
     for ref in refs:
-        _check_link(ref, annotations.get(ref.ann_id), images, refs_file)
+        _check_links(ref, annotations, images, refs_file)
     masks, defects = _masks(instances.annotations, images)
     _check_masks(refs, defects, instances_file)
+    meant = targets.numbered((ref.target() for ref in refs), annotations)
+    kept = [annotation for annotation in instances.annotations if annotation.id in masks]
     return Columns(
-        _expressions(refs, images),
-        _annotations(instances.annotations, masks, {ref.ann_id for ref in refs}),
+        _expressions(refs, images, meant),
+        _annotations([*_plain(kept, masks, set(meant.values())), *_sets(meant, annotations, masks, images)]),
         _images(instances.images, {a.image_id for a in instances.annotations if a.id in defects}),
         {category.id: category.name for category in instances.categories},
         _findings(refs, instances.annotations, masks, defects),
@@ -129,7 +141,7 @@ def _instances(path: Path) -> _Instances:
 
 
 def _refs(path: Path) -> list[_Ref]:
-    content = pickles.load(path)
+    content = _json(path) if path.suffix == ".json" else pickles.load(path)
     try:
         return TypeAdapter(list[_Ref]).validate_python(content)
     except ValidationError as error:
@@ -142,6 +154,13 @@ def _refs(path: Path) -> list[_Ref]:
         raise InputError(f"The ref {name} of {path} is wrong{_at(keys)}: {first['msg']}. {_RELEASE}") from None
 
 
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}). {_RELEASE}") from None
+
+
 def _at(location: Sequence[int | str]) -> str:
     return f" at {'.'.join(map(str, location))!r}" if location else ""
 
@@ -152,17 +171,19 @@ def _unique(what: str, ids: Iterable[Hashable], path: Path) -> None:
         raise InputError(f"The {what} {name} stands {times} times in {path}. {_RELEASE}")
 
 
-def _check_link(ref: _Ref, annotation: _Annotation | None, images: dict[int, _Image], path: Path) -> None:
-    """A ref must lead to an annotation and an image, and both must agree."""
-    if annotation is None:
-        problem = f"annotation {ref.ann_id}, which instances.json does not hold"
-    elif annotation.image_id != ref.image_id:
-        problem = f"image {ref.image_id}, but its annotation {ref.ann_id} lies on image {annotation.image_id}"
-    elif ref.image_id not in images:
+def _check_links(ref: _Ref, annotations: dict[int, _Annotation], images: dict[int, _Image], path: Path) -> None:
+    """A ref must lead to an image and to annotations on it, unless it says that it means none."""
+    problem = targets.defect(ref.ann_id, ref.no_target)
+    for ann_id in () if problem else targets.members(ref.ann_id):
+        annotation = annotations.get(ann_id)
+        if annotation is None:
+            problem = f"annotation {ann_id}, which instances.json does not hold"
+        elif annotation.image_id != ref.image_id:
+            problem = f"image {ref.image_id}, but its annotation {ann_id} lies on image {annotation.image_id}"
+    if not problem and ref.image_id not in images:
         problem = f"image {ref.image_id}, which instances.json does not hold"
-    else:
-        return
-    raise InputError(f"The ref {ref.ref_id} of {path} refers to {problem}. {_RELEASE}")
+    if problem:
+        raise InputError(f"The ref {ref.ref_id} of {path} refers to {problem}. {_RELEASE}")
 
 
 def _masks(annotations: list[_Annotation], images: dict[int, _Image]) -> tuple[dict[int, Masks], dict[int, str]]:
@@ -258,12 +279,12 @@ def _once(parts: Sequence[bytes], size: rle.Size) -> bytes:
 def _check_masks(refs: list[_Ref], defects: dict[int, str], path: Path) -> None:
     """What no ref refers to may be defective: it is a finding, not an error."""
     for ref in refs:
-        if ref.ann_id in defects:
-            where = f"The annotation {ref.ann_id} of {path}, which ref {ref.ref_id} refers to,"
-            raise InputError(f"{where} {defects[ref.ann_id]}. {_RELEASE}")
+        for ann_id in filter(defects.get, targets.members(ref.ann_id)):
+            where = f"The annotation {ann_id} of {path}, which ref {ref.ref_id} refers to,"
+            raise InputError(f"{where} {defects[ann_id]}. {_RELEASE}")
 
 
-def _expressions(refs: list[_Ref], images: dict[int, _Image]) -> pa.RecordBatch:
+def _expressions(refs: list[_Ref], images: dict[int, _Image], meant: dict[targets.Key, int]) -> pa.RecordBatch:
     pairs = [(ref, sentence) for ref in refs for sentence in ref.sentences]
     pairs.sort(key=lambda pair: (pair[0].split, pair[0].image_id, pair[1].sent_id))
     return pa.record_batch(
@@ -271,7 +292,7 @@ def _expressions(refs: list[_Ref], images: dict[int, _Image]) -> pa.RecordBatch:
             "split": pa.array([ref.split for ref, _ in pairs], pa.string()),
             "sent_id": pa.array([sentence.sent_id for _, sentence in pairs], pa.int64()),
             "ref_id": pa.array([ref.ref_id for ref, _ in pairs], pa.int64()),
-            "ann_id": pa.array([ref.ann_id for ref, _ in pairs], pa.int64()),
+            "ann_id": pa.array([meant[ref.target()] for ref, _ in pairs], pa.int64()),
             "image_id": pa.array([ref.image_id for ref, _ in pairs], pa.int64()),
             "height": pa.array([images[ref.image_id].height for ref, _ in pairs], pa.int32()),
             "width": pa.array([images[ref.image_id].width for ref, _ in pairs], pa.int32()),
@@ -282,18 +303,41 @@ def _expressions(refs: list[_Ref], images: dict[int, _Image]) -> pa.RecordBatch:
     )
 
 
-def _annotations(annotations: list[_Annotation], masks: dict[int, Masks], referred: set[int]) -> pa.RecordBatch:
-    kept = sorted((a for a in annotations if a.id in masks), key=lambda a: (a.image_id, a.id))
+def _plain(kept: list[_Annotation], masks: dict[int, Masks], referred: set[int]) -> Iterator[_Row]:
+    for one in kept:
+        outlines = _outlines(one) if one.id in referred else None
+        yield _Row(one.id, one.image_id, one.category_id, bool(one.iscrowd), masks[one.id], outlines, None)
+
+
+def _sets(
+    meant: dict[targets.Key, int],
+    annotations: dict[int, _Annotation],
+    masks: dict[int, Masks],
+    images: dict[int, _Image],
+) -> Iterator[_Row]:
+    """What refs mean that is not one annotation, with the outlines of all, if all have any."""
+    for (image_id, members), key in meant.items():
+        if len(members) != 1:
+            size = images[image_id].height, images[image_id].width
+            drawn = [_outlines(annotations[one]) for one in members]
+            outlines = None if not drawn or None in drawn else [line for lines in drawn for line in lines or []]
+            whole = targets.union([masks[one] for one in members], size)
+            yield _Row(key, image_id, None, False, whole, outlines, list(members))
+
+
+def _annotations(found: list[_Row]) -> pa.RecordBatch:
+    rows = sorted(found, key=lambda row: (row.image_id, row.ann_id))
     return pa.record_batch(
         {
-            "ann_id": pa.array([a.id for a in kept], pa.int64()),
-            "image_id": pa.array([a.image_id for a in kept], pa.int64()),
-            "category_id": pa.array([a.category_id for a in kept], pa.int64()),
-            "crowd": pa.array([bool(a.iscrowd) for a in kept], pa.bool_()),
-            "area": pa.array([masks[a.id].area for a in kept], pa.int64()),
-            "union": pa.array([masks[a.id].union for a in kept], pa.binary()),
-            "once": pa.array([masks[a.id].once for a in kept], pa.binary()),
-            "polygons": pa.array([_outlines(a) if a.id in referred else None for a in kept], _POLYGONS),
+            "ann_id": pa.array([row.ann_id for row in rows], pa.int64()),
+            "image_id": pa.array([row.image_id for row in rows], pa.int64()),
+            "category_id": pa.array([row.category_id for row in rows], pa.int64()),
+            "crowd": pa.array([row.crowd for row in rows], pa.bool_()),
+            "area": pa.array([row.masks.area for row in rows], pa.int64()),
+            "union": pa.array([row.masks.union for row in rows], pa.binary()),
+            "once": pa.array([row.masks.once for row in rows], pa.binary()),
+            "polygons": pa.array([row.polygons for row in rows], _POLYGONS),
+            "members": pa.array([row.members for row in rows], pa.list_(pa.int64())),
         }
     )
 
@@ -320,7 +364,7 @@ def _findings(
 ) -> list[str]:
     polygons = [a for a in annotations if a.id in masks and isinstance(a.segmentation, list)]
     lines = [a.id for a in polygons if len(_areal(a.segmentation)) < len(a.segmentation)]
-    empty = sorted({ref.ann_id for ref in refs if masks[ref.ann_id].area == 0})
+    empty = sorted({one for ref in refs for one in targets.members(ref.ann_id) if masks[one].area == 0})
     found = {
         "annotations that no ref refers to are left out, because of their masks": list(defects),
         "annotations have polygons of fewer than three points, which enclose nothing": lines,

@@ -20,7 +20,7 @@ class Split:
     name: str
     sent_id: Ints
     ref_id: Ints
-    ann_id: Ints
+    ann_id: Ints  # its target: an annotation, or below zero a set of them (see `targets`)
     image_id: Ints
     height: NDArray[np.int32]
     width: NDArray[np.int32]

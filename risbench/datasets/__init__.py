@@ -61,7 +61,7 @@ class Card(_Facts):
     folder: str
     """Folder of the annotation files under the data root."""
     refs: str
-    """File name of the refs, a pickle."""
+    """File name of the refs: a pickle, or JSON (.json)."""
     instances: str
     """File name of the images, annotations and categories, in COCO's JSON."""
     images: str
