@@ -32,9 +32,8 @@ Number = int | float | None
 SEEDS = 5  # fewer say too little of how far chance alone moves a training
 FLIPPED = 1e-5  # share of pixels that may differ where another machine rounds otherwise
 CHECKPOINT = "checkpoints/best"  # as in the folder of a run
-GUARDED = ("oIoU", "mIoU")  # of a training; the others follow them, and each more is one more false alarm
 
-_ROWS = ("sent_id", "ref_id", "image_id", *metrics.Counts._fields, *metrics.Edges._fields)
+_ROWS = ("sent_id", "ref_id", "image_id", *metrics.Counts._fields, *metrics.Edges._fields, *metrics.Nothing._fields)
 
 _MAY_DIFFER = ("seed", "splits", "protocols", "data_root", "images")
 _SUMS = ("n", "intersection", "union")
@@ -112,6 +111,11 @@ def rows_file(baseline: Baseline, folder: Path, under: str) -> Path:
     return folder / "rows" / f"{baseline.split}-{under}.parquet"
 
 
+def guarded(under: str) -> tuple[str, str]:
+    """The overall and the mean IoU of a protocol: others follow them, and each more is one more false alarm."""
+    return ("oIoU", "mIoU") if protocol.load(under).score.no_target == "refused" else ("cIoU", "gIoU")
+
+
 def kept_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """What a baseline keeps of rows: identities and counts."""
     return rows[[name for name in _ROWS if name in rows]]
@@ -119,7 +123,7 @@ def kept_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def measured(summary: dict[str, Any]) -> dict[str, Number]:
     """What a baseline keeps of a score."""
-    return {name: summary[name] for name in (*_SUMS, *metrics.NAMES)}
+    return {name: summary[name] for name in (*_SUMS, *metrics.NAMES, *metrics.RULED) if name in summary}
 
 
 def score(found: Predictions, index: Index, split: str, name: str, under: str) -> Score:
@@ -198,11 +202,11 @@ def _job(run: Path) -> dict[str, Any]:
 def _scores(found: Predictions, index: Index, split: str, under: str) -> dict[str, Score]:
     """Scores under every protocol that can score the predictions."""
     scores = {}
-    for name in protocol.names():
+    for chosen in scoring.suitable(index, split):
         try:
-            scores[name] = score(found, index, split, name, under)
+            scores[chosen.name] = score(found, index, split, chosen.name, under)
         except InputError:
-            if name == under:
+            if chosen.name == under:
                 raise
     return scores
 

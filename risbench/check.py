@@ -133,7 +133,7 @@ def network(base: Baseline, folder: Path, index: Index, dataset: str, where: Whe
         return Outcome((pixels,))
     before, after = _before(base, folder, base.protocol), _run(base, base.protocol, scored.rows)
     was, now, intervals = base.scores[base.protocol], scored.summary, _intervals(before, after)
-    names = [name for name in baselines.GUARDED if was[name] != now[name]]
+    names = [name for name in baselines.guarded(base.protocol) if was[name] != now[name]]
     lines = [Line(label, name, was[name], now[name], intervals.get(name), "changed", True) for name in names]
     return Outcome((pixels, *lines), _flips(label, before, after, index), (_CHANGE,))
 
@@ -151,7 +151,7 @@ def training(base: Baseline, folder: Path, index: Index, dataset: str, where: Wh
             return _broken(label, error)
         made = record.read(run / "records" / f"{name}.json").metrics
         after = _run(base, base.protocol, pd.read_parquet(run / "rows" / f"{name}.parquet"))
-    known = {metric: [seed.metrics[metric] for seed in seeds] for metric in baselines.GUARDED}
+    known = {metric: [seed.metrics[metric] for seed in seeds] for metric in baselines.guarded(base.protocol)}
     lines = [_trained(label, metric, values, made[metric]) for metric, values in known.items()]
     fell = any(line.failed for line in lines)
     flips = _flips(label, _before(base, folder, base.protocol), after, index) if fell else ()
@@ -196,8 +196,8 @@ def runs(sides: Sequence[Side], metric: str, margin: float, texts: Mapping[int, 
     """Whether the second side has fallen behind the first one, beyond chance and by more than a margin."""
     rule = protocol.load(sides[0].runs[0].protocol)
     metric = metric or rule.score.headline
-    if metric not in metrics.NAMES:
-        raise unknown("metric", metric, metrics.NAMES)
+    if metric not in metrics.names(rule.score):
+        raise unknown("metric", metric, metrics.names(rule.score))
     was, now = (found[metric] for found in compare.compare(sides))
     if now.difference_interval is None:
         raise InputError(f"{metric} has no value on both sides: give another --metric.")
@@ -280,7 +280,9 @@ def _numbers(base: Baseline) -> Mapping[str, Number]:
         f"{name}, {under}": value for under, one in base.scores.items() for name, value in one.items()
     }
     seeds = base.training.seeds if base.training else []
-    return found | {f"{name}, seed {one.seed}": one.metrics[name] for one in seeds for name in baselines.GUARDED}
+    return found | {
+        f"{name}, seed {one.seed}": one.metrics[name] for one in seeds for name in baselines.guarded(base.protocol)
+    }
 
 
 def _broken(label: str, error: InputError) -> Outcome:

@@ -41,15 +41,17 @@ def score(predictions: Predictions, index: Index, split: str, protocol: Protocol
     return Score(table, summary)
 
 
-def under_all(predictions: Predictions, index: Index, split: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Summaries under every protocol that can score predictions, and why each of the others cannot.
-
-    Where every expression has a target, the protocols with a rule for those without one are left out.
-    """
-    summaries, refused = [], {}
+def suitable(index: Index, split: str) -> list[Protocol]:
+    """All protocols; where every expression has a target, without those with a rule for expressions that have none."""
     aimed = bool(index.meant(index.split(split).ann_id)[0].all())
     known = map(protocols.load, protocols.names())
-    for chosen in (one for one in known if one.score.no_target == "refused" or not aimed):
+    return [one for one in known if one.score.no_target == "refused" or not aimed]
+
+
+def under_all(predictions: Predictions, index: Index, split: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Summaries under every protocol that can score predictions, and why each of the others cannot."""
+    summaries, refused = [], {}
+    for chosen in suitable(index, split):
         try:
             summaries.append(score(predictions, index, split, chosen).summary)
         except InputError as error:
