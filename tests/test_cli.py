@@ -190,26 +190,26 @@ def test_masks_of_the_images_size_scored_under_lavt_are_said_to_be_resized(
 
 def test_score_prints_the_documented_object(ask: Ask, where: list[str], small_index: Index, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
-    found = references.predict("largest-object", small_index, "val")
+    found = references.predict("largest-object", small_index, "train")
     lines = [
         {"sent_id": int(s), "segmentation": {"size": [int(h), int(w)], "counts": c.decode()}}
         for s, h, w, c in zip(found.sent_id, found.height, found.width, found.counts, strict=True)
     ]
     file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    code, out, _ = ask("score", file, *where, "--split", "val", "--protocol", "lts", "--json")
+    code, out, _ = ask("score", file, *where, "--split", "train", "--protocol", "lts", "--json")
     assert code == 0
     precision = {f"P@0.{tenth}" for tenth in range(5, 10)}
     keys = {"dataset", "split", "protocol", "n", "oIoU", "mIoU", "pointing", "intersection", "union"} | precision
     assert keys <= set(json.loads(out))
     assert json.loads(out)["pointing"] is None
     (part,) = json.loads(out)["slices"]["same-class distractors"].values()
-    assert (part["n"], part["oIoU"]) == (4, json.loads(out)["oIoU"])
+    assert (part["n"], part["oIoU"]) == (10, json.loads(out)["oIoU"])
     assert set(part) == {"n", "oIoU", "mIoU", "intervals"}
 
-    code, out, _ = ask("score", file, *where, "--split", "val", "--protocol", "lts")
+    code, out, _ = ask("score", file, *where, "--split", "train", "--protocol", "lts")
     assert code == 0 and "{" not in out
     value, shown = f"{part['oIoU']:.2f}", "[{:.2f}, {:.2f}]".format(*part["intervals"]["oIoU"])
-    assert f"oIoU by same-class distractors\n  0                4 expressions  {value} {shown}\n" in out
+    assert f"oIoU by same-class distractors\n  0               10 expressions  {value} {shown}\n" in out
 
 
 def test_segment_draws_a_picture(ask: Ask, trained: Path, small_root: Path, tmp_path: Path) -> None:

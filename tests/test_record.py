@@ -21,19 +21,19 @@ ORIGINAL = protocol.load("original")
 
 @pytest.fixture(scope="module")
 def floor(small_index: Index) -> Record:
-    given = references.predict("random-object", small_index, "testA", seed=3)
-    found = scoring.score(given, small_index, "testA", ORIGINAL, boundaries=True)
+    given = references.predict("random-object", small_index, "train", seed=3)
+    found = scoring.score(given, small_index, "train", ORIGINAL, boundaries=True)
     assert given.header
     return record.of(found, small_index, given.header, ORIGINAL, seed=3, cost={"parameters": 0})
 
 
 def test_a_record_says_what_was_measured_and_on_what(floor: Record, small_index: Index, small_card: Path) -> None:
-    assert (floor.method, floor.dataset, floor.split) == ("reference/random-object", "small", "testA")
-    assert (floor.protocol, floor.seed, floor.n, floor.partial) == ("original", 3, 3, False)
+    assert (floor.method, floor.dataset, floor.split) == ("reference/random-object", "small", "train")
+    assert (floor.protocol, floor.seed, floor.n, floor.partial) == ("original", 3, 10, False)
     assert tuple(floor.metrics) == NAMES
     assert set(floor.intervals) == set(NAMES)
-    assert list(floor.slices["kind of expression"]) == ["colour", "relation", "size"]
-    assert floor.slices["same-class distractors"]["0"].n == 3
+    assert list(floor.slices["kind of expression"]) == ["category", "colour", "location", "relation", "size"]
+    assert floor.slices["same-class distractors"]["0"].n == 10
     assert floor.card == datasets.load(str(small_card)).file_sha256
     assert floor.index == small_index.hash
     assert floor.cost == {"parameters": 0}
