@@ -98,6 +98,7 @@ def export(
 
 @app.command("table")
 def print_table(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="The comparison, or a paper's table: --list names them.")] = "comparison",
     names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
     dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
@@ -112,6 +113,7 @@ def print_table(
     from risbench import slices as divisions
 
     if names:
+        options.refuse_beside(context, "--list", set(context.params) - {"names"})
         print("\n".join(f"{known:24}{title}" for known, title in table.titles().items()))
         return
     if slices and name != table.COMPARISON:

@@ -149,6 +149,10 @@ def test_a_run_under_other_released_protocols_is_recorded_and_explained(
 
 
 def test_tables_are_listed_and_printed_by_name(ask: Ask) -> None:
+    for given, told in ((["lts-2"], "NAME"), (["--format", "csv"], "--format"), (["--records", "."], "--records")):
+        code, out, err = ask("table", *given, "--list")
+        assert (code, out) == (2, "")
+        assert err == f"error: --list takes no {told}, which would have no effect: leave that out.\n"
     code, out, _ = ask("table", "--list")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()][::13] == ["comparison", "leaders"]
