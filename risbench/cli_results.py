@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from risbench import options
-from risbench.arguments import Dataset, Json, Overrides, Partial, RecordFolders, Root, Seeds
+from risbench.arguments import Dataset, Images, Json, Overrides, Partial, RecordFolders, Root, Seeds
 from risbench.errors import InputError
 
 app = typer.Typer()
@@ -156,13 +156,16 @@ def print_plan(
     seed: Seeds = "0",
     protocol: Annotated[str, typer.Option(help="Default: the source's, original where none is known.")] = "",
     data_root: Root = "",
+    images: Images = "",
+    partial: Partial = False,
     records: RecordFolders = None,
 ) -> None:
     """Print the commands that fill the empty cells of a paper's table; run --plan FILE works them off."""
     from risbench import plan, record
 
     found = record.find(options.record_folders(records))
-    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, data_root, overrides or [])
+    where = (data_root, images, partial)
+    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, *where, overrides or [])
     print("\n".join(made.lines()))
 
 

@@ -89,12 +89,15 @@ def make(
     seeds: Sequence[int] = (0,),
     under: str = "",
     data_root: str = "",
+    images: str = "",
+    partial: bool = False,
     overrides: Sequence[str] = (),
 ) -> Plan:
     """Plan the runs that fill the empty cells of a paper's table, or of its part about a data set, for each seed.
 
     `under` is the protocol; by default the source's, and `original` where it is not known or the data set another.
-    Overrides may say where weights lie and how to compute, nothing that would make another row of it.
+    `partial`: of an incomplete copy, whose records count as done though they stand in no cell. Overrides may say where
+    weights lie and how to compute, nothing that would make another row of it.
     """
     if name not in papers.titles():
         raise unknown("paper's table", name, papers.titles())
@@ -109,14 +112,18 @@ def make(
     for ours, where in wanted:
         if there[ours]:
             _refuse_another_row(ours, where, overrides)
-    extras = (*(("--data-root", data_root) if data_root else ()), *overrides)
+    places = {"--data-root": data_root, "--images": images}
+    given = [word for option, value in places.items() if value for word in (option, value)]
+    extras = (*given, *["--partial"] * partial, *overrides)
     steps: list[Step] = []
     recorded = 0
     for seed in seeds:
         counted = [
-            run
+            run.model_copy(update={"partial": False})
             for run in found
-            if run.seed == seed and run.protocol in _protocols(run.method, run.dataset, under) and _is_of_its_own(run)
+            if (run.seed, run.partial) == (seed, partial)
+            and run.protocol in _protocols(run.method, run.dataset, under)
+            and _is_of_its_own(run)
         ]
         filled = {(row.ours, row.slot(at)[:2]) for row, at in paper_table.fill(grid, counted).lines}
         for (ours, where), splits in wanted.items():
@@ -128,6 +135,7 @@ def make(
                 steps.append(replace(step, estimate=_estimate(step, found)))
     absent = [" ".join((ours.method, *ours.variants)) for ours in there if not there[ours]]
     notes = [f"Not in risbench yet, so not planned: {', '.join(absent)}."] * bool(absent)
+    notes += ["Of an incomplete copy: its numbers fill no cell of the table; `risbench table` shows them."] * partial
     return Plan(f"{name}{f' on {dataset}' if dataset else ''}", tuple(steps), recorded, tuple(notes))
 
 

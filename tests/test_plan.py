@@ -162,6 +162,17 @@ def test_overrides_stand_in_every_command_and_none_makes_another_row() -> None:
         plan.make("lts-4", [], "refcoco", overrides=["train.epoch=3"])
 
 
+def test_a_partial_copy_and_its_images_stand_in_every_command_and_its_records_count() -> None:
+    found = on_mini("fusion", partial=True)
+    made = plan.make("lts-2", found, "mini", data_root="d", images="my images", partial=True)
+    assert variants(made) == SEVEN[1:] and made.recorded == 1
+    assert all(step.command.endswith("--data-root d --images 'my images' --partial") for step in made.steps)
+    assert (
+        "# Of an incomplete copy: its numbers fill no cell of the table; `risbench table` shows them." in made.lines()
+    )
+    assert variants(plan.make("lts-2", on_mini("fusion"), "mini", partial=True)) == SEVEN
+
+
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="Unknown paper's table 'comparison'. .*lts-1.*leaders"):
         plan.make("comparison", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import shlex
 import shutil
 import subprocess
@@ -266,6 +267,26 @@ def test_comments_and_byte_order_marks_are_read_as_a_shell_does(
     file.write_text("\ufeff# it's a plan\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
     [entry] = entries(file, command)
     assert entry.job.init == "/a/v#2/x" and entry.job.splits == ["val"]
+
+
+def test_a_partial_copy_is_refused_without_its_option_and_images_that_are_not_there_before_any_work(
+    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+) -> None:
+    root = tmp_path / "part"
+    shutil.copytree(small_root, root)
+    refs = pickle.loads((root / "small" / "refs(unc).p").read_bytes())
+    (root / "small" / "refs(unc).p").write_bytes(pickle.dumps(refs[:-1], protocol=2))
+    for options, said in (
+        (f"--data-root {root}", "--partial"),
+        (f"--data-root {root} --partial --images nowhere", "There is no folder nowhere.*--images.* Nothing was run."),
+    ):
+        with pytest.raises(InputError, match=f"line 4: .*{said}"):
+            worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val", options), command))
+    assert not Path("runs").exists() or not folders()
+    images = shutil.move(root / "images" / "small", tmp_path / "elsewhere")
+    line = f"--data-root {root} --partial --images {images} --split val train.epochs=1"
+    (made,), failures = worklist.work_off(entries(plan(tmp_path, small_root, small_card, line), command))
+    assert made.partial and not failures
 
 
 def test_nothing_is_run_where_one_line_is_wrong(
