@@ -126,6 +126,20 @@ def test_records_are_found_below_folders_by_path(floor: Record, tmp_path: Path) 
     assert [one.method for one in found] == ["a", "b"]
 
 
+def test_what_is_plainly_no_record_is_left_out_by_name_and_a_damaged_record_is_refused(
+    floor: Record, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record.write(tmp_path / "one.json", floor)
+    others = {"coco.json": [{"image_id": 1, "segmentation": {}}], "score.json": {"oIoU": 1.0, "protocol": "original"}}
+    for name, values in others.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    assert record.find([tmp_path]) == [floor]
+    assert [said.getMessage() for said in caplog.records] == [f"{tmp_path / n} is no record: left out." for n in others]
+    (tmp_path / "damaged.json").write_text(json.dumps({"method": "lts", "protocol": "original", "metrics": {}}))
+    with pytest.raises(InputError, match="damaged.json is not a record: variants: Field required"):
+        record.find([tmp_path])
+
+
 def test_a_copy_of_a_record_is_found_once(floor: Record, tmp_path: Path) -> None:
     record.write(tmp_path / "one.json", floor)
     shutil.copy(tmp_path / "one.json", tmp_path / "two.json")
