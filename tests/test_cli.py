@@ -19,16 +19,6 @@ from risbench.job import Job, settings_of
 
 Answer = tuple[int, str, str]
 Ask = Callable[..., Answer]
-SHORT = [
-    "train.batch_size=4",
-    "train.per_image=1",
-    "train.schedule=step",
-    "train.decay=0.1",
-    "train.lr=1e-3",
-    "train.epochs=1",
-    "train.milestones=[]",
-    "image.size=64",
-]
 
 
 @pytest.fixture
@@ -56,16 +46,18 @@ def where(small_root: Path, small_card: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, small_root: Path, small_card: Path) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, small_root: Path, small_card: Path, short: list[str]) -> Path:
     """A checkpoint of one short epoch."""
     from risbench import run as running
 
-    job = Job(method="lts", dataset=str(small_card), overrides=SHORT, data_root=str(small_root))
+    job = Job(method="lts", dataset=str(small_card), overrides=short, data_root=str(small_root))
     return running.start(job, tmp_path_factory.mktemp("runs")).train(resume=False).folder
 
 
-def test_one_command_trains_predicts_scores_and_records(ask: Ask, where: list[str], tmp_path: Path) -> None:
-    code, out, err = ask("run", "--method", "lts", *where, "--split", "val,testA", "--seed", "0,1", "--json", *SHORT)
+def test_one_command_trains_predicts_scores_and_records(
+    ask: Ask, where: list[str], tmp_path: Path, short: list[str]
+) -> None:
+    code, out, err = ask("run", "--method", "lts", *where, "--split", "val,testA", "--seed", "0,1", "--json", *short)
     assert code == 0, err
     records = json.loads(out)
     assert [(r["split"], r["seed"]) for r in records] == [("val", 0), ("testA", 0), ("val", 1), ("testA", 1)]
@@ -328,8 +320,8 @@ def test_a_predictions_file_is_of_one_split(ask: Ask, where: list[str], trained:
     assert "one --split" in ask("predict", *options)[2]
 
 
-def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: list[str]) -> None:
-    code, _, err = ask("run", "--method", "lts", *where, "--split", "test", *SHORT)
+def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: list[str], short: list[str]) -> None:
+    code, _, err = ask("run", "--method", "lts", *where, "--split", "test", *short)
     assert code == 2 and "test" in err and "epoch 1" not in err
 
 
