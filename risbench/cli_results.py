@@ -164,8 +164,8 @@ def print_plan(
     from risbench import plan, record
 
     found = record.find(options.record_folders(records))
-    where = (data_root, images, partial)
-    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, *where, overrides or [])
+    where, runs = (data_root, images, partial), Path("runs")  # where `risbench run` looks for it
+    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, *where, overrides or [], runs)
     print("\n".join(made.lines()))
 
 
