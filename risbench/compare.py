@@ -169,9 +169,9 @@ def _legend(sides: Sequence[Side]) -> list[str]:
     several, paired = len(single) < len(sides), len(sides) > 1
     swaps = sides[0].name in single and len(single) > 1
     said = {
-        f"[low, high]: 95 % percentile interval by bootstrap over {'seeds and ' if several else ''}images,"
-        f" {RESAMPLES:,} resamples.": True,
-        "The spread of few seeds is known badly, so that intervals over them are Student's t's: wide.": several,
+        f"[low, high]: 95 % percentile interval by bootstrap over images, {RESAMPLES:,} resamples.": not several,
+        f"[low, high]: 95 % interval over seeds and images: images are drawn {RESAMPLES:,} times, seeds add spread;"
+        " few of them tell it badly, so that the interval is Student's t's, and wide.": several,
         f"{', '.join(single)}: one seed, so the interval does not know how others would come out.": several
         and bool(single),
         f"p: both answers to an image are swapped or not at random, {RESAMPLES:,} times; two-sided. Near 5 % it may"
