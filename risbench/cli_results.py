@@ -98,6 +98,7 @@ def export(
 
 @app.command("table")
 def print_table(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="The comparison, or a paper's table: --list names them.")] = "comparison",
     names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
     dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
@@ -112,6 +113,7 @@ def print_table(
     from risbench import slices as divisions
 
     if names:
+        options.refuse_beside(context, "--list", set(context.params) - {"names"})
         print("\n".join(f"{known:24}{title}" for known, title in table.titles().items()))
         return
     if slices and name != table.COMPARISON:
@@ -154,13 +156,16 @@ def print_plan(
     seed: Seeds = "0",
     protocol: Annotated[str, typer.Option(help="Default: the source's, original where none is known.")] = "",
     data_root: Root = "",
+    images: Images = "",
+    partial: Partial = False,
     records: RecordFolders = None,
 ) -> None:
     """Print the commands that fill the empty cells of a paper's table; run --plan FILE works them off."""
     from risbench import plan, record
 
     found = record.find(options.record_folders(records))
-    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, data_root, overrides or [])
+    where, runs = (data_root, images, partial), Path("runs")  # where `risbench run` looks for it
+    made = plan.make(name, found, dataset or None, options.seeds_of(seed), protocol, *where, overrides or [], runs)
     print("\n".join(made.lines()))
 
 

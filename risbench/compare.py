@@ -42,21 +42,22 @@ def compare(sides: Sequence[Side], resamples: int = RESAMPLES, seed: int = 0) ->
     rule = _rule(sides[0])
     sums = [np.stack([statistics.by_image(run.rows, rule) for run in side.runs]) for side in sides]
     drawn = statistics.resampled(np.concatenate(sums), resamples, seed)  # (resamples, runs, metrics)
-    of_sides = np.split(drawn, np.cumsum([len(own) for own in sums])[:-1], axis=1)
-    levels = [statistics.over_seeds(own, [seed, number]) for number, own in enumerate(of_sides)]
+    runs_of = np.cumsum([len(own) for own in sums])[:-1]
+    of_sides = [own.transpose(2, 0, 1) for own in np.split(drawn, runs_of, axis=1)]  # (metrics, resamples, runs)
     values = [_values(side, rule) for side in sides]
-    baseline = {
-        name: Finding(values[0][name], statistics.interval(own), _unpaired(own))
-        for name, own in zip(_names(rule), levels[0].T, strict=True)
-    }
-    found = [baseline]
-    for own, level, value in zip(sums[1:], levels[1:], values[1:], strict=True):
-        alone = len(sums[0]) == len(own) == 1
-        swapped = statistics.swapped(sums[0][0], own[0], resamples, seed) if alone else None
+    alone = [
+        {name: _alone(own[name], runs[i], [seed, number]) for i, name in enumerate(_names(rule))}
+        for number, (own, runs) in enumerate(zip(values, of_sides, strict=True), start=1)
+    ]
+    found = alone[:1]
+    for number, (own, runs) in enumerate(zip(sums[1:], of_sides[1:], strict=True), start=1):
+        single = len(sums[0]) == len(own) == 1
+        swapped = statistics.swapped(sums[0][0], own[0], resamples, seed) if single else None
         of_metrics = {}
         for i, name in enumerate(_names(rule)):
+            gains = statistics.over_seeds(runs[i], [seed, number + 1], baseline=of_sides[0][i])
             permuted = None if swapped is None else swapped[:, i]
-            of_metrics[name] = _against(baseline[name].value, levels[0][:, i], value[name], level[:, i], permuted)
+            of_metrics[name] = _against(alone[0][name], alone[number][name], gains, permuted)
         found.append(of_metrics)
     return _corrected(found)
 
@@ -76,23 +77,21 @@ def _values(side: Side, rule: Protocol) -> dict[str, float | None]:
     return {name: fmean(own) if len(own) == len(of_runs) else None for name, own in known.items()}
 
 
-def _unpaired(resampled: Floats) -> float | None:
-    """For a number of which only the value is known: its error is taken to be as large as this one's."""
-    smallest = statistics.smallest_difference(resampled)
-    return None if smallest is None else smallest * 2**0.5
+def _alone(value: float | None, drawn: Floats, seed: Sequence[int]) -> Finding:
+    """One metric of a side from its resamples (resamples, runs); the other number's error is taken to be as large."""
+    level = statistics.over_seeds(drawn, seed)
+    smallest = statistics.smallest_difference(level, of_seeds=drawn.shape[1] > 1)
+    return Finding(value, statistics.interval(level), None if smallest is None else smallest * 2**0.5)
 
 
-def _against(
-    baseline: float | None, baselines: Floats, value: float | None, resampled: Floats, permuted: Floats | None
-) -> Finding:
-    """One metric of a side from its value, its resamples and, of single runs, the differences of swapped answers."""
-    gains = resampled - baselines
-    finding = Finding(value, statistics.interval(resampled), statistics.smallest_difference(gains))
-    if value is None or baseline is None:
-        return finding
-    gain = value - baseline
+def _against(baseline: Finding, own: Finding, gains: Floats, permuted: Floats | None) -> Finding:
+    """One metric of a side against the baseline, from resampled and, of single runs, swapped differences."""
+    smallest = statistics.smallest_difference(gains, of_seeds=permuted is None)
+    if own.value is None or baseline.value is None:
+        return replace(own, smallest=smallest)
+    gain = own.value - baseline.value
     p = statistics.p_of_resamples(gains) if permuted is None else statistics.p_of_swaps(gain, permuted)
-    return replace(finding, difference=gain, difference_interval=statistics.interval(gains), p=p)
+    return replace(own, smallest=smallest, difference=gain, difference_interval=statistics.interval(gains), p=p)
 
 
 def _corrected(found: list[dict[str, Finding]]) -> list[dict[str, Finding]]:
@@ -175,9 +174,9 @@ def _legend(sides: Sequence[Side]) -> list[str]:
     several, paired = len(single) < len(sides), len(sides) > 1
     swaps = sides[0].name in single and len(single) > 1
     said = {
-        f"[low, high]: 95 % percentile interval by bootstrap over {'seeds and ' if several else ''}images,"
-        f" {RESAMPLES:,} resamples.": True,
-        "Few seeds tell little: where they outweigh images, 95 % intervals over 3 a side cover 88 %.": several,
+        f"[low, high]: 95 % percentile interval by bootstrap over images, {RESAMPLES:,} resamples.": not several,
+        f"[low, high]: 95 % interval over seeds and images: images are drawn {RESAMPLES:,} times, seeds add spread;"
+        " few of them tell it badly, so that the interval is Student's t's, and wide.": several,
         f"{', '.join(single)}: one seed, so the interval does not know how others would come out.": several
         and bool(single),
         f"p: both answers to an image are swapped or not at random, {RESAMPLES:,} times; two-sided. Near 5 % it may"

@@ -8,7 +8,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from risbench import datasets, methods, recipe
-from risbench.checkpoint import Checkpoint
 from risbench.errors import InputError, defect
 from risbench.recipe import Recipe
 
@@ -57,6 +56,8 @@ def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]
     if name:
         methods.module(job.method)  # a folder given by path is found by its name from here on
     if job.checkpoint:
+        from risbench.checkpoint import Checkpoint  # which needs torch
+
         opened = Checkpoint(Path(job.checkpoint))
         if name and name != opened.facts.method:
             raise InputError(
@@ -69,10 +70,16 @@ def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]
         settings, _ = recipe.load(opened.folder / "recipe.toml", [], job.overrides)
         _refuse_without_effect(job.overrides)
         return _with_max_tokens(settings, [job.dataset]), opened.facts.variants
-    card = datasets.load(job.dataset)
-    settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
+    settings, variants = trained_with(job)
     if resume is not None:
         return recipe.validate(recipe.read(resume / "recipe.toml"), str(resume / "recipe.toml")), variants
+    return settings, variants
+
+
+def trained_with(job: Job) -> tuple[Recipe, list[str]]:
+    """The resolved recipe of a job that trains, and its variants, without importing the method."""
+    card = datasets.load(job.dataset)
+    settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
     return _with_max_tokens(settings, [job.dataset, *settings.train.datasets]), variants
 
 

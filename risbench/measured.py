@@ -13,6 +13,11 @@ from risbench.published import HEADLINES, Published
 from risbench.record import Record
 from risbench.render import Cell
 
+TRAINED = (
+    "cross-data set: trained on other data sets, too; leaked: the share of expressions whose image was trained on, as"
+    " far as the training sets were at hand."
+)
+"""What `badges` mean."""
 _FILES = (".bin", ".pt", ".pth", ".safetensors", ".txt", ".weights")  # of weights and words
 
 

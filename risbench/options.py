@@ -64,12 +64,16 @@ def check_output(path: Path, suffix: str, what: str) -> None:
 
 
 def refuse_beside(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
-    """Refuse an option that was given on the command line though the chosen one leaves it without effect."""
+    """Refuse what was given on the command line though the chosen option leaves it without effect."""
+    shown = {
+        str(given.name): given.opts[0] if given.param_type_name == "option" else str(given.name).upper()
+        for given in context.command.params
+    }
     for name in sorted(names):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            shown = "overrides of the recipe" if name == "overrides" else f"--{name.replace('_', '-')}"
-            raise InputError(f"{chosen} takes no {shown}, which would have no effect: leave that out.")
+            told = "overrides of the recipe" if name == "overrides" else shown[name]
+            raise InputError(f"{chosen} takes no {told}, which would have no effect: leave that out.")
 
 
 def seeds_of(text: str) -> list[int]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from risbench import datasets, methods, papers, recipe
 from risbench.measured import (
+    TRAINED,
     Line,
+    badges,
     group,
     is_comparable,
     overridden,
@@ -47,12 +49,13 @@ def build(paper: Paper, records: Iterable[Record], dataset: str | None = None) -
         Column("number", "always" if grid.numbers else "data"),
         *(Column(heading, numeric=True) for heading in grid.columns.values()),
         *(Column(label.name, "wide") for label in paper.labels if label.wide),
-        *(Column(name, "data") for name in ("folder", "variants", "protocol", "seeds")),
+        *(Column(name, "data") for name in ("folder", "variants", "protocol", "seeds", "training")),
     )
     title = paper.title if grid.numbers else f"{paper.title}. Measured on {dataset}"
     cells = [cell for row in rows for cell in row]
     numbered = [f"{mark} {text}." for text, mark in footnotes.items()]
-    notes = [*_readings(grid), *_legend(cells, grid), *_state(paper, grid, filling), *numbered]
+    trained = [TRAINED] * any(map(_training, filling.lines.values()))
+    notes = [*_readings(grid), *_legend(cells, grid), *trained, *_state(paper, grid, filling), *numbered]
     return Table(paper.name, title, columns, rows, tuple(notes))
 
 
@@ -125,7 +128,7 @@ def _lines(
     """Yield the published numbers of a row, then what was measured, then the differences where there are any."""
     kinds = {
         "published": [_published(row.published.get(at), footnotes) for at in grid.columns],
-        "measured": [_measured((row, at), grid, filling) for at in grid.columns],
+        "measured": [_measured((row, at), grid, filling, footnotes) for at in grid.columns],
         "difference": [_difference((row, at), filling) for at in grid.columns],
     }
     shown = {
@@ -146,36 +149,50 @@ def _lines(
                 Cell(kind),
                 *numbers,
                 *(cell for label, cell in labels if label.wide),
-                *_runs(row, filling, kind == "measured"),
+                *_runs(row, grid, filling, kind == "measured"),
             )
 
 
-def _runs(row: Row, filling: Filling, is_measured: bool) -> list[Cell]:
-    """What fills a row: folder, variants, protocols and seeds."""
+def _runs(row: Row, grid: Grid, filling: Filling, is_measured: bool) -> list[Cell]:
+    """What fills a row: folder, variants, protocols, seeds and what its training data mean, by column if it varies."""
     if not is_measured or row.ours is None:
-        return [Cell("")] * 4
+        return [Cell("")] * 5
     runs = [run for place, line in filling.lines.items() if place[0] == row for run in line.runs]
     seeds = sorted({run.seed for run in runs if run.seed is not None})
     protocols = dict.fromkeys(run.protocol for run in runs)
-    texts = (row.ours.method, ", ".join(row.ours.variants), ", ".join(protocols), ", ".join(map(str, seeds)))
-    return [Cell(text) for text in texts]
+    lines = {heading: filling.lines[row, at] for at, heading in grid.columns.items() if (row, at) in filling.lines}
+    trained = {heading: _training(line) for heading, line in lines.items()}
+    told = [f"{heading}: {text}" for heading, text in trained.items() if text]
+    training = told if len(set(trained.values())) > 1 else list(trained.values())[:1]
+    names = (row.ours.variants, protocols, map(str, seeds))
+    return [Cell(row.ours.method), *(Cell(", ".join(each)) for each in names), Cell(", ".join(training))]
+
+
+def _training(line: Line) -> str:
+    """What the training data of its runs mean for a line."""
+    return "; ".join(dict.fromkeys(badge for run in line.runs for badge in badges(run)))
+
+
+def _numbered(text: str, footnotes: dict[str, str]) -> str:
+    """The mark of a footnote, which is a new one for a new text."""
+    return footnotes.setdefault(text, superscript(len(footnotes) + 1)) if text else ""
 
 
 def _published(number: Published | None, footnotes: dict[str, str]) -> Cell:
     if number is None:
         return Cell()
-    mark = footnotes.setdefault(number.remark, superscript(len(footnotes) + 1)) if number.remark else ""
-    return Cell(number.value, form=f".{number.digits}f", footnote=mark)
+    return Cell(number.value, form=f".{number.digits}f", footnote=_numbered(number.remark, footnotes))
 
 
-def _measured(place: Place, grid: Grid, filling: Filling) -> Cell:
+def _measured(place: Place, grid: Grid, filling: Filling, footnotes: dict[str, str]) -> Cell:
     if place not in filling.lines:
         return Cell(remark=_EMPTY if place[0].ours else "")
     row, at = place
     line = filling.lines[place]
     cell = line.metric(row.slot(at).metric, True)
     otherwise = bool(grid.numbers) and not all(map(trained_as_published, line.runs))
-    return replace(cell, mark=_OTHERWISE if otherwise else "", best=_is_best(place, grid, filling))
+    told = _numbered(_training(line), footnotes)
+    return replace(cell, mark=_OTHERWISE if otherwise else "", footnote=told, best=_is_best(place, grid, filling))
 
 
 def _difference(place: Place, filling: Filling) -> Cell:

@@ -10,10 +10,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from statistics import fmean
 
-from risbench import datasets, methods, paper_table, papers, protocol, published, recipe
+from risbench import begun, datasets, methods, paper_table, papers, protocol, published, recipe
 from risbench.errors import InputError, unknown
+from risbench.job import Job
 from risbench.measured import altered, overridden
 from risbench.papers import Grid, Ours
 from risbench.published import HEADLINES
@@ -41,6 +43,7 @@ class Step:
     protocol: str
     seed: int
     extras: tuple[str, ...] = ()  # further options and overrides, as typed
+    trained: bool = False  # already, so that only evaluation is missing
     estimate: Estimate | None = None
 
     @property
@@ -56,6 +59,12 @@ class Step:
         }
         words = [word for option, value in options.items() if value for word in (option, value)]
         return shlex.join(["risbench", "run", *words, *self.extras])
+
+    def job(self, data_root: str, images: str, partial: bool, overrides: Sequence[str]) -> Job:
+        """The job that the command means."""
+        what = {"method": self.method, "dataset": self.dataset, "variants": self.variants, "seed": self.seed}
+        how = {"splits": self.splits, "protocols": [self.protocol], "overrides": overrides, "partial": partial}
+        return Job.model_validate({**what, **how, "data_root": data_root, "images": images})
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,8 @@ class Plan:
         lines = [f"# {comment}" for comment in (*comments, *self.notes)]
         for step in self.steps:
             found = step.estimate
-            lines += [f"# {f'{_duration(found.seconds)}, {found.basis}' if found else 'nothing like it is recorded'}"]
-            lines += [step.command]
+            text = f"{_duration(found.seconds)}, {found.basis}" if found else "nothing like it is recorded"
+            lines += [f"# {'trained already: ' * step.trained}{text}", step.command]
         return lines
 
 
@@ -89,12 +98,16 @@ def make(
     seeds: Sequence[int] = (0,),
     under: str = "",
     data_root: str = "",
+    images: str = "",
+    partial: bool = False,
     overrides: Sequence[str] = (),
+    runs: Path | None = None,
 ) -> Plan:
     """Plan the runs that fill the empty cells of a paper's table, or of its part about a data set, for each seed.
 
     `under` is the protocol; by default the source's, and `original` where it is not known or the data set another.
-    Overrides may say where weights lie and how to compute, nothing that would make another row of it.
+    `partial`: of an incomplete copy, whose records count as done though they stand in no cell. Overrides may say where
+    weights lie and how to compute, nothing that would make another row of it. `runs` is where trained runs may lie.
     """
     if name not in papers.titles():
         raise unknown("paper's table", name, papers.titles())
@@ -109,26 +122,36 @@ def make(
     for ours, where in wanted:
         if there[ours]:
             _refuse_another_row(ours, where, overrides)
-    extras = (*(("--data-root", data_root) if data_root else ()), *overrides)
+    places = {"--data-root": data_root, "--images": images}
+    given = [word for option, value in places.items() if value for word in (option, value)]
+    extras = (*given, *["--partial"] * partial, *overrides)
     steps: list[Step] = []
     recorded = 0
     for seed in seeds:
-        counted = [
-            run
-            for run in found
-            if run.seed == seed and run.protocol in _protocols(run.method, run.dataset, under) and _is_of_its_own(run)
-        ]
-        filled = {(row.ours, row.slot(at)[:2]) for row, at in paper_table.fill(grid, counted).lines}
+        counted = [run for run in found if (run.seed, run.partial) == (seed, partial)]
+        filled = _filled(grid, counted, under)
         for (ours, where), splits in wanted.items():
             missing = tuple(split for split in splits if (ours, (where, split)) not in filled)
             recorded += not missing
             if missing and there[ours]:
                 chosen = _protocols(ours.method, where, under)[0]
                 step = Step(ours.method, ours.variants, where, missing, chosen, seed, extras)
-                steps.append(replace(step, estimate=_estimate(step, found)))
+                trained = runs is not None and begun.is_trained(step.job(data_root, images, partial, overrides), runs)
+                steps.append(replace(step, trained=trained, estimate=_estimate(step, found, trained)))
     absent = [" ".join((ours.method, *ours.variants)) for ours in there if not there[ours]]
     notes = [f"Not in risbench yet, so not planned: {', '.join(absent)}."] * bool(absent)
+    notes += ["Of an incomplete copy: its numbers fill no cell of the table; `risbench table` shows them."] * partial
     return Plan(f"{name}{f' on {dataset}' if dataset else ''}", tuple(steps), recorded, tuple(notes))
+
+
+def _filled(grid: Grid, records: Iterable[Record], under: str) -> set[tuple[Ours | None, tuple[str, ...]]]:
+    """The cells for which there are records under a protocol that counts, partial or not."""
+    counted = [
+        run.model_copy(update={"partial": False})
+        for run in records
+        if run.protocol in _protocols(run.method, run.dataset, under) and _is_of_its_own(run)
+    ]
+    return {(row.ours, row.slot(at)[:2]) for row, at in paper_table.fill(grid, counted).lines}
 
 
 def _is_of_its_own(run: Record) -> bool:
@@ -163,8 +186,11 @@ def _protocols(method: str, dataset: str, under: str) -> list[str]:
     return [under] if under else known or ["original"]
 
 
-def _estimate(step: Step, records: Iterable[Record]) -> Estimate | None:
-    """How long a step may take, from the newest runs like it: of its network, else of its method at its size."""
+def _estimate(step: Step, records: Iterable[Record], trained: bool) -> Estimate | None:
+    """How long a step may take, from the newest runs like it: of its network, else of its method at its size.
+
+    Where it is trained already, that is the time of the evaluation.
+    """
     default = datasets.load(step.dataset).default_variant
     sized = [default] if default in recipe.variants(methods.recipe_file(step.method)) else []
     settings, own = recipe.load(methods.recipe_file(step.method), step.variants, [], default)
@@ -175,7 +201,7 @@ def _estimate(step: Step, records: Iterable[Record]) -> Estimate | None:
         return None
     newest = max(near, key=lambda run: datetime.fromisoformat(run.created))
     like = [run for run in near if (run.device, run.dataset) == (newest.device, newest.dataset)]
-    training = fmean({run.checkpoint: run.cost["training_seconds"] or 0 for run in like}.values())
+    training = 0.0 if trained else fmean({run.checkpoint: run.cost["training_seconds"] or 0 for run in like}.values())
     speed = fmean(run.cost["expressions_per_second"] or 0 for run in like)
     here, there = (_expressions(name, "train") for name in (step.dataset, newest.dataset))
     evaluated = sum(_expressions(step.dataset, split) for split in step.splits)

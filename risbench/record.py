@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -23,6 +24,7 @@ from risbench.protocol import Protocol
 from risbench.scoring import Score
 from risbench.slices import KINDS, Part
 
+_log = logging.getLogger(__name__)
 _REPOSITORY = Path(__file__).parents[1]
 _LIBRARIES = ("numpy", "pandas", "pyarrow", "pycocotools", "torch", "torchvision", "timm", "transformers")
 
@@ -153,9 +155,21 @@ def read(path: Path) -> Record:
 
 
 def find(folders: Sequence[Path]) -> list[Record]:
-    """All records in and below these folders by path, a copy of another one left out; other JSON is an error."""
+    """All records in and below these folders by path, a copy of another one left out; a damaged one is an error."""
     paths = sorted({path.resolve() for folder in folders for path in _json_files(folder)})
-    return list({record.model_dump_json(): record for record in map(read, paths)}.values())
+    return list({record.model_dump_json(): record for record in map(read, filter(_is_meant, paths))}.values())
+
+
+def _is_meant(path: Path) -> bool:
+    """Whether a JSON file is meant as a record: an object with what each of them has, or damaged, for all one knows."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return True
+    meant = isinstance(values, dict) and {"method", "protocol", "metrics"} <= values.keys()
+    if not meant:
+        _log.warning("%s is no record: left out.", path)
+    return meant
 
 
 def _json_files(folder: Path) -> list[Path]:

@@ -103,6 +103,9 @@ class Run:
         asked = [protocol.load(name) for name in self.job.protocols]
         scoring.check_targets(self.index, self.splits(), asked)
         needed = [] if self.job.checkpoint else [(index, "train") for index in self.training] + [(self.index, "val")]
+        for index in dict.fromkeys([self.index, *(index for index, _ in needed)]):
+            if not index.images_folder.is_dir():
+                raise InputError(f"There is no folder {index.images_folder}: give that of the images with --images.")
         for index, name in needed:
             if name not in index.split_names():
                 raise InputError(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from risbench import datasets, paper_table, papers
 from risbench.errors import unknown
-from risbench.measured import Line, badges, group
+from risbench.measured import TRAINED, Line, badges, group
 from risbench.metrics import BOUNDARY, RULED
 from risbench.published import headline, headlines
 from risbench.record import Record
@@ -187,8 +187,7 @@ def _legend(lines: Sequence[Line], metric: str, shown: Sequence[str]) -> list[st
         "†: a protocol for following a training; comparable with no published number and no other protocol.": not all(
             line.is_comparable for line in lines
         ),
-        "cross-data set: trained on other data sets, too; leaked: the share of expressions whose image was trained on,"
-        " as far as the training sets were at hand.": any(map(badges, runs)),
+        TRAINED: any(map(badges, runs)),
         "resized: predicted at the images' size, and brought to the size at which the protocol scores.": any(
             run.resized for run in runs
         ),

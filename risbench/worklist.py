@@ -18,16 +18,15 @@ import torch
 import typer
 from filelock import FileLock, Timeout
 
-from risbench import datasets, dist, methods, options, progress, recipe, record
+from risbench import begun, dist, methods, options, progress, recipe, record
 from risbench import run as running
 from risbench.errors import InputError
-from risbench.job import Job, settings_of
+from risbench.job import Job
 from risbench.record import Record
 from risbench.run import Run
 
 _USAGE = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
 _RECORDS = Path("results/records")
-_PLACES = ("data_root", "images", "init")
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def _in_hand(entry: Entry, run: Run) -> Iterator[bool]:
     if run.fabric.global_rank > 0:
         yield False
         return
-    words = json.dumps([_training(entry.job, run.variants), run.settings.model_dump()], sort_keys=True)
+    words = json.dumps([begun.training(entry.job, run.variants), run.settings.model_dump()], sort_keys=True)
     entry.runs.mkdir(parents=True, exist_ok=True)
     file = entry.runs / f".{hashlib.sha256(words.encode()).hexdigest()[:16]}.lock"
     lock = FileLock(file)
@@ -181,7 +180,7 @@ def _left(run: Run, runs: Path) -> tuple[list[str], Path | None]:
     folders = [folder for folder in (_RECORDS, runs) if folder.is_dir()]
     there = {(found.split, found.protocol) for found in record.find(folders) if _is_of(found, run)}
     left = [split for split in run.splits() if not {(split, name) for name in run.job.protocols} <= there]
-    return left, _begun(run, runs)
+    return left, begun.folder(run.job, run.variants, run.settings, runs)
 
 
 def _is_of(found: Record, run: Run) -> bool:
@@ -190,37 +189,9 @@ def _is_of(found: Record, run: Run) -> bool:
     what = (found.method, found.variants, found.seed, found.index, found.partial, found.control)
     if what != (methods.folder(job.method).name, run.variants, job.seed, run.index.hash, job.partial, ""):
         return False
-    begun = run.initial.facts if run.initial else None
-    begins = found.weights.startswith(f"checkpoint {begun.sha256[:12] if begun else ''}")
+    initial = run.initial.facts if run.initial else None
+    begins = found.weights.startswith(f"checkpoint {initial.sha256[:12] if initial else ''}")
     declared = set(run.settings.train.pretraining)
-    seen = {index.card.name for index in run.training} | set(begun.training_data if begun else [])
+    seen = {index.card.name for index in run.training} | set(initial.training_data if initial else [])
     same_data = set(found.training_data) - declared == seen - declared
-    return begins == bool(begun) and same_data and not recipe.differences(found.recipe, run.settings)
-
-
-def _begun(run: Run, runs: Path) -> Path | None:
-    """The newest folder of a run of the same training, whatever it was evaluated on."""
-    wanted = _training(run.job, run.variants)
-    for file in sorted(runs.glob("*/run.toml"), key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            job = Job.read(file.parent)
-            if job.checkpoint:  # an evaluation: nothing was trained in it
-                continue
-            same = _training(job, settings_of(job)[1]) == wanted
-            settings = recipe.validate(recipe.read(file.parent / "recipe.toml"), str(file.parent))
-        except InputError:  # of another version, killed while it was made, or of a method or data set that is gone
-            continue
-        if same and not recipe.differences(settings.model_dump(), run.settings):
-            return file.parent
-    return None
-
-
-def _training(job: Job, variants: Sequence[str]) -> dict[str, Any]:
-    """What of a job decides what is trained, beside its settings: not its splits, nor protocols after the first.
-
-    The first protocol validates.
-    """
-    places = {name: str(Path(value).resolve()) for name in _PLACES if (value := getattr(job, name))}
-    kept = job.model_dump(include={"seed", "partial"})
-    names = {"method": methods.folder(job.method).name, "dataset": datasets.load(job.dataset).name}
-    return {**kept, **places, **names, "variants": list(variants), "protocol": job.protocols[0]}
+    return begins == bool(initial) and same_data and not recipe.differences(found.recipe, run.settings)

@@ -249,6 +249,21 @@ def sets_index(sets_root: Path) -> Index:
     return index.load(datasets.load(str(sets_root / "sets.toml")), sets_root)
 
 
+@pytest.fixture(scope="session")
+def short() -> list[str]:
+    """Overrides that make training on the small data set a matter of seconds; later ones may change them."""
+    return [
+        "train.batch_size=4",
+        "train.per_image=1",
+        "train.schedule=step",
+        "train.decay=0.1",
+        "train.lr=1e-3",
+        "train.epochs=1",
+        "train.milestones=[]",
+        "image.size=64",
+    ]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--method", action="append", default=[], help="run the method suite over this method or folder")
 

@@ -19,16 +19,6 @@ from risbench.job import Job, settings_of
 
 Answer = tuple[int, str, str]
 Ask = Callable[..., Answer]
-SHORT = [
-    "train.batch_size=4",
-    "train.per_image=1",
-    "train.schedule=step",
-    "train.decay=0.1",
-    "train.lr=1e-3",
-    "train.epochs=1",
-    "train.milestones=[]",
-    "image.size=64",
-]
 
 
 @pytest.fixture
@@ -56,16 +46,18 @@ def where(small_root: Path, small_card: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, small_root: Path, small_card: Path) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, small_root: Path, small_card: Path, short: list[str]) -> Path:
     """A checkpoint of one short epoch."""
     from risbench import run as running
 
-    job = Job(method="lts", dataset=str(small_card), overrides=SHORT, data_root=str(small_root))
+    job = Job(method="lts", dataset=str(small_card), overrides=short, data_root=str(small_root))
     return running.start(job, tmp_path_factory.mktemp("runs")).train(resume=False).folder
 
 
-def test_one_command_trains_predicts_scores_and_records(ask: Ask, where: list[str], tmp_path: Path) -> None:
-    code, out, err = ask("run", "--method", "lts", *where, "--split", "val,testA", "--seed", "0,1", "--json", *SHORT)
+def test_one_command_trains_predicts_scores_and_records(
+    ask: Ask, where: list[str], tmp_path: Path, short: list[str]
+) -> None:
+    code, out, err = ask("run", "--method", "lts", *where, "--split", "val,testA", "--seed", "0,1", "--json", *short)
     assert code == 0, err
     records = json.loads(out)
     assert [(r["split"], r["seed"]) for r in records] == [("val", 0), ("testA", 0), ("val", 1), ("testA", 1)]
@@ -149,6 +141,10 @@ def test_a_run_under_other_released_protocols_is_recorded_and_explained(
 
 
 def test_tables_are_listed_and_printed_by_name(ask: Ask) -> None:
+    for given, told in ((["lts-2"], "NAME"), (["--format", "csv"], "--format"), (["--records", "."], "--records")):
+        code, out, err = ask("table", *given, "--list")
+        assert (code, out) == (2, "")
+        assert err == f"error: --list takes no {told}, which would have no effect: leave that out.\n"
     code, out, _ = ask("table", "--list")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()][::13] == ["comparison", "leaders"]
@@ -190,26 +186,26 @@ def test_masks_of_the_images_size_scored_under_lavt_are_said_to_be_resized(
 
 def test_score_prints_the_documented_object(ask: Ask, where: list[str], small_index: Index, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
-    found = references.predict("largest-object", small_index, "val")
+    found = references.predict("largest-object", small_index, "train")
     lines = [
         {"sent_id": int(s), "segmentation": {"size": [int(h), int(w)], "counts": c.decode()}}
         for s, h, w, c in zip(found.sent_id, found.height, found.width, found.counts, strict=True)
     ]
     file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    code, out, _ = ask("score", file, *where, "--split", "val", "--protocol", "lts", "--json")
+    code, out, _ = ask("score", file, *where, "--split", "train", "--protocol", "lts", "--json")
     assert code == 0
     precision = {f"P@0.{tenth}" for tenth in range(5, 10)}
     keys = {"dataset", "split", "protocol", "n", "oIoU", "mIoU", "pointing", "intersection", "union"} | precision
     assert keys <= set(json.loads(out))
     assert json.loads(out)["pointing"] is None
     (part,) = json.loads(out)["slices"]["same-class distractors"].values()
-    assert (part["n"], part["oIoU"]) == (4, json.loads(out)["oIoU"])
+    assert (part["n"], part["oIoU"]) == (10, json.loads(out)["oIoU"])
     assert set(part) == {"n", "oIoU", "mIoU", "intervals"}
 
-    code, out, _ = ask("score", file, *where, "--split", "val", "--protocol", "lts")
+    code, out, _ = ask("score", file, *where, "--split", "train", "--protocol", "lts")
     assert code == 0 and "{" not in out
     value, shown = f"{part['oIoU']:.2f}", "[{:.2f}, {:.2f}]".format(*part["intervals"]["oIoU"])
-    assert f"oIoU by same-class distractors\n  0                4 expressions  {value} {shown}\n" in out
+    assert f"oIoU by same-class distractors\n  0               10 expressions  {value} {shown}\n" in out
 
 
 def test_segment_draws_a_picture(ask: Ask, trained: Path, small_root: Path, tmp_path: Path) -> None:
@@ -324,8 +320,8 @@ def test_a_predictions_file_is_of_one_split(ask: Ask, where: list[str], trained:
     assert "one --split" in ask("predict", *options)[2]
 
 
-def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: list[str]) -> None:
-    code, _, err = ask("run", "--method", "lts", *where, "--split", "test", *SHORT)
+def test_a_split_that_is_not_there_is_refused_before_training(ask: Ask, where: list[str], short: list[str]) -> None:
+    code, _, err = ask("run", "--method", "lts", *where, "--split", "test", *short)
     assert code == 2 and "test" in err and "epoch 1" not in err
 
 

@@ -71,7 +71,8 @@ def test_differences_and_intervals_agree_with_a_paired_bootstrap_written_out(nam
         assert finding.value == value(name, [theirs])
         assert finding.difference == pytest.approx(value(name, [theirs]) - value(name, [ours]))
         assert finding.difference_interval == pytest.approx(np.percentile(gains, [2.5, 97.5]))
-        assert finding.smallest == pytest.approx((1.959964 + 0.841621) * np.std(gains, ddof=1), rel=1e-6)
+        smallest = (1.959964 + 0.841621) * np.std(gains, ddof=1)
+        assert finding.smallest == (pytest.approx(smallest, rel=1e-6) if smallest else None)
 
 
 @pytest.mark.parametrize("name", metrics.NAMES)
@@ -108,7 +109,7 @@ def test_several_sides_are_corrected_metric_by_metric() -> None:
 
 def test_the_same_answers_do_not_differ() -> None:
     for finding in compare.compare([A, A], resamples=100)[1].values():
-        assert (finding.difference, finding.p) == (0, 1)
+        assert (finding.difference, finding.p, finding.smallest) == (0, 1, None)
         assert finding.difference_interval == pytest.approx((0, 0), abs=1e-9)
     first, _, flips = compare.tables([A, A])
     assert [cell.text for cell in first.rows[1][5:8]] == ["0", "0", "60"]
@@ -132,7 +133,7 @@ def test_seeds_of_two_sides_are_drawn_apart() -> None:
 
 
 def test_of_an_interval_over_seeds_zero_is_outside_where_p_is_below_five_percent() -> None:
-    for better in (0.0, 0.02, 0.04, 0.06, 0.1, 0.2):
+    for better in (0.0, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4):
         found = compare.compare([A, side("S", rows(4, better), rows(5, better))], resamples=999)[1]["mIoU"]
         assert found.difference_interval and found.p is not None
         low, high = found.difference_interval
@@ -144,8 +145,17 @@ def test_a_metric_without_a_value_has_no_difference() -> None:
     found = compare.compare([A, silent], resamples=50)[1]["pointing"]
     assert (found.value, found.interval, found.smallest) == (None, None, None)
     assert (found.difference, found.difference_interval, found.p, found.holm) == (None, None, None, None)
+    assert compare.compare([SEEDS, silent], resamples=50)[1]["pointing"] == found
     names = [row[1].value for row in compare.tables([A, silent])[1].rows]
     assert names == [name for name in metrics.NAMES if name != "pointing"]
+
+
+def test_one_image_has_no_interval_and_no_smallest_difference() -> None:
+    one, other = (side(own.name, own.runs[0].rows.iloc[:EXPRESSIONS]) for own in (A, B))
+    for sides in ([one, other], [one, side("S", *(run.rows.iloc[:EXPRESSIONS] for run in SEEDS.runs))]):
+        for finding in (own["mIoU"] for own in compare.compare(sides, resamples=50)):
+            assert finding.value is not None
+            assert (finding.interval, finding.smallest, finding.difference_interval) == (None, None, None)
 
 
 def by_hand() -> tuple[Side, Side]:

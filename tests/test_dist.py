@@ -20,18 +20,6 @@ from risbench import dist
 from risbench.errors import InputError
 from risbench.nn.darknet import Darknet
 
-SHORT = [
-    "train.batch_size=4",
-    "train.per_image=1",
-    "train.schedule=step",
-    "train.decay=0.1",
-    "train.lr=1e-3",
-    "train.epochs=2",
-    "train.milestones=[]",
-    "image.size=64",
-    "predict.images_per_batch=1",
-]
-
 
 def test_synchronised_normalisation_keeps_the_activations() -> None:
     """timm's layers normalise and activate in one; in evaluation a converted network needs no other process."""
@@ -126,9 +114,12 @@ def where(small_root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=["lts", "lavt", "coupalign"])
-def trained_by_two(where: list[str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def trained_by_two(
+    where: list[str], short: list[str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    risbench(2, ["train", "--method", request.param, *where, "--runs", str(runs), *SHORT])
+    more = [*short, "train.epochs=2", "predict.images_per_batch=1"]
+    risbench(2, ["train", "--method", request.param, *where, "--runs", str(runs), *more])
     [run] = runs.iterdir()
     return run
 

@@ -33,12 +33,12 @@ def where(small_card: Path, small_root: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_example_runs_and_prints_the_score_of_its_masks(
     where: tuple[str, str], small_index: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = EXAMPLE.read_text(encoding="utf-8").replace('"mini"', repr(where[0]))
+    code = EXAMPLE.read_text(encoding="utf-8").replace('"mini"', repr(where[0])).replace('"val"', '"train"')
     exec(compile(code, str(EXAMPLE), "exec"), {"__name__": "__main__"})
-    whole = references.predict("whole-image", small_index, "val")
-    expected = scoring.score(whole, small_index, "val", protocol.load("original")).summary
+    whole = references.predict("whole-image", small_index, "train")
+    expected = scoring.score(whole, small_index, "train", protocol.load("original")).summary
     out = capsys.readouterr().out
-    assert out.startswith(f"4 expressions: oIoU {expected['oIoU']:.2f} [")
+    assert out.startswith(f"10 expressions: oIoU {expected['oIoU']:.2f} [")
     assert out.endswith(f"], mIoU {expected['mIoU']:.2f}\n")
 
 

@@ -156,11 +156,37 @@ def test_difference_under_an_unknown_or_another_protocol_has_a_dagger_and_is_nev
 
 
 def test_a_network_trained_otherwise_has_no_difference() -> None:
-    for change in ({"weights": "from scratch"}, {"training_data": ["refcoco", "refcoco+"]}):
+    for change, mark in (({"weights": "from scratch"}, ""), ({"training_data": ["refcoco", "refcoco+"]}, "¹")):
         built = build("lts-4", record(99.0, **change))
-        assert numbers(built, "measured", "RefCOCO val") == ["99.00‡ [98.50, 99.50]"]
+        assert numbers(built, "measured", "RefCOCO val") == [f"99.00‡{mark} [98.50, 99.50]"]
         assert not numbers(built, "difference", "RefCOCO val")
         assert any(note.startswith("‡: trained otherwise") for note in built.notes)
+
+
+def test_training_data_that_weaken_a_number_are_said_beside_it_in_every_format() -> None:
+    mixed: dict[str, Any] = {"training_data": ["refcoco", "refcoco+", "ImageNet-1k"]}
+    runs = [
+        record(64.0, leaked=12.5, **mixed),
+        record(64.5, dataset="refcoco+", leaked=0.0, **mixed),
+        record(60.0, variants=["transformer"], training_data=["unknown"]),
+        record(61.0, dataset="refcoco+", variants=["transformer"], training_data=["unknown"]),
+    ]
+    built = build("lts-4", *runs)
+    assert numbers(built, "measured", "RefCOCO val") == ["64.00‡¹ [63.50, 64.50]", "60.00‡³ [59.50, 60.50]"]
+    assert numbers(built, "measured", "RefCOCO+ val") == ["64.50‡² [64.00, 65.00]", "61.00‡³ [60.50, 61.50]"]
+    for text in ("¹ cross-data set; leaked 12.50 %.", "² cross-data set.", "³ training data unknown."):
+        assert text in built.notes
+    assert sum(note.startswith("cross-data set: trained on other data sets") for note in built.notes) == 1
+    assert "64.00‡¹ [63.50" in render.render([built], "markdown")
+    latex = render.render([built], "latex")
+    assert r"64.00$\ddagger$\textsuperscript{1}" in latex and r"leaked 12.50 \%." in latex
+    rows = list(csv.DictReader(io.StringIO(render.render([built], "csv"))))
+    assert [row["training"] for row in rows if row["number"] == "measured"] == [
+        "RefCOCO val: cross-data set; leaked 12.50 %, RefCOCO+ val: cross-data set",
+        "training data unknown",
+    ]
+    usual = build("lts-4", record(64.0, leaked=0.0))
+    assert not any(row["training"] for row in usual.flat()) and "cross-data set" not in " ".join(usual.notes)
 
 
 def test_best_is_marked_only_where_the_interval_is_above_every_other_number() -> None:

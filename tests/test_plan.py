@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from risbench import plan
+from risbench import datasets, plan, recipe
 from risbench.errors import InputError
+from risbench.job import Job, trained_with
 from risbench.plan import Plan
 from risbench.record import Record
 
@@ -150,6 +153,25 @@ def test_durations_are_of_runs_alike() -> None:
     assert total == "# lts-4 on mini: runs to do: 2, about 20 min; recorded already: 0."
 
 
+def test_what_is_trained_already_takes_the_time_of_its_evaluation(tmp_path: Path) -> None:
+    job = Job(method="lts", dataset="mini", seed=0, splits=["val"])
+    (tmp_path / "one" / "checkpoints" / "last").mkdir(parents=True)
+    job.write(tmp_path / "one")
+    settings = trained_with(job)[0]
+    (tmp_path / "one" / "recipe.toml").write_text(recipe.dumps(settings))
+    file = tmp_path / "one" / "checkpoints" / "last" / "checkpoint.json"
+    file.write_text(json.dumps({"epoch": settings.train.epochs}))
+    slow = record(split="val", cost={"training_seconds": 3600.0, "expressions_per_second": 1.0})
+    told = [line for line in plan.make("lts-2", [slow], "mini", runs=tmp_path).lines() if line.startswith("# ")]
+    counts = [count.n for split in ("testA", "testB") if (count := datasets.load("mini").splits[split].expressions)]
+    assert told[-1] == f"# trained already: {sum(counts) / 60:.0f} min, as recorded: cpu, 1 x 2 threads"  # one a second
+    assert not any("trained" in line for line in told[:-1]) and all(line.startswith("# 1.") for line in told[1:-1])
+    others = plan.make("lts-2", [slow], "mini", seeds=[1], runs=tmp_path).lines()
+    assert not any("trained" in line for line in others)
+    lines = plan.make("lts-2", [], "mini", runs=tmp_path).lines()
+    assert [line for line in lines if "trained" in line] == ["# trained already: nothing like it is recorded"]
+
+
 def test_overrides_stand_in_every_command_and_none_makes_another_row() -> None:
     made = plan.make("lts-4", [], "refcoco", data_root="my data", overrides=["model.glove=a b.txt", "train.workers=2"])
     assert made.steps[1].command.endswith("--seed 0 --data-root 'my data' 'model.glove=a b.txt' train.workers=2")
@@ -160,6 +182,17 @@ def test_overrides_stand_in_every_command_and_none_makes_another_row() -> None:
             plan.make("lts-2", [], "mini", overrides=[change])
     with pytest.raises(InputError, match="Unknown recipe key 'train.epoch'"):
         plan.make("lts-4", [], "refcoco", overrides=["train.epoch=3"])
+
+
+def test_a_partial_copy_and_its_images_stand_in_every_command_and_its_records_count() -> None:
+    found = on_mini("fusion", partial=True)
+    made = plan.make("lts-2", found, "mini", data_root="d", images="my images", partial=True)
+    assert variants(made) == SEVEN[1:] and made.recorded == 1
+    assert all(step.command.endswith("--data-root d --images 'my images' --partial") for step in made.steps)
+    assert (
+        "# Of an incomplete copy: its numbers fill no cell of the table; `risbench table` shows them." in made.lines()
+    )
+    assert variants(plan.make("lts-2", on_mini("fusion"), "mini", partial=True)) == SEVEN
 
 
 def test_unknown_names_list_the_known() -> None:

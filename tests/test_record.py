@@ -21,19 +21,19 @@ ORIGINAL = protocol.load("original")
 
 @pytest.fixture(scope="module")
 def floor(small_index: Index) -> Record:
-    given = references.predict("random-object", small_index, "testA", seed=3)
-    found = scoring.score(given, small_index, "testA", ORIGINAL, boundaries=True)
+    given = references.predict("random-object", small_index, "train", seed=3)
+    found = scoring.score(given, small_index, "train", ORIGINAL, boundaries=True)
     assert given.header
     return record.of(found, small_index, given.header, ORIGINAL, seed=3, cost={"parameters": 0})
 
 
 def test_a_record_says_what_was_measured_and_on_what(floor: Record, small_index: Index, small_card: Path) -> None:
-    assert (floor.method, floor.dataset, floor.split) == ("reference/random-object", "small", "testA")
-    assert (floor.protocol, floor.seed, floor.n, floor.partial) == ("original", 3, 3, False)
+    assert (floor.method, floor.dataset, floor.split) == ("reference/random-object", "small", "train")
+    assert (floor.protocol, floor.seed, floor.n, floor.partial) == ("original", 3, 10, False)
     assert tuple(floor.metrics) == NAMES
     assert set(floor.intervals) == set(NAMES)
-    assert list(floor.slices["kind of expression"]) == ["colour", "relation", "size"]
-    assert floor.slices["same-class distractors"]["0"].n == 3
+    assert list(floor.slices["kind of expression"]) == ["category", "colour", "location", "relation", "size"]
+    assert floor.slices["same-class distractors"]["0"].n == 10
     assert floor.card == datasets.load(str(small_card)).file_sha256
     assert floor.index == small_index.hash
     assert floor.cost == {"parameters": 0}
@@ -124,6 +124,20 @@ def test_records_are_found_below_folders_by_path(floor: Record, tmp_path: Path) 
     (tmp_path / "runs" / "a" / "checkpoints" / "best" / "checkpoint.json").write_text("{}")
     found = record.find([tmp_path / "runs", tmp_path / "runs" / "b"])
     assert [one.method for one in found] == ["a", "b"]
+
+
+def test_what_is_plainly_no_record_is_left_out_by_name_and_a_damaged_record_is_refused(
+    floor: Record, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record.write(tmp_path / "one.json", floor)
+    others = {"coco.json": [{"image_id": 1, "segmentation": {}}], "score.json": {"oIoU": 1.0, "protocol": "original"}}
+    for name, values in others.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    assert record.find([tmp_path]) == [floor]
+    assert [said.getMessage() for said in caplog.records] == [f"{tmp_path / n} is no record: left out." for n in others]
+    (tmp_path / "damaged.json").write_text(json.dumps({"method": "lts", "protocol": "original", "metrics": {}}))
+    with pytest.raises(InputError, match="damaged.json is not a record: variants: Field required"):
+        record.find([tmp_path])
 
 
 def test_a_copy_of_a_record_is_found_once(floor: Record, tmp_path: Path) -> None:

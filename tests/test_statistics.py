@@ -95,10 +95,15 @@ def test_more_expressions_of_the_same_images_do_not_narrow_the_interval() -> Non
     assert np.ptp(narrower["mIoU"]) < 0.7 * np.ptp(once["mIoU"])
 
 
-def test_one_image_has_no_spread() -> None:
-    table = rows().assign(image_id=4)
-    values = metrics.compute(metrics.Sums.of(table, ORIGINAL.score))
-    assert statistics.intervals(table, ORIGINAL) == {name: pytest.approx([v, v]) for name, v in values.items()}
+def test_one_image_says_nothing_of_chance() -> None:
+    table = rows()
+    assert statistics.intervals(table.assign(image_id=4), ORIGINAL) == {}
+    first = (table["image_id"] == table["image_id"].min()).to_numpy()
+    silent = table.assign(peak_hit=table["peak_hit"].where(first, -1))
+    assert "pointing" not in statistics.intervals(silent, ORIGINAL)  # its only image is one of twelve
+    overall = statistics.ratios(table, ORIGINAL)["oIoU"]
+    found = statistics.intervals_of_parts(table, {"one image": first, "the others": ~first}, overall)
+    assert set(found) == {"the others"}
 
 
 def test_a_metric_without_a_value_has_no_interval() -> None:
@@ -225,12 +230,63 @@ def test_holm_agrees_with_its_steps_written_out() -> None:
 # seeds
 
 
+Sides = tuple[Floats, Floats]  # resamples of both sides' runs: (resamples, runs, data sets)
+
+
+def two_sides(runs: int, by_seed: float, data_sets: int, gain: float = 0.0) -> Sides:
+    """Sides of several runs, answers to the same 100 images, of which the second is better by `gain`, in percent.
+
+    A side's IoU of an image has its own share of chance, a run's of an image as much, and a run's of all images
+    `by_seed`.
+    """
+    generator, images = np.random.default_rng(runs), 100
+    hard = generator.random((1, data_sets, images))
+    first, second = (
+        hard
+        + generator.normal(0, 0.1, (1, data_sets, images))
+        + generator.normal(0, 0.1, (runs, data_sets, images))
+        + generator.normal(0, by_seed, (runs, data_sets, 1))
+        for _ in range(2)
+    )
+    sums = np.stack([np.concatenate([first, second + gain / 100]), np.ones((2 * runs, data_sets, images))], axis=2)
+    found = statistics.resampled(sums, 1000)
+    return found[:, :runs], found[:, runs:]
+
+
+def gains_of(sides: Sides) -> list[Floats]:
+    """The differences of every data set."""
+    pairs = zip(sides[0].T, sides[1].T, strict=True)
+    return [statistics.over_seeds(b.T, [0, number], baseline=a.T) for number, (a, b) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("by_seed", [0.1, 0.015, 0.005])  # the last two: as images make of a run, and less
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_intervals_over_few_seeds_cover_the_truth_and_p_values_agree(runs: int, by_seed: float) -> None:
+    covering = []
+    for gains in gains_of(two_sides(runs, by_seed, 1000)):
+        low, high = statistics.interval(gains) or (np.nan, np.nan)
+        p = statistics.p_of_resamples(gains)
+        assert p is not None and (p < 0.05) == (low > 0 or high < 0)
+        covering.append(low <= 0 <= high)
+    assert 93 <= 100 * np.mean(covering) <= 97
+
+
+@pytest.mark.parametrize("by_seed", [0.1, 0.005])
+def test_the_smallest_difference_over_few_seeds_is_found_in_four_of_five_data_sets(by_seed: float) -> None:
+    smallest = [statistics.smallest_difference(g, of_seeds=True) for g in gains_of(two_sides(5, by_seed, 300))]
+    typical = float(np.mean([value for value in smallest if value is not None]))
+    p = [statistics.p_of_resamples(gains) for gains in gains_of(two_sides(5, by_seed, 1000, typical))]
+    assert 75 <= 100 * np.mean([value is not None and value < 0.05 for value in p]) <= 87
+
+
 @pytest.mark.parametrize("runs", [2, 3, 5])
-def test_drawn_seeds_spread_as_the_standard_error_of_their_mean(runs: int) -> None:
+def test_seeds_alone_make_students_t_of_the_standard_error_of_their_mean(runs: int) -> None:
     of_runs = np.random.default_rng(runs).normal(60, 2, runs)
-    found = statistics.over_seeds(np.broadcast_to(of_runs[:, None], (20_000, runs, 1)), [0])
-    assert found.mean() == pytest.approx(of_runs.mean(), abs=0.05)
-    assert found.std() == pytest.approx(of_runs.std(ddof=1) / runs**0.5, rel=0.02)
+    found = statistics.over_seeds(np.broadcast_to(of_runs, (100_000, runs)), [0])
+    t = {2: (1.000, 6.314), 3: (0.816, 2.920), 5: (0.741, 2.132)}[runs]  # 75 % and 95 % of a table of Student's t
+    expected = of_runs.mean() + np.multiply(t, of_runs.std(ddof=1) / runs**0.5)
+    assert np.percentile(found, [75, 95]) == pytest.approx(expected, rel=0.01)
+    assert np.median(found) == pytest.approx(of_runs.mean(), abs=0.05)
 
 
 def width(resampled: Floats) -> float:
@@ -240,22 +296,29 @@ def width(resampled: Floats) -> float:
 
 def test_seeds_widen_the_interval_of_images_and_one_seed_does_not() -> None:
     hard = np.random.default_rng(0).random(100)
-    sums = [np.array([[[hard + gain * run, np.ones(100)]] for run in range(3)]) for gain in (0, 0.05)]
-    alike, apart = (statistics.resampled(own, 4000) for own in sums)  # (runs, metrics, 2, images) -> (4000, 3, 1)
+    sums = [np.array([[hard + gain * run, np.ones(100)] for run in range(3)]) for gain in (0, 0.05)]
+    alike, apart = (statistics.resampled(own, 4000) for own in sums)  # (runs, 2, images) -> (4000, 3)
     assert (statistics.over_seeds(alike[:, :1], [0]) == alike[:, 0]).all()
-    assert width(statistics.over_seeds(alike, [0])[:, 0]) == pytest.approx(width(alike[:, 0, 0]))
-    assert width(statistics.over_seeds(apart, [0])[:, 0]) > 1.2 * width(alike[:, 0, 0])
+    assert (statistics.over_seeds(apart[:, 1:2], [0], apart[:, :1]) == apart[:, 1] - apart[:, 0]).all()
+    assert width(statistics.over_seeds(alike, [0])) == pytest.approx(width(alike[:, 0]))
+    assert width(statistics.over_seeds(apart, [0])) > 1.2 * width(alike[:, 0])
 
 
-@pytest.mark.parametrize(("runs", "least", "most"), [(3, 85, 91), (10, 91, 96)])
-def test_few_seeds_that_outweigh_images_cover_less_than_they_should(runs: int, least: int, most: int) -> None:
-    generator, data_sets, images = np.random.default_rng(0), 1000, 100
-    hard = generator.random((1, data_sets, images))
-    levels = []
-    for number in range(2):
-        chance = generator.normal(0, 0.1, (runs, data_sets, 1)), generator.normal(0, 0.1, (runs, data_sets, images))
-        iou = hard + chance[0] + chance[1]
-        of_runs = statistics.resampled(np.stack([iou, np.ones_like(iou)], axis=2), 1000)  # (1000, runs, data sets)
-        levels.append(statistics.over_seeds(of_runs, [0, number]))
-    ends = [statistics.interval(gains) for gains in (levels[1] - levels[0]).T]
-    assert least <= 100 * float(np.mean([end is not None and end[0] <= 0 <= end[1] for end in ends])) <= most
+def test_a_resample_in_which_a_run_has_no_value_is_left_out() -> None:
+    values = np.random.default_rng(0).normal(50, 1, (2000, 3)) + [0, 2, 4]
+    without = np.where(np.arange(2000)[:, None] % 4 == 0, np.nan, values)
+    found = statistics.over_seeds(without, [0])
+    assert (np.isnan(found) == np.isnan(without[:, 0])).all()
+    assert statistics.interval(found) == pytest.approx(
+        statistics.interval(statistics.over_seeds(values, [0])), rel=0.05
+    )
+    assert statistics.interval(statistics.over_seeds(np.full((9, 3), np.nan), [0])) is None
+
+
+def test_what_does_not_spread_has_no_smallest_difference() -> None:
+    for of_seeds in (False, True):
+        assert statistics.smallest_difference(np.full(9, 3.0), of_seeds) is None
+        assert statistics.smallest_difference(np.array([3.0]), of_seeds) is None
+    normal = np.random.default_rng(0).normal(0, 1, 100_000)
+    assert statistics.smallest_difference(normal) == pytest.approx(2.80, abs=0.02)
+    assert statistics.smallest_difference(normal, of_seeds=True) == pytest.approx(2.80, abs=0.02)

@@ -25,21 +25,11 @@ from risbench.errors import InputError
 from risbench.job import Job
 from risbench.train import Trainer
 
-SHORT = [
-    "train.batch_size=4",
-    "train.per_image=1",
-    "train.schedule=step",
-    "train.decay=0.1",
-    "train.lr=1e-3",
-    "train.epochs=3",
-    "train.milestones=[2]",
-    "image.size=64",
-]
-
 
 @pytest.fixture
-def job(small_root: Path, small_card: Path) -> Job:
-    return Job(method="lts", dataset=str(small_card), overrides=SHORT, data_root=str(small_root), splits=["val"])
+def job(small_root: Path, small_card: Path, short: list[str]) -> Job:
+    three = [*short, "train.epochs=3", "train.milestones=[2]"]
+    return Job(method="lts", dataset=str(small_card), overrides=three, data_root=str(small_root), splits=["val"])
 
 
 def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -169,7 +159,7 @@ def test_pretrained_weights_are_loaded_once_for_a_new_run_alone(
     found = running.start(evaluated, tmp_path / "evaluated")
     assert found.evaluate(found.train(resume=False))[0].weights == "pretrained by hand"
 
-    once = {"overrides": [*SHORT, "train.epochs=1", "train.milestones=[]"], "init": str(opened.folder)}
+    once = {"overrides": [*job.overrides, "train.epochs=1", "train.milestones=[]"], "init": str(opened.folder)}
     second = running.start(job.model_copy(update=once), tmp_path / "second").train(resume=False)
     assert second.facts.weights == f"checkpoint {opened.facts.sha256[:12]} (pretrained by hand)"
     assert len(loaded) == 1
@@ -194,7 +184,7 @@ def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_pa
     again = job.model_copy(
         update={
             "init": str(first.folder / "checkpoints" / "last"),
-            "overrides": [*SHORT, "train.lr=1e-12", "train.epochs=1", "train.milestones=[]"],
+            "overrides": [*job.overrides, "train.lr=1e-12", "train.epochs=1", "train.milestones=[]"],
         }
     )
     second = running.start(again, tmp_path / "second")
@@ -208,7 +198,7 @@ def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_pa
 def test_what_an_initial_checkpoint_was_trained_on_counts_as_training_data(
     job: Job, small_card: Path, small_root: Path, tmp_path: Path
 ) -> None:
-    once = job.model_copy(update={"overrides": [*SHORT, "train.epochs=1", "train.milestones=[]"]})
+    once = job.model_copy(update={"overrides": [*job.overrides, "train.epochs=1", "train.milestones=[]"]})
     first = running.start(once, tmp_path).train(resume=False)
     facts = {**json.loads((first.folder / "checkpoint.json").read_text(encoding="utf-8"))}
     facts["training_data"] = ["small", "COCO", "ImageNet-1k"]
@@ -242,7 +232,7 @@ def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path)
 
 
 def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
-    run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.accumulate=2"]}), tmp_path)
+    run = running.start(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=2"]}), tmp_path)
     assert (run.train(resume=False).facts.epoch or 0) >= 1
 
 
@@ -257,19 +247,21 @@ def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
     job: Job, tmp_path: Path, overrides: list[str], multiple: int
 ) -> None:
-    wrong = job.model_copy(update={"overrides": [*SHORT, *overrides], "data_root": str(tmp_path / "nowhere")})
+    wrong = job.model_copy(update={"overrides": [*job.overrides, *overrides], "data_root": str(tmp_path / "nowhere")})
     with pytest.raises(InputError, match=f"take a multiple of {multiple}"):
         running.start(wrong, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_network_from_scratch_has_seen_no_pretraining(job: Job, tmp_path: Path) -> None:
-    declared = job.model_copy(update={"overrides": [*SHORT, 'train.pretraining=["ImageNet-1k"]', "train.epochs=1"]})
+    declared = job.model_copy(
+        update={"overrides": [*job.overrides, 'train.pretraining=["ImageNet-1k"]', "train.epochs=1"]}
+    )
     assert running.start(declared, tmp_path).train(resume=False).facts.training_data == ["small"]
 
 
 def test_a_setting_that_building_refuses_leaves_no_run(job: Job, tmp_path: Path) -> None:
-    wrong = job.model_copy(update={"overrides": [*SHORT, "image.size=65"]})
+    wrong = job.model_copy(update={"overrides": [*job.overrides, "image.size=65"]})
     with pytest.raises(InputError, match="image.size=65 does not fit LTS"):
         running.start(wrong, tmp_path).train(resume=False)
     assert not list(tmp_path.iterdir())
@@ -288,7 +280,7 @@ def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
         lengths.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    overrides = [*SHORT, "train.epochs=1", "train.milestones=[]", f"train.clip_norm={largest}"]
+    overrides = [*job.overrides, "train.epochs=1", "train.milestones=[]", f"train.clip_norm={largest}"]
     overrides.append(f"train.accumulate={accumulate}")
     running.start(job.model_copy(update={"overrides": overrides}), tmp_path).train(resume=False)
     assert len(lengths) == 2
@@ -301,7 +293,7 @@ def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
 def test_warm_up_reaches_the_optimiser(job: Job, tmp_path: Path) -> None:
     """Ten expressions by four make two steps an epoch (the rest is dropped), so three epochs of warm-up are six."""
     run = running.start(
-        job.model_copy(update={"overrides": [*SHORT, "train.warmup=3", "train.milestones=[]"]}), tmp_path
+        job.model_copy(update={"overrides": [*job.overrides, "train.warmup=3", "train.milestones=[]"]}), tmp_path
     )
     run.train(resume=False)
     assert [line["lr"] for line in logged(run.folder)[::2]] == pytest.approx([2e-3 / 6, 4e-3 / 6, 1e-3])
@@ -315,7 +307,7 @@ def test_mixed_precision_reaches_the_layers_in_training(job: Job, tmp_path: Path
             assert isinstance(output, torch.Tensor)
             seen.add(output.dtype)
 
-    short = [*SHORT, "train.epochs=1", "train.milestones=[]"]
+    short = [*job.overrides, "train.epochs=1", "train.milestones=[]"]
     for precision, expected in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
         seen.clear()
         with torch.nn.modules.module.register_module_forward_hook(record):
@@ -325,13 +317,13 @@ def test_mixed_precision_reaches_the_layers_in_training(job: Job, tmp_path: Path
 
 
 def test_a_micro_batch_that_cannot_be_normalised_is_one_sentence(job: Job, tmp_path: Path) -> None:
-    run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.accumulate=4"]}), tmp_path)
+    run = running.start(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=4"]}), tmp_path)
     with pytest.raises(InputError, match="one expression .*lower train.accumulate"):
         run.train(resume=False)
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(job: Job, tmp_path: Path) -> None:
-    run = running.start(job.model_copy(update={"overrides": [*SHORT, "train.lr=1e20"]}), tmp_path)
+    run = running.start(job.model_copy(update={"overrides": [*job.overrides, "train.lr=1e20"]}), tmp_path)
     with pytest.raises(InputError, match="no longer finite .*Lower train.lr"):
         run.train(resume=False)
 

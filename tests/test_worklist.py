@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,7 @@ from risbench.job import Job
 from risbench.train import Trainer
 from risbench.worklist import Entry
 
-SHORT = [
-    "train.batch_size=4",
-    "train.per_image=1",
-    "train.schedule=step",
-    "train.decay=0.1",
-    "train.lr=1e-3",
-    "train.epochs=2",
-    "train.milestones=[]",
-    "image.size=64",
-]
+Plan = Callable[..., Path]
 
 
 @pytest.fixture
@@ -46,16 +38,23 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def file(tmp_path: Path, small_root: Path, small_card: Path) -> Path:
-    return plan(tmp_path, small_root, small_card, "--variant fusion --split val", "--split val,testA --seed 0,1")
+def file(plan: Plan) -> Path:
+    return plan("--variant fusion --split val", "--split val,testA --seed 0,1")
 
 
-def plan(folder: Path, root: Path, card: Path, *lines: str) -> Path:
-    path = folder / "plan.txt"
-    data = shlex.join(["--dataset", str(card), "--data-root", str(root)])
-    text = [f"risbench run --method lts {data} {' '.join(SHORT)} {line}  # one" for line in lines]
-    path.write_text("\n".join(["# a plan", "", *text]) + "\n", encoding="utf-8")
-    return path
+@pytest.fixture
+def plan(tmp_path: Path, small_root: Path, small_card: Path, short: list[str]) -> Plan:
+    """Write a plan of two epochs on the small data set, with a line for each of these ends of a command."""
+
+    def written(*lines: str) -> Path:
+        path = tmp_path / "plan.txt"
+        data = shlex.join(["--dataset", str(small_card), "--data-root", str(small_root)])
+        begin = f"risbench run --method lts {data} {' '.join(short)} train.epochs=2"
+        text = [f"{begin} {line}  # one" for line in lines]
+        path.write_text("\n".join(["# a plan", "", *text]) + "\n", encoding="utf-8")
+        return path
+
+    return written
 
 
 @pytest.fixture
@@ -114,11 +113,11 @@ def test_a_killed_plan_goes_on_where_it_stopped(file: Path, command: Any, steps:
 
 
 def test_a_trained_run_is_only_evaluated_on_what_is_missing(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any, steps: list[int]
+    plan: Plan, tmp_path: Path, command: Any, steps: list[int]
 ) -> None:
-    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    worklist.work_off(entries(plan("--split val"), command))
     steps.clear()
-    more = entries(plan(tmp_path, small_root, small_card, "--split val,testB --protocol original,lts"), command)
+    more = entries(plan("--split val,testB --protocol original,lts"), command)
     records, _ = worklist.work_off(more)
     assert not steps and len(folders()) == 1
     assert [(r.split, r.protocol) for r in records] == [
@@ -131,10 +130,10 @@ def test_a_trained_run_is_only_evaluated_on_what_is_missing(
 
 
 def test_runs_that_cannot_be_gone_on_with_are_passed_over(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+    plan: Plan, tmp_path: Path, small_card: Path, command: Any
 ) -> None:
     """An evaluation of a checkpoint, which names no method, and runs of a method and of a data set that are gone."""
-    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    worklist.work_off(entries(plan("--split val"), command))
     trained = Path("runs") / folders()[0] / "checkpoints" / "best"
     card = str(small_card)
     jobs = [
@@ -146,21 +145,17 @@ def test_runs_that_cannot_be_gone_on_with_are_passed_over(
         (tmp_path / "runs" / str(number)).mkdir()
         job.write(tmp_path / "runs" / str(number))
         shutil.copy(trained / "recipe.toml", tmp_path / "runs" / str(number))
-    more = entries(plan(tmp_path, small_root, small_card, "--split val --seed 1"), command)
+    more = entries(plan("--split val --seed 1"), command)
     records, failures = worklist.work_off(more)
     assert len(records) == 1 and not failures
 
 
-def test_other_settings_are_another_run(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any, steps: list[int]
-) -> None:
-    runs = entries(plan(tmp_path, small_root, small_card, "--split val"), command)
+def test_other_settings_are_another_run(plan: Plan, command: Any, steps: list[int]) -> None:
+    runs = entries(plan("--split val"), command)
     worklist.work_off(runs)
     for change in ("train.lr=2e-3", "--variant filter", "--init runs/" + folders()[0] + "/checkpoints/best"):
         steps.clear()
-        records, _ = worklist.work_off(
-            entries(plan(tmp_path, small_root, small_card, f"--split val {change}"), command)
-        )
+        records, _ = worklist.work_off(entries(plan(f"--split val {change}"), command))
         assert len(records) == 1 and steps, change
     steps.clear()
     assert worklist.work_off(runs) == ([], []) and not steps
@@ -178,15 +173,15 @@ def test_what_another_process_has_in_hand_is_left_to_it(file: Path, command: Any
     assert not list(Path("runs").glob(".*"))
 
 
-def test_one_failure_does_not_stop_the_others(tmp_path: Path, small_root: Path, small_card: Path, command: Any) -> None:
+def test_one_failure_does_not_stop_the_others(plan: Plan, command: Any) -> None:
     lines = ["--split val train.lr=1e30 --seed 3", "--split val"]
-    records, failures = worklist.work_off(entries(plan(tmp_path, small_root, small_card, *lines), command))
+    records, failures = worklist.work_off(entries(plan(*lines), command))
     assert [r.seed for r in records] == [0]
     assert len(failures) == 1 and "line 3: The loss is no longer finite" in failures[0]
 
 
 def test_an_error_of_the_machine_does_not_stop_the_others(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Trainer.fit
 
@@ -196,30 +191,28 @@ def test_an_error_of_the_machine_does_not_stop_the_others(
         whole(self, resume)
 
     monkeypatch.setattr(Trainer, "fit", fit)
-    file = plan(tmp_path, small_root, small_card, "--split val --seed 3", "--split val")
+    file = plan("--split val --seed 3", "--split val")
     records, failures = worklist.work_off(entries(file, command))
     assert [r.seed for r in records] == [0]
     assert len(failures) == 1 and "line 3: CUDA out of memory" in failures[0]
 
 
 def test_the_same_run_in_other_words_is_not_trained_again(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any, steps: list[int]
+    plan: Plan, small_root: Path, command: Any, steps: list[int]
 ) -> None:
-    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    worklist.work_off(entries(plan("--split val"), command))
     steps.clear()
     for words in ("--variant tiny", "train.workers=1", f"--data-root {small_root}/small/..", "train.lr=0.001"):
-        file = plan(tmp_path, small_root, small_card, f"--split val,testA {words}")
+        file = plan(f"--split val,testA {words}")
         _, failures = worklist.work_off(entries(file, command))
         assert not steps and not failures and len(folders()) == 1, words
     assert worklist.work_off(entries(file, command)) == ([], [])
 
 
-def test_a_run_that_saw_other_data_is_another_run(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any
-) -> None:
+def test_a_run_that_saw_other_data_is_another_run(plan: Plan, command: Any) -> None:
     from risbench import run as running
 
-    [entry] = entries(plan(tmp_path, small_root, small_card, "--split val"), command)
+    [entry] = entries(plan("--split val"), command)
     worklist.work_off([entry])
     file = Path("runs") / folders()[0] / "records" / "val-original.json"
     prepared = running.prepare(entry.job, entry.runs)
@@ -228,12 +221,10 @@ def test_a_run_that_saw_other_data_is_another_run(
     assert worklist._left(prepared, entry.runs)[0] == ["val"]
 
 
-def test_a_run_in_which_another_process_works_is_left_to_it(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any
-) -> None:
-    worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+def test_a_run_in_which_another_process_works_is_left_to_it(plan: Plan, command: Any) -> None:
+    worklist.work_off(entries(plan("--split val"), command))
     gc.collect()  # what this process holds
-    more = entries(plan(tmp_path, small_root, small_card, "--split val,testA"), command)
+    more = entries(plan("--split val,testA"), command)
     code = (
         "import sys, filelock\n"
         "with filelock.FileLock(sys.argv[1]):\n"
@@ -249,29 +240,45 @@ def test_a_run_in_which_another_process_works_is_left_to_it(
 
 
 def test_a_file_system_without_locks_is_worked_on_all_the_same(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def acquire(self: FileLock, timeout: float = -1) -> None:
         raise NotImplementedError("FileSystem does not appear to support flock")
 
     monkeypatch.setattr(FileLock, "acquire", acquire)
-    records, failures = worklist.work_off(entries(plan(tmp_path, small_root, small_card, "--split val"), command))
+    records, failures = worklist.work_off(entries(plan("--split val"), command))
     assert len(records) == 1 and not failures
 
 
-def test_comments_and_byte_order_marks_are_read_as_a_shell_does(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any
-) -> None:
-    file = plan(tmp_path, small_root, small_card, "--split val --init /a/v#2/x")
+def test_comments_and_byte_order_marks_are_read_as_a_shell_does(plan: Plan, command: Any) -> None:
+    file = plan("--split val --init /a/v#2/x")
     file.write_text("\ufeff# it's a plan\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
     [entry] = entries(file, command)
     assert entry.job.init == "/a/v#2/x" and entry.job.splits == ["val"]
 
 
-def test_nothing_is_run_where_one_line_is_wrong(
-    tmp_path: Path, small_root: Path, small_card: Path, command: Any
+def test_a_partial_copy_is_refused_without_its_option_and_images_that_are_not_there_before_any_work(
+    plan: Plan, tmp_path: Path, small_root: Path, command: Any
 ) -> None:
-    file = plan(tmp_path, small_root, small_card, "--split val", "--split test")
+    root = tmp_path / "part"
+    shutil.copytree(small_root, root)
+    refs = pickle.loads((root / "small" / "refs(unc).p").read_bytes())
+    (root / "small" / "refs(unc).p").write_bytes(pickle.dumps(refs[:-1], protocol=2))
+    for options, said in (
+        (f"--data-root {root}", "--partial"),
+        (f"--data-root {root} --partial --images nowhere", "There is no folder nowhere.*--images.* Nothing was run."),
+    ):
+        with pytest.raises(InputError, match=f"line 4: .*{said}"):
+            worklist.work_off(entries(plan("--split val", options), command))
+    assert not Path("runs").exists() or not folders()
+    images = shutil.move(root / "images" / "small", tmp_path / "elsewhere")
+    line = f"--data-root {root} --partial --images {images} --split val train.epochs=1"
+    (made,), failures = worklist.work_off(entries(plan(line), command))
+    assert made.partial and not failures
+
+
+def test_nothing_is_run_where_one_line_is_wrong(plan: Plan, command: Any) -> None:
+    file = plan("--split val", "--split test")
     with pytest.raises(InputError, match="line 4: .*test.*val.*Nothing was run."):
         worklist.work_off(entries(file, command))
     assert not Path("runs").exists() or not folders()
