@@ -14,7 +14,7 @@ class WPA(nn.Module):
 
     def __init__(self, pixel_width: int, word_width: int, width: int, heads: int, gate: float) -> None:
         super().__init__()
-        self.heads, self.width = heads, width
+        self.heads = heads
         self.pixel_norm = nn.LayerNorm(pixel_width)
         self.word_norm = nn.LayerNorm(word_width)
         self.pixels = nn.Linear(
@@ -22,28 +22,19 @@ class WPA(nn.Module):
         )  # queries to the words; keys and values for them; what they modulate
         self.words = nn.Linear(word_width, 3 * width)  # keys and values for the pixels; queries to them
         self.to_pixels = nn.Linear(width, pixel_width)
-        self.to_words: nn.Linear | None = nn.Linear(width, word_width)
+        self.to_words = nn.Linear(width, word_width)
         self.pixel_gate = nn.Parameter(torch.full((pixel_width,), gate))
-        self.word_gate: nn.Parameter | None = nn.Parameter(torch.full((word_width,), gate))
-
-    def drop_answer(self) -> None:
-        """Leave out the answer to the words, where nothing reads it; the rest stays as it was drawn."""
-        _keep(self.pixels, [0, 3], 4)  # queries, and what they modulate
-        _keep(self.words, [0, 1], 3)  # keys and values
-        self.to_words = self.word_gate = None
+        self.word_gate = nn.Parameter(torch.full((word_width,), gate))
 
     def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, h, w, C), words (B, T, D) and their mask (B, T) to new pixels and words of the same shapes."""
-        asked, *keys_values, own = self._pixels(pixels)
-        word_keys, word_values, *word_queries = self._words(words)
+        asked, keys, values, own = self._pixels(pixels)
+        word_keys, word_values, word_queries = self._words(words)
         told = functional.scaled_dot_product_attention(asked, word_keys, word_values, attn_mask=mask[:, None, None])
+        seen = functional.scaled_dot_product_attention(word_queries, keys, values)  # (B, heads, T, d)
         told = _unit(self.to_pixels(_joined(told * functional.gelu(own)))).view(pixels.shape)
-        pixels = pixels + torch.tanh(self.pixel_gate) * told
-        if self.to_words is None or self.word_gate is None:
-            return pixels, words
-        (queries,), (keys, values) = word_queries, keys_values
-        seen = functional.scaled_dot_product_attention(queries, keys, values)  # (B, heads, T, d)
-        return pixels, words + torch.tanh(self.word_gate) * _unit(self.to_words(_joined(seen)))
+        seen = _unit(self.to_words(_joined(seen)))
+        return pixels + torch.tanh(self.pixel_gate) * told, words + torch.tanh(self.word_gate) * seen
 
     def attention(self, pixels: Tensor, words: Tensor) -> Tensor:
         """Where each word looks, averaged over the heads: shares that add up to 1 over the pixels, (B, T, h, w)."""
@@ -54,15 +45,15 @@ class WPA(nn.Module):
         return shares.view(*scores.shape[:1], -1, *pixels.shape[1:3])
 
     def _pixels(self, pixels: Tensor) -> list[Tensor]:
-        """The parts of the pixels, each (B, heads, hw, d)."""
-        return self._parts(self.pixels(self.pixel_norm(pixels.flatten(1, 2))))
+        """Four parts of the pixels, each (B, heads, hw, d)."""
+        return self._parts(self.pixels(self.pixel_norm(pixels.flatten(1, 2))), 4)
 
     def _words(self, words: Tensor) -> list[Tensor]:
-        """The parts of the words, each (B, heads, T, d)."""
-        return self._parts(self.words(self.word_norm(words)))
+        """Three parts of the words, each (B, heads, T, d)."""
+        return self._parts(self.words(self.word_norm(words)), 3)
 
-    def _parts(self, x: Tensor) -> list[Tensor]:
-        return list(x.view(*x.shape[:2], -1, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4))
+    def _parts(self, x: Tensor, parts: int) -> list[Tensor]:
+        return list(x.view(*x.shape[:2], parts, self.heads, -1).permute(2, 0, 3, 1, 4))
 
 
 class Aligned(NamedTuple):
@@ -102,14 +93,6 @@ def pooled(words: Tensor, mask: Tensor) -> Tensor:
     """L_g: the mean of the words without padding, (B, T, D) and (B, T) to (B, D)."""
     shown = mask[:, :, None].to(words.dtype)
     return (words * shown).sum(dim=1) / shown.sum(dim=1)
-
-
-def _keep(layer: nn.Linear, kept: list[int], parts: int) -> None:
-    """Keep some of the parts that a layer's channels are made of."""
-    for name, value in list(layer.named_parameters()):
-        chunks = value.detach().chunk(parts)
-        setattr(layer, name, nn.Parameter(torch.cat([chunks[part] for part in kept])))
-    layer.out_features = len(layer.weight)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -88,12 +88,11 @@ class CoupAlign(nn.Module):
         return Encoded(maps, states, pooled(states, words.mask))
 
     def attention(self, first: Tensor, words: Words) -> list[Tensor]:
-        """Where each word looks at every stage that answers the words: shares of the pixels, each (B, T, h, w)."""
+        """Where each word looks at every stage: shares of the pixels, each (B, T, h, w)."""
         looks: list[Tensor] = []
         hooks = [
             module.register_forward_pre_hook(lambda own, given: looks.append(cast(WPA, own).attention(*given[:2])))
             for module in self.alignments
-            if cast(WPA, module).to_words is not None
         ]
         try:
             self(first, words)
@@ -142,6 +141,11 @@ class Model(EncoderMethod):
         self.head = head
         self.settings = settings
         self.register_buffer("class_weights", torch.tensor(settings.class_weights), persistent=False)
+        if head.generator is None and network.alignments:
+            unused = ("network.alignments.3.to_words.", "network.alignments.3.word_gate")
+            self.frozen = dict.fromkeys(unused, "without masks nothing reads the words behind the last stage")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not name.startswith(tuple(self.frozen)))
 
     @classmethod
     def build(cls, recipe: Recipe, tokenizer: WordPieceTokenizer) -> Self:
@@ -153,8 +157,6 @@ class Model(EncoderMethod):
             WPA(width, model.text_width, model.alignment_width, model.alignment_heads, model.alignment_gate)
             for width in (backbone.widths if model.alignment else [])
         )
-        if not model.masks:  # nothing reads the words behind the last stage
-            cast(WPA, alignments[-1]).drop_answer()
         network = CoupAlign(backbone, text, model.text_taps, alignments)
         width, coarsest = model.mask_width, backbone.widths[-1]
         generator = align = None

@@ -24,7 +24,7 @@ PARAMETERS = {  # at full size, with a vocabulary of PIECES
     "swin-base": 188_408_762,
     "resnet101": 147_390_530,
     "darknet53": 142_252_514,
-    "masks-0": 179_829_946,
+    "masks-0": 180_749_754,
     "masks-20": 188_388_282,
     "masks-50": 188_395_962,
     "masks-100": 188_408_762,
@@ -280,26 +280,9 @@ def test_without_masks_nothing_of_the_alignment_of_sentence_and_masks_is_left(ba
     model = build("masks=0")
     assert model.head.generator is None and model.head.align is None
     step(model, batch)
-    last = model.network.alignments[3]
-    assert not model.frozen and last.to_words is None and last.word_gate is None
-    rows = {
-        f"{name} {part}": chunk
-        for name, layer, parts in (("pixels", last.pixels, 2), ("words", last.words, 2))
-        for part, chunk in enumerate(layer.weight.grad.chunk(parts))
-    }
-    assert all(chunk.any() for chunk in rows.values())
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-def test_without_masks_the_rest_of_the_last_alignment_is_drawn_as_with_its_answer() -> None:
-    torch.manual_seed(0)
-    module = alignment.WPA(6, 5, width=8, heads=2, gate=0.3)
-    pixels, words, mask = torch.randn(2, 3, 4, 6), torch.randn(2, 7, 5), torch.ones(2, 7, dtype=torch.bool)
-    expected, answered = module(pixels, words, mask)
-    module.drop_answer()
-    found, unanswered = module(pixels, words, mask)
-    assert torch.equal(found, expected) and torch.equal(unanswered, words) and not torch.equal(answered, words)
-    assert (module.pixels.out_features, module.words.out_features) == (16, 16)
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == {name for name, _ in model.named_parameters() if name.startswith(tuple(model.frozen))}
+    assert len(without) == 3 and all("alignments.3" in name for name in without)
 
 
 def test_without_alignment_the_words_act_through_the_masks_alone(batch: Batch) -> None:
