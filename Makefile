@@ -23,8 +23,11 @@ test: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
+check: export CUDA_VISIBLE_DEVICES =
+check: export OMP_NUM_THREADS = 1
 check: $(VENV)/train
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/risbench check
+	$(BIN)/risbench data index mini
+	printf '%s\n' results/baselines/*.json | xargs -n 1 -P 2 $(BIN)/risbench check --baseline
 
 slow: $(VENV)/dev
 	$(BIN)/python -m pytest -m slow

@@ -33,7 +33,8 @@ SEEDS = 5  # fewer say too little of how far chance alone moves a training
 FLIPPED = 1e-5  # share of pixels that may differ where another machine rounds otherwise
 CHECKPOINT = "checkpoints/best"  # as in the folder of a run
 
-_ROWS = ("sent_id", "ref_id", "image_id", *metrics.Counts._fields, *metrics.Edges._fields, *metrics.Nothing._fields)
+_IDS = ("sent_id", "ref_id", "image_id")
+_ROWS = (*_IDS, *metrics.Counts._fields, *metrics.Edges._fields, *metrics.Nothing._fields)
 
 _MAY_DIFFER = ("seed", "splits", "protocols", "data_root", "images")
 _SUMS = ("n", "intersection", "union")
@@ -106,9 +107,28 @@ def predictions_file(baseline: Baseline, folder: Path) -> Path:
     return folder / "predictions" / f"{baseline.split}-{baseline.protocol}.parquet"
 
 
+def predictions_of(baseline: Baseline, folder: Path) -> Predictions:
+    """The predictions of a baseline."""
+    return predictions.read(predictions_file(baseline, folder))
+
+
 def rows_file(baseline: Baseline, folder: Path, under: str) -> Path:
-    """The rows that the predictions had under a protocol."""
+    """Where the rows lie that the predictions had under a protocol."""
     return folder / "rows" / f"{baseline.split}-{under}.parquet"
+
+
+def rows_of(baseline: Baseline, folder: Path, under: str) -> pd.DataFrame:
+    """The rows that the predictions had under a protocol."""
+    path = rows_file(baseline, folder, under)
+    try:
+        rows = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # Arrow's errors are such
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read ({reason}): restore it, or make the baseline again.") from None
+    missing = [name for name in (*_IDS, *metrics.Counts._fields) if name not in rows]
+    if missing:
+        raise InputError(f"{path} holds no rows ({missing[0]} is missing): restore it, or make the baseline again.")
+    return kept_rows(rows)
 
 
 def guarded(under: str) -> tuple[str, str]:

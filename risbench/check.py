@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -96,22 +97,19 @@ def check(path: Path, tiers: Sequence[str], dataset: str, where: Where) -> list[
 
 def golden(base: Baseline, folder: Path, index: Index, under: str) -> Outcome:
     """Score the stored predictions again under a protocol: every row must be the same."""
-    label = f"{folder.name}, {GOLDEN}, {under}"
+    label, stored = f"{folder.name}, {GOLDEN}, {under}", baselines.predictions_of(base, folder)
+    before = _before(base, folder, under)
     try:
-        scored = baselines.score(
-            predictions.read(baselines.predictions_file(base, folder)), index, base.split, under, base.protocol
-        )
+        scored = baselines.score(stored, index, base.split, under, base.protocol)
     except InputError as error:
         return _broken(label, error)
-    was, now = base.scores[under], baselines.measured(scored.summary)
-    before, after = _before(base, folder, under), _run(base, under, scored.rows)
+    was, now, after = base.scores[under], baselines.measured(scored.summary), _run(base, under, scored.rows)
     if was == now and before.rows.equals(after.rows):
         return Outcome((Line(label, f"{len(after.rows):,} rows", None, None, None, "the same"),))
-    intervals = _intervals(before, after)
     changed = [name for name in was if was[name] != now.get(name)]
-    lines = [Line(label, name, was[name], now.get(name), intervals.get(name), "changed", True) for name in changed]
+    lines = _changed(label, before, after, was, now, changed)
     same = Line(label, "rows", None, None, None, "changed, though not in their sums", True)
-    return Outcome(tuple(lines) or (same,), _flips(label, before, after, index), (_CHANGE,))
+    return Outcome(lines or (same,), _flips(label, before, after, index), (_CHANGE,))
 
 
 def network(base: Baseline, folder: Path, index: Index, dataset: str, where: Where) -> Outcome:
@@ -119,23 +117,32 @@ def network(base: Baseline, folder: Path, index: Index, dataset: str, where: Whe
     from risbench import rerun
 
     assert base.flipped is not None
-    label = f"{folder.name}, {NETWORK}"
+    label, stored = f"{folder.name}, {NETWORK}", baselines.predictions_of(base, folder)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             found = rerun.masks(base, dataset, where, folder, Path(scratch))
             scored = baselines.score(found, index, base.split, base.protocol, base.protocol)
+            flipped = _flipped(base, index, stored, found)
         except InputError as error:
             return _broken(label, error)
-    flipped = _flipped(base, index, predictions.read(baselines.predictions_file(base, folder)), found)
     verdict = f"{base.flipped:,} may" if flipped else "the same"
     pixels = Line(label, f"flipped pixels, {len(found):,} masks", 0, flipped, None, verdict, flipped > base.flipped)
     if not pixels.failed:
         return Outcome((pixels,))
     before, after = _before(base, folder, base.protocol), _run(base, base.protocol, scored.rows)
-    was, now, intervals = base.scores[base.protocol], scored.summary, _intervals(before, after)
+    was, now = base.scores[base.protocol], scored.summary
     names = [name for name in baselines.guarded(base.protocol) if was[name] != now[name]]
-    lines = [Line(label, name, was[name], now[name], intervals.get(name), "changed", True) for name in names]
+    lines = _changed(label, before, after, was, now, names)
     return Outcome((pixels, *lines), _flips(label, before, after, index), (_CHANGE,))
+
+
+def _changed(
+    label: str, before: Run, after: Run, was: Mapping[str, Number], now: Mapping[str, Any], names: Sequence[str]
+) -> tuple[Line, ...]:
+    """A line for each number that changed, with the interval of the change where it is a metric."""
+    found = compare.compare([Side("A", (before,)), Side("B", (after,))])[1]
+    intervals = {name: found[name].difference_interval if name in found else None for name in names}
+    return tuple(Line(label, name, was[name], now.get(name), intervals[name], "changed", True) for name in names)
 
 
 def training(base: Baseline, folder: Path, index: Index, dataset: str, where: Where) -> Outcome:
@@ -291,19 +298,13 @@ def _broken(label: str, error: InputError) -> Outcome:
 
 
 def _before(base: Baseline, folder: Path, under: str) -> Run:
-    return _run(base, under, pd.read_parquet(baselines.rows_file(base, folder, under)))
+    return _run(base, under, baselines.rows_of(base, folder, under))
 
 
 def _run(base: Baseline, under: str, rows: pd.DataFrame) -> Run:
     """Rows as a side of a comparison."""
     ordered: pd.DataFrame = baselines.kept_rows(rows).sort_values("sent_id", ignore_index=True)
     return Run(Path(), ordered, base.dataset, base.split, under)
-
-
-def _intervals(before: Run, after: Run) -> dict[str, Ends]:
-    """Intervals of the changes."""
-    found = compare.compare([Side("A", (before,)), Side("B", (after,))])[1]
-    return {name: one.difference_interval for name, one in found.items() if one.difference_interval}
 
 
 def _flips(label: str, before: Run, after: Run, index: Index) -> tuple[Table, ...]:
