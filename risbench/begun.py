@@ -51,4 +51,5 @@ def is_trained(job: Job, runs: Path) -> bool:
         last = json.loads((found / "checkpoints" / "last" / "checkpoint.json").read_bytes()) if found else {}
     except (OSError, ValueError):  # none yet, or killed while it was written
         return False
-    return bool(last.get("epoch", 0) >= settings.train.epochs)
+    epoch = last.get("epoch") if isinstance(last, dict) else None
+    return isinstance(epoch, int) and epoch >= settings.train.epochs

@@ -183,8 +183,10 @@ def check(
     update: Annotated[bool, typer.Option("--update", help="Write the baseline anew, and show what changes.")] = False,
     margin: Annotated[float, typer.Option(min=0, help="Of two runs: a fall of so many points is none.")] = 0.5,
     metric: Annotated[str, typer.Option(help="Of two runs. Default: the headline metric of the protocol.")] = "",
-    split: Annotated[str, typer.Option(help="Of two runs or a new baseline. Default: what the files say.")] = "",
-    protocol: Annotated[str, typer.Option(help="Of two runs. Default: as for compare.")] = "",
+    split: Annotated[
+        str, typer.Option(help="Of two runs or a new baseline. Default: what files say, of runs val.")
+    ] = "",
+    protocol: Annotated[str, typer.Option(help="Of two runs, or of predictions for a baseline.")] = "",
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
     dataset: Annotated[str, typer.Option(help="Name or card of the data set. Default: what the files say.")] = "",
     data_root: Root = "",
@@ -199,11 +201,12 @@ def check(
 
     where = Where(data_root, images, partial)
     if update:
-        options.refuse_beside(context, "--update", ["tier", "margin", "metric", "protocol"])
-        files, sources = options.baselines(baseline), [Path(run) for run in runs or []]
-        if sources and len(files) != 1:
-            raise InputError(f"Runs make one baseline, not {len(files)}: give one --baseline NAME.json.")
-        print(render.render([checking.update(file, sources, dataset, split, where) for file in files], form))
+        options.refuse_beside(context, "--update", ["tier", "margin", "metric"])
+        sources = [Path(run) for run in runs or []]
+        if sources and len(baseline or []) != 1:
+            raise InputError("Which baseline do the runs make? Give one --baseline NAME.json.")
+        files, given = options.baselines(baseline), (dataset, split, protocol, where)
+        print(render.render([checking.update(file, sources, *given) for file in files], form))
         return
     if runs:
         options.refuse_beside(context, "A check of two runs", ["baseline", "tier", "images"])

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from risbench import predictions
 from risbench import run as running
-from risbench.baseline import CHECKPOINT, Baseline, Training, Where
+from risbench.baseline import Baseline, Training, Where
 from risbench.job import Job
-from risbench.predictions import Predictions
 
 
-def masks(baseline: Baseline, dataset: str, where: Where, folder: Path, scratch: Path) -> Predictions:
-    """The answers of the pinned weights in the folder of a baseline to its split."""
-    file = scratch / "masks.parquet"
-    running.predict_to(_job(baseline, dataset, where, checkpoint=str(folder / CHECKPOINT)), file)
-    return predictions.read(file)
+def masks(baseline: Baseline, training: Training, dataset: str, where: Where, pinned: Path, output: Path) -> None:
+    """Write the answers of pinned weights to the split of their baseline."""
+    running.predict_to(_job(baseline, dataset, where, method=training.method, checkpoint=str(pinned)), output)
 
 
 def train(baseline: Baseline, training: Training, seed: int, dataset: str, where: Where, runs: Path) -> Path:

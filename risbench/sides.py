@@ -171,7 +171,7 @@ def _holds_rows(path: Path) -> bool:
 
 def _read_rows(path: Path, asked: Asked) -> Run:
     """Read rows; the record beside them, else the name of the file, says of what they are."""
-    rows = _table(path)
+    rows = table(path)
     kept = path.parent.parent / "records" / f"{path.stem}.json"
     if kept.is_file():
         found = record.read(kept)
@@ -198,7 +198,8 @@ def _check_rule(rows: pd.DataFrame, path: Path, protocol: str) -> None:
         raise InputError(f"{path} does not hold 0 or 1 as {names}, which {protocol!r} needs: score again under it.")
 
 
-def _table(path: Path) -> pd.DataFrame:
+def table(path: Path) -> pd.DataFrame:
+    """Rows of a run by sent_id, refused where they are damaged."""
     try:
         with pq.ParquetFile(path) as file:
             read = file.read()

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 from risbench import baseline as baselines
-from risbench import check, methods, optim, protocol, rle
+from risbench import check, methods, optim, protocol, rle, statistics
 from risbench.baseline import Where
 from risbench.check import GOLDEN, NETWORK, TRAINING, Line
 from risbench.data import images
 from risbench.data.index import Index
 from risbench.protocol import ScoreHalf
+from risbench.sides import Asked
 
 FOLDER = Path(__file__).parents[1] / "results" / "baselines"
 ALL = sorted(path.stem for path in FOLDER.glob("*.json"))
-NAMES = [name for name in ALL if baselines.read(FOLDER / f"{name}.json").training]
+NAMES = [name for name in ALL if (FOLDER / name / baselines.CHECKPOINT).is_dir()]
+DEAF = 16.0  # oIoU of the largest object, and of every method here with its expressions permuted, on val of mini
 
 
 def lines(name: str, *tiers: str) -> list[Line]:
@@ -46,6 +48,18 @@ def test_every_method_has_a_baseline_with_pinned_weights_and_five_seeds_or_more(
 @pytest.mark.parametrize("name", ALL)
 def test_todays_code_scores_and_predicts_as_the_baseline_did(name: str) -> None:
     assert failures(name, GOLDEN, NETWORK) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_that_does_not_listen_would_fail(name: str) -> None:
+    base = baselines.read(FOLDER / f"{name}.json")
+    assert base.training
+    assert statistics.prediction_interval(baselines.of_seeds(base.training, "oIoU"), check.LEVEL)[0] > DEAF
+
+
+def test_the_folder_of_a_baseline_is_a_run_to_compare() -> None:
+    (line,) = check.two([str(FOLDER / "lts"), str(FOLDER / "protocols")], Asked(), margin=0).lines
+    assert line.verdict == "better" and line.interval and line.interval[0] > 0
 
 
 def test_every_protocol_that_asks_each_sentence_is_guarded() -> None:
@@ -75,6 +89,10 @@ def test_ground_truth_off_by_one_pixel_is_found(
         return rle.encode(np.roll(mask, step, axis=(0, 1)))
 
     monkeypatch.setattr(ScoreHalf, "truth", moved)
+    for line in lines(name, GOLDEN):
+        if line.number in ("oIoU", "mIoU"):
+            assert line.was and line.now and line.interval
+            assert line.interval[0] <= line.now - line.was <= line.interval[1]
     found = failures(name, GOLDEN)
     assert set(found) == {f"{name}, golden, {under}" for under in baselines.read(FOLDER / f"{name}.json").scores}
     assert all({"oIoU", "mIoU", "intersection"} <= set(numbers) for numbers in found.values())
@@ -89,8 +107,8 @@ def swapped(monkeypatch: pytest.MonkeyPatch, first: str, second: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_swapped_split_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     swapped(monkeypatch, "val", "testA")
-    for line in lines(name, GOLDEN, NETWORK):
-        assert line.failed and "testA" in line.verdict
+    for outcome in check.check(FOLDER / f"{name}.json", (GOLDEN, NETWORK), "", Where()):
+        assert outcome.failed and "testA" in outcome.notes[0]
 
 
 @pytest.mark.slow
