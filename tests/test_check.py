@@ -18,13 +18,12 @@ import pandas as pd
 import pytest
 
 from risbench import baseline as baselines
-from risbench import check, cli, compare, predictions, protocol, references, rle, statistics
+from risbench import cli, predictions, protocol, references, rle, statistics
 from risbench import run as running
 from risbench.data import images
 from risbench.data.index import Index
 from risbench.job import Job
 from risbench.protocol import ScoreHalf
-from risbench.sides import Run, Side
 
 Ask = Callable[..., tuple[int, str, str]]
 SHORT = ["train.batch_size=4", "train.per_image=1", "train.epochs=1", "image.size=64"]
@@ -248,15 +247,6 @@ def test_masks_that_differ_fail_beyond_the_pixels_that_may(
         assert found == code and (first["was"], first["is"], first["verdict"]) == (0, 4, verdict)
 
 
-def test_the_interval_of_a_training_holds_one_more_seed_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(0)
-    draws = generator.normal(35, 1.5, (4000, 6))
-    for level in (0.9, 0.99):
-        ends = [statistics.prediction_interval(row[:5], level) for row in draws]
-        inside = np.mean([low <= row[5] <= high for (low, high), row in zip(ends, draws, strict=True)])
-        assert abs(inside - level) < 3 * (level * (1 - level) / len(draws)) ** 0.5
-
-
 def test_answers_that_differ_only_in_what_else_they_say_are_found(ask: Ask, trained: Path, small_card: Path) -> None:
     stored = baselines.predictions_file(baselines.read(trained), trained.with_suffix(""))
     found = predictions.read(stored)
@@ -342,55 +332,6 @@ def test_a_number_that_changed_over_the_same_rows_has_no_interval_and_no_flips(
     (line,) = [row for row in answers(text) if row["check"] == "kept, golden, original"]
     assert code == 1 and (line["number"], line["verdict"]) == ("oIoU", "FAILED: changed, of the same rows")
     assert len(json.loads(text)["tables"]) == 1
-
-
-# any two runs
-
-
-def rows(seed: int, gain: float) -> pd.DataFrame:
-    """Answers to 600 expressions of 150 images that differ from those of other seeds by chance and by their gain."""
-    generator, truth = np.random.default_rng((seed, 1)), np.random.default_rng(0)
-    image = np.repeat(np.arange(150), 4)
-    iou = truth.normal(0.5, 0.15, 150)[image] + generator.normal(0, 0.05, len(image)) + gain
-    part = (1000 * iou.clip(0, 1)).astype(int)
-    columns = {"intersection": part, "union": 1000, "predicted_area": part, "true_area": 1000, "peak_hit": -1}
-    return pd.DataFrame({"sent_id": np.arange(len(image)), "image_id": image, **columns})
-
-
-@pytest.mark.parametrize(
-    ("gain", "margin", "verdict", "failed"),
-    [
-        (-0.03, 1.0, "regression", True),
-        (-0.03, 5.0, "equivalent", False),
-        (0.0, 2.0, "equivalent", False),
-        (0.0, 0.1, "open", False),
-        (0.03, 1.0, "better", False),
-        (0.012, 1.0, "not worse", False),
-    ],
-)
-def test_of_two_runs_a_fall_beyond_chance_and_margin_fails(
-    gain: float, margin: float, verdict: str, failed: bool
-) -> None:
-    sides = [
-        Side(name, (Run(Path(name), table, "", "val", "original"),))
-        for name, table in (("A", rows(1, 0)), ("B", rows(2, gain)))
-    ]
-    outcome = check.runs(sides, "mIoU", margin, {})
-    found = compare.compare(sides)[1]["mIoU"]
-    (line,) = outcome.lines
-    assert (line.verdict, outcome.failed, line.interval) == (verdict, failed, found.difference_interval)
-    assert bool(outcome.flips) == failed
-
-
-def test_two_files_of_rows_are_checked_by_the_command(ask: Ask) -> None:
-    for name, table in (("a", rows(1, 0)), ("b", rows(2, -0.03))):
-        Path(name).mkdir()
-        table.to_parquet(f"{name}/val-original.parquet")
-    files = ("a/val-original.parquet", "b/val-original.parquet")
-    code, text, err = ask(*files)
-    assert (code, err) == (1, "") and "checks failed: 1 of 1" in text and "Expressions that flipped most" in text
-    assert ask(*reversed(files))[0] == 0
-    assert ask(*files, "--margin", "10")[0] == 0
 
 
 # bad input

@@ -322,3 +322,12 @@ def test_what_does_not_spread_has_no_smallest_difference() -> None:
     normal = np.random.default_rng(0).normal(0, 1, 100_000)
     assert statistics.smallest_difference(normal) == pytest.approx(2.80, abs=0.02)
     assert statistics.smallest_difference(normal, of_seeds=True) == pytest.approx(2.80, abs=0.02)
+
+
+def test_the_interval_of_a_training_holds_one_more_seed_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    draws = generator.normal(35, 1.5, (4000, 6))
+    for level in (0.9, 0.99):
+        ends = [statistics.prediction_interval(row[:5], level) for row in draws]
+        inside = np.mean([low <= row[5] <= high for (low, high), row in zip(ends, draws, strict=True)])
+        assert abs(inside - level) < 3 * (level * (1 - level) / len(draws)) ** 0.5
