@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 from risbench import datasets, methods, papers, recipe
 from risbench.measured import (
@@ -100,9 +101,10 @@ def _network(variants: Iterable[str], dataset: str) -> tuple[str, ...]:
     return given if altered else tuple(name for name in given if name not in papers.DEFAULTS)
 
 
-def _default_variant(dataset: str) -> list[str]:
+@cache  # a table asks hundreds of times, and reads the card of the data set each time
+def _default_variant(dataset: str) -> tuple[str, ...]:
     """The variant that every run on a data set has unless it asks for the full network."""
-    return list(filter(None, [datasets.load(dataset).default_variant if dataset in datasets.names() else ""]))
+    return tuple(filter(None, [datasets.load(dataset).default_variant if dataset in datasets.names() else ""]))
 
 
 def _key(run: Record) -> tuple[object, ...]:
