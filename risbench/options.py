@@ -97,6 +97,8 @@ def score_references(
     from risbench import protocol as protocols
     from risbench.data import source
 
+    for name in names:
+        references.check(name)
     index = source.open_index(dataset, *where)
     splits = parts(split) or [name for name in index.split_names() if index.card.splits[name].evaluation]
     asked = [protocols.load(name) for name in parts(protocol)]

@@ -30,11 +30,18 @@ Choice = Callable[[list[Candidate], int], Candidate]
 Floats = NDArray[np.float64]
 
 _ORIGINAL = protocols.load("original")
+_ORACLE = re.compile(r"oracle-([1-9][0-9]{0,3})")
 
 
 def names() -> list[str]:
     """Names of the references; of the oracles, those of a 104 x 104 grid (416 / 4) and a 120 x 120 one (480 / 4)."""
     return ["whole-image", "largest-object", "random-object", "oracle-104", "oracle-120"]
+
+
+def check(name: str) -> None:
+    """Refuse what names no reference."""
+    if name not in names() and not _ORACLE.fullmatch(name):
+        raise errors.unknown("reference", name, names(), "oracle-N takes any N.")
 
 
 def predict(name: str, index: Index, split: str, seed: int = 0, protocol: Protocol = _ORIGINAL) -> Predictions:
@@ -80,15 +87,14 @@ def _reference(name: str, index: Index, seed: int, rule: ScoreHalf) -> Callable[
     def drawn(objects: list[Candidate], sent_id: int) -> Candidate:
         return objects[np.random.default_rng((seed, sent_id)).integers(len(objects))]  # whatever was drawn before
 
-    oracle = re.fullmatch(r"oracle-([1-9][0-9]{0,3})", name)
+    check(name)
+    oracle = _ORACLE.fullmatch(name)
     if oracle:
         return lambda sent_id, ann_id, image_id, size: _oracle(
             rule.truth(index, ann_id, size), rule.size(size), int(oracle[1])
         )
     if name == "whole-image":
         return lambda sent_id, ann_id, image_id, size: _whole(rule.size(size))
-    if name not in ("largest-object", "random-object"):
-        raise errors.unknown("reference", name, names(), "oracle-N takes any N.")
     choose = largest if name == "largest-object" else drawn
     return lambda sent_id, ann_id, image_id, size: _object(index.candidates(image_id), sent_id, size, choose, rule)
 

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,7 @@ def test_published_numbers_keep_their_digits() -> None:
     assert {"65.43", "77.3", "82.4⁴"} <= set(published)
 
 
+@cache
 def measured(name: str) -> Table:
     records = [
         record(method=ours.method, variants=list(ours.variants), dataset=slot.dataset, split=slot.split)
