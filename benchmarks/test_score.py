@@ -15,8 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from risbench import datasets, predictions, protocol, rle, scoring
-from risbench.data import index
+from risbench import datasets
+from risbench.data import index, rle
+from risbench.scoring import predictions, protocol
+from risbench.scoring import score as scoring
 
 IMAGES, REFS, SENTENCES = 1250, 4, 2  # 10,000 expressions; RefCOCO val has 1,500 images and 10,834
 SIZE = (480, 640)

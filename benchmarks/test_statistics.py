@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from risbench import compare, metrics, protocol, statistics
-from risbench.sides import Run, Side
+from risbench.analysis import compare
+from risbench.analysis.sides import Run, Side
+from risbench.scoring import metrics, protocol, statistics
 
 IMAGES, EXPRESSIONS = 1500, 11_000
 GOAL = 2.0  # seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from risbench.predictions import Predictions
+    from risbench.scoring.predictions import Predictions
 
 __version__ = "0.1.0"
 
@@ -56,10 +56,11 @@ def score(
     Pairs of sent_id and mask are taken one by one, so that a generator keeps one mask in memory. Returns what `risbench
     score --json` prints, percentages and counts, and under `intervals` the 95 % interval of each metric.
     """
-    from risbench import exchange, scoring, statistics
-    from risbench import protocol as protocols
     from risbench.data import source
+    from risbench.scoring import formats, statistics
+    from risbench.scoring import protocol as protocols
+    from risbench.scoring import score as scoring
 
     chosen, index = protocols.load(protocol), source.open_index(dataset, data_root, partial=partial)
-    scored = scoring.score(exchange.of(predictions), index, split, chosen, boundaries)
+    scored = scoring.score(formats.of(predictions), index, split, chosen, boundaries)
     return {**scored.summary, "intervals": statistics.intervals(scored.rows, chosen)}

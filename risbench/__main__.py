@@ -1,5 +1,5 @@
 """`python -m risbench`, which torchrun starts."""
 
-from risbench.cli import main
+from risbench.cli.app import main
 
 main()

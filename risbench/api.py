@@ -36,29 +36,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from risbench.data import text
+from risbench.data.loader import Batch
+from risbench.data.text import Tokenizer, Words
 from risbench.errors import InputError
 from risbench.recipe import Recipe, Value
 
-
-class Words(NamedTuple):
-    """Tokenised expressions."""
-
-    ids: Tensor  # (B, T) int64; positions without a word hold 0
-    mask: Tensor  # (B, T) bool: True where there is a word; at least one in every row
-
-
-class Batch(NamedTuple):
-    """Expressions with their images; several expressions may speak of one image, which is then there once."""
-
-    image: Tensor  # (I, 3, H, W) float32, normalised by the recipe's mean and std
-    image_index: Tensor  # (B,) int64: which image each expression speaks of
-    words: Words
-    mask: Tensor | None  # (B, H, W) float32, 0 or 1, perhaps all 0: ground truth on the input; None in evaluation
+__all__ = [
+    "Batch",
+    "Converted",
+    "Method",
+    "Panel",
+    "Prediction",
+    "Tokenizer",
+    "Words",
+    "peak_of",
+    "repeat_for_expressions",
+]
 
 
 class Prediction(NamedTuple):
@@ -90,27 +89,6 @@ class Converted(NamedTuple):
     left: Sequence[str] = ()  # names of what else is in the file
 
 
-class Tokenizer(Protocol):
-    """Turns expressions into Words; pickles (loader workers get a copy) and saves to a checkpoint's text/ folder."""
-
-    max_tokens: int  # tokens beyond are cut
-
-    def __call__(self, expressions: Sequence[str]) -> Words: ...
-
-    def limited(self, max_tokens: int) -> Tokenizer:
-        """A copy that cuts at another length: a protocol may name its own."""
-        ...
-
-    def places(self, expression: str, word: str) -> list[int]:
-        """Where in a row of ids the tokens of a word are, of all its occurrences.
-
-        Raises InputError where the expression does not hold the word, or all of it is cut off.
-        """
-        ...
-
-    def save(self, folder: Path) -> None: ...
-
-
 class Method(nn.Module, ABC):
     """Base class of every method's Model."""
 
@@ -125,8 +103,6 @@ class Method(nn.Module, ABC):
     @classmethod
     def load_tokenizer(cls, folder: Path) -> Tokenizer:
         """Load the tokenizer from a checkpoint's text/ folder."""
-        from risbench.data import text
-
         return text.load(folder)
 
     @classmethod
@@ -159,7 +135,7 @@ class Method(nn.Module, ABC):
 
     def predict(self, batch: Batch) -> Prediction:
         """Predict every expression of the batch."""
-        return self.predict_from(at(self.encode_image(batch), batch.image_index), batch.words)
+        return self.predict_from(repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words)
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
         """Maps behind the prediction of a batch of one expression; `tokens` are the places of a chosen word in its ids.
@@ -173,7 +149,7 @@ class Method(nn.Module, ABC):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
 
-def at(features: tuple[Tensor, ...], image_index: Tensor) -> tuple[Tensor, ...]:
+def repeat_for_expressions(features: tuple[Tensor, ...], image_index: Tensor) -> tuple[Tensor, ...]:
     """Repeat per-image features for the expressions: (I, ...) to (B, ...)."""
     return tuple(feature[image_index] for feature in features)
 

@@ -14,14 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from risbench import checkpoint, methods, recipe
-from risbench import run as running
-from risbench.api import Batch, Method, Tokenizer, Words, at
-from risbench.checkpoint import Checkpoint, Facts
+from risbench import methods, recipe
+from risbench.api import Batch, Method, Tokenizer, Words, repeat_for_expressions
 from risbench.data.index import Index
 from risbench.data.loader import Samples
+from risbench.engine import checkpoint
+from risbench.engine.checkpoint import Checkpoint, Facts
 from risbench.errors import InputError
 from risbench.recipe import Recipe
+from risbench.runs import run as running
 
 ALLOWED = {"torch", "timm", "transformers", "numpy", "risbench"}
 
@@ -184,7 +185,7 @@ def test_the_words_matter_and_the_image_features_do_not_know_them(evaluated: Cas
 
 
 def test_predict_is_encode_image_then_predict_from(evaluated: Case) -> None:
-    features = at(evaluated.model.encode_image(evaluated.batch), evaluated.batch.image_index)
+    features = repeat_for_expressions(evaluated.model.encode_image(evaluated.batch), evaluated.batch.image_index)
     apart = evaluated.model.predict_from(features, evaluated.batch.words).probability
     assert torch.equal(apart, evaluated.model.predict(evaluated.batch).probability)
 

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 import risbench
-from risbench import predictions, protocol, references, rle, scoring, statistics
+from risbench.data import rle
 from risbench.data.index import Index
 from risbench.errors import InputError
+from risbench.scoring import predictions, protocol, references, statistics
+from risbench.scoring import score as scoring
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "score_your_model.py"

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from risbench import datasets, methods, predictions, references
+from risbench import datasets, methods
 from risbench.data.index import Index
+from risbench.scoring import predictions, references
 
 ROOT = Path(__file__).parents[1]
 HARNESS = sorted((ROOT / "risbench").rglob("*.py"))
@@ -52,7 +53,7 @@ def test_only_rle_knows_pycocotools_and_only_dist_torch_distributed() -> None:
     for path in (*HARNESS, *METHODS):
         text = path.read_text(encoding="utf-8")
         assert path.name == "rle.py" or not [name for name in imports(path) if name.startswith("pycocotools")]
-        assert path.name == "dist.py" or "torch.distributed" not in text
+        assert path.name == "distributed.py" or "torch.distributed" not in text
 
 
 def test_only_metrics_intersects_masks() -> None:
@@ -105,7 +106,7 @@ def _required(name: str, seen: set[str] | None = None) -> set[str]:
 
 def ask(light: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(light), "COLUMNS": "120"}
-    command = [sys.executable, "-S", "-c", "from risbench.cli import main; main()", *arguments]
+    command = [sys.executable, "-S", "-c", "from risbench.cli.app import main; main()", *arguments]
     return subprocess.run(command, env=environment, cwd=light, capture_output=True, text=True)
 
 
@@ -114,7 +115,7 @@ def test_the_wheel_carries_methods_cards_and_published_numbers(wheel: Path) -> N
     assert {f"risbench/methods/{name}/{name}.py" for name in methods.names()} <= files
     assert {f"risbench/methods/{name}/recipe.toml" for name in methods.names()} <= files
     assert {f"risbench/datasets/{name}.toml" for name in datasets.names()} <= files
-    assert "risbench/published.csv" in files
+    assert "risbench/tables/published.csv" in files
     assert "risbench/py.typed" in files
 
 

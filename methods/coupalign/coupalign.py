@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Panel, Prediction, Words, at
+from risbench.api import Batch, Panel, Prediction, Words, repeat_for_expressions
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
@@ -171,7 +171,7 @@ class Model(EncoderMethod):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with class weights on the network input, and the contrast of pixels at H/4."""
         assert batch.mask is not None
-        first = at(self.encode_image(batch), batch.image_index)[0]
+        first = repeat_for_expressions(self.encode_image(batch), batch.image_index)[0]
         features, logits = self.head(self.network(first, batch.words))
         whole = upsampled(logits, batch.mask.shape[1:], align_corners=False)  # (B, 2, H, W)
         weights = cast(Tensor, self.class_weights).to(whole.dtype)
@@ -194,7 +194,7 @@ class Model(EncoderMethod):
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
         """The mask proposals of the highest weights, and at which pixels a chosen word looks at every stage."""
-        head, (first,) = self.head, at(self.encode_image(batch), batch.image_index)
+        head, (first,) = self.head, repeat_for_expressions(self.encode_image(batch), batch.image_index)
         if tokens and not self.network.alignments:
             raise InputError("This CoupAlign has no word-pixel alignment (model.alignment=false): leave --word out.")
         if not tokens and head.generator is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Converted, Panel, Prediction, Words, at
+from risbench.api import Batch, Converted, Panel, Prediction, Words, repeat_for_expressions
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
@@ -140,7 +140,9 @@ class Model(EncoderMethod):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy with class weights, or Dice, on the network input."""
         assert batch.mask is not None
-        logits = self.logits(at(self.encode_image(batch), batch.image_index), batch.words)  # (B, 2, H, W)
+        logits = self.logits(
+            repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words
+        )  # (B, 2, H, W)
         if self.objective == "dice":
             total = dice(logits.softmax(dim=1), batch.mask)
         else:
@@ -158,7 +160,7 @@ class Model(EncoderMethod):
         """The share of each pixel's attention that a word has in the PWAM of each stage, scaled to its maximum."""
         if not tokens:
             raise InputError("LAVT shows which pixels attend to a word: choose one of the expression with --word.")
-        (first,) = at(self.encode_image(batch), batch.image_index)
+        (first,) = repeat_for_expressions(self.encode_image(batch), batch.image_index)
         panels = []
         for number, attention in enumerate(self.network.attention(first, batch.words), start=1):
             share = attention[0][..., list(tokens)].float().sum(dim=-1)  # (h, w), over the pieces of the word

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Method, Panel, Prediction, Words, at, peak_of
+from risbench.api import Batch, Method, Panel, Prediction, Words, peak_of, repeat_for_expressions
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 from risbench.nn.darknet import darknet53, load_weights
@@ -173,7 +173,7 @@ class Model(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + lambda L_loc (eq. 11-13), on the grids of P_mask and H_mask; L_seg alone where lambda is 0."""
         assert batch.mask is not None
-        heat, mask = self.network(at(self.encode_image(batch), batch.image_index), batch.words)
+        heat, mask = self.network(repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words)
         seg = summed_bce(mask, area_average(batch.mask, (mask.shape[1], mask.shape[2])))
         if not self.loc_weight:
             return {"total": seg, "L_seg": seg}
@@ -192,7 +192,7 @@ class Model(Method):
         """H_mask, the heat map of Fig. 4: where the localisation module says that the referent is."""
         if tokens:
             raise InputError("LTS shows H_mask, a map of the whole sentence and of no word: leave --word out.")
-        heat, _ = self.network(at(self.encode_image(batch), batch.image_index), batch.words)
+        heat, _ = self.network(repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words)
         if heat is None:
             raise InputError("This LTS has no localisation, and so no H_mask to show: leave --explain out.")
         values = heat[0].float().sigmoid()  # (H/8, W/8)

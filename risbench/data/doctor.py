@@ -12,7 +12,7 @@ from PIL import Image
 
 from risbench import progress
 from risbench.data.index import Index, Split
-from risbench.rle import Size
+from risbench.data.rle import Size
 
 
 def examine(index: Index, decode: bool = False) -> list[str]:

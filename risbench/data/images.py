@@ -13,9 +13,9 @@ from PIL import ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from risbench.data.rle import Mask, Size
 from risbench.errors import InputError
 from risbench.recipe import Image
-from risbench.rle import Mask, Size
 
 _FILTERS = {"bilinear": PIL.Resampling.BILINEAR, "bicubic": PIL.Resampling.BICUBIC}
 

@@ -26,11 +26,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from risbench.data import refer
+from risbench.data.rle import Size
 from risbench.data.split import IDS, TEXTS, Ints
 from risbench.data.split import Split as Split  # beside its data set
 from risbench.datasets import Card, Count
 from risbench.errors import InputError, unknown
-from risbench.rle import Size
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,15 +9,24 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from risbench import rle
-from risbench.api import Batch, Tokenizer
-from risbench.data import images
+from risbench.data import images, rle
 from risbench.data.images import Frame
 from risbench.data.index import Index, Split
+from risbench.data.text import Tokenizer, Words
 from risbench.errors import InputError
 from risbench.recipe import Image
+
+
+class Batch(NamedTuple):
+    """Expressions with their images; several expressions may speak of one image, which is then there once."""
+
+    image: Tensor  # (I, 3, H, W) float32, normalised by the recipe's mean and std
+    image_index: Tensor  # (B,) int64: which image each expression speaks of
+    words: Words
+    mask: Tensor | None  # (B, H, W) float32, 0 or 1, perhaps all 0: ground truth on the input; None in evaluation
 
 
 class Item(NamedTuple):

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, PlainValidator, Strict, TypeAdapter, ValidationError
 
-from risbench import progress, rle
-from risbench.data import pickles, targets
+from risbench import progress
+from risbench.data import pickles, rle, targets
 from risbench.data.targets import Masks
 from risbench.errors import InputError
 

@@ -36,7 +36,7 @@ def make(card: Card, root: Path) -> bool:
     """Generate a data set below a data root unless it is there; tell whether it was made now."""
     if (root / card.folder).is_dir():
         return False
-    importlib.import_module(f"risbench.data.{card.generator}").make(root)
+    importlib.import_module(f"risbench.data.{card.generator}.make").make(root)
     return True
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import PydanticKnownError
 
-from risbench import rle
+from risbench.data import rle
 
 NOTHING = [-1]  # what the files write where nothing is meant
 Key = tuple[int, tuple[int, ...]]  # image, and its annotations, rising

@@ -8,13 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from risbench.api import Tokenizer, Words
 from risbench.errors import InputError, defect
 
 if TYPE_CHECKING:
@@ -24,6 +23,34 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")  # letters and digits, with inner ap
 _FILE = "words.json"
 _PIECES, _LENGTH = "vocab.txt", "wordpiece.json"
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+class Words(NamedTuple):
+    """Tokenised expressions."""
+
+    ids: Tensor  # (B, T) int64; positions without a word hold 0
+    mask: Tensor  # (B, T) bool: True where there is a word; at least one in every row
+
+
+class Tokenizer(Protocol):
+    """Turns expressions into Words; pickles (loader workers get a copy) and saves to a checkpoint's text/ folder."""
+
+    max_tokens: int  # tokens beyond are cut
+
+    def __call__(self, expressions: Sequence[str]) -> Words: ...
+
+    def limited(self, max_tokens: int) -> Tokenizer:
+        """A copy that cuts at another length: a protocol may name its own."""
+        ...
+
+    def places(self, expression: str, word: str) -> list[int]:
+        """Where in a row of ids the tokens of a word are, of all its occurrences.
+
+        Raises InputError where the expression does not hold the word, or all of it is cut off.
+        """
+        ...
+
+    def save(self, folder: Path) -> None: ...
 
 
 def words(expression: str) -> list[str]:

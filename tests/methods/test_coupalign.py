@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from risbench import methods, recipe
-from risbench.api import Batch, Words, at
+from risbench.api import Batch, Words, repeat_for_expressions
 from risbench.errors import InputError
 
 coupalign = methods.module("coupalign")
@@ -54,7 +54,7 @@ def batch() -> Batch:
 
 
 def encoded(model: Any, batch: Batch) -> Any:
-    return model.network(at(model.encode_image(batch), batch.image_index)[0], batch.words)
+    return model.network(repeat_for_expressions(model.encode_image(batch), batch.image_index)[0], batch.words)
 
 
 def step(model: Any, batch: Batch) -> None:

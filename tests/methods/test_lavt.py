@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from risbench import methods, recipe
-from risbench.api import Batch, Words, at
+from risbench.api import Batch, Words, repeat_for_expressions
 from risbench.errors import InputError
 from risbench.nn.convolution import ConvNormReLU
 from risbench.nn.swin import Block
@@ -46,7 +46,7 @@ def batch() -> Batch:
 
 
 def logits(model: Any, batch: Batch) -> Tensor:
-    found: Tensor = model.logits(at(model.encode_image(batch), batch.image_index), batch.words)
+    found: Tensor = model.logits(repeat_for_expressions(model.encode_image(batch), batch.image_index), batch.words)
     return found
 
 
@@ -179,7 +179,8 @@ def test_the_decoder_in_single_precision_stays_close_to_double() -> None:
 def test_logits_are_sampled_up_corner_on_corner(batch: Batch) -> None:
     model = build().double().eval()
     batch = batch._replace(image=batch.image.double())
-    small = array(model.network(at(model.encode_image(batch), batch.image_index)[0], batch.words))  # (B, 2, 24, 24)
+    [features] = repeat_for_expressions(model.encode_image(batch), batch.image_index)
+    small = array(model.network(features, batch.words))  # (B, 2, 24, 24)
     place = np.linspace(0, 23, 48)
     low = np.minimum(place.astype(int), 22)
     share = place - low

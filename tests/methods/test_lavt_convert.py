@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from risbench import convert, methods, recipe
+from risbench import methods, recipe
 from risbench.api import Words
-from risbench.checkpoint import Checkpoint
+from risbench.engine import convert
+from risbench.engine.checkpoint import Checkpoint
 
 RECIPE = methods.recipe_file("lavt")
 

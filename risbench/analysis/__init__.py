@@ -1,0 +1,1 @@
+"""Two runs or more: differences, and where they come from."""

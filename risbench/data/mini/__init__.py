@@ -1,0 +1,1 @@
+"""The generated data set mini: scenes, the language that describes them, and the files of both."""

@@ -1,0 +1,226 @@
+"""The `mini` data set: a miniature of RefCOCO, generated in seconds and read by the same reader.
+
+    <folder>/mini/refs(unc).p, <folder>/mini/instances.json, <folder>/images/mini/*.png
+
+The same seed gives the same annotations and pixels everywhere; the card datasets/mini.toml pins those of seed 0.
+Beyond RefCOCO's keys, sentences have `kind` and `program`, annotations `attributes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from risbench import datasets
+from risbench.data import pickles
+from risbench.data.mini.language import SHARES, Expression, Picture, express
+from risbench.data.mini.program import referent
+from risbench.data.mini.scene import FAMILIES, Dice, Scene, Thing, scene
+from risbench.errors import InputError
+
+__all__ = ["annotations_sha256", "make", "pixels_sha256", "referent"]
+
+IMAGES = {"train": 1000, "val": 160, "testA": 170, "testB": 170}
+EVERY = tuple(shape for shapes in FAMILIES.values() for shape in shapes)
+TARGETS = {"train": EVERY, "val": EVERY, "testA": FAMILIES["round"], "testB": FAMILIES["angular"]}
+
+
+def make(folder: Path, seed: int = 0) -> None:
+    """Write the data set under a data root, unless it is there already; seed 0 must become what its card pins."""
+    _make(folder, seed, IMAGES)
+
+
+def annotations_sha256(folder: Path) -> str:
+    """Hash of the contents of both annotation files, as JSON with sorted keys."""
+    refs = pickles.load(folder / "mini" / "refs(unc).p")
+    instances = json.loads((folder / "mini" / "instances.json").read_text())
+    text = json.dumps({"refs": refs, "instances": instances}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pixels_sha256(folder: Path) -> str:
+    """Hash of height, width and RGB values of every image, in the order of their ids."""
+    digest = hashlib.sha256()
+    for entry in json.loads((folder / "mini" / "instances.json").read_text())["images"]:
+        with Image.open(folder / "images" / "mini" / entry["file_name"]) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        digest.update(f"{entry['id']} {pixels.shape[0]} {pixels.shape[1]}\n".encode())
+        digest.update(pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _make(folder: Path, seed: int, images: dict[str, int]) -> None:
+    if (folder / "mini").is_dir():
+        _refuse_other_seed(folder, seed)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".mini-")
+    except OSError as error:
+        raise InputError(f"mini cannot be written to {folder}: {error.strerror}. Name a folder that can.") from None
+    with temporary as draft:
+        _write(Path(draft), seed, images)
+        if seed == 0 and images == IMAGES:
+            _check(Path(draft))
+        _publish(Path(draft), folder)
+
+
+def _check(draft: Path) -> None:
+    """Refuse a data set that is not the one the card pins: numbers on it could not be compared."""
+    pinned = datasets.load("mini").sha256
+    for what, made in (("annotations", annotations_sha256(draft)), ("pixels", pixels_sha256(draft))):
+        if made != pinned[what]:
+            raise InputError(
+                f"The {what} of mini came out with sha256 {made[:12]}..., not {pinned[what][:12]}... as its card says. "
+                "NumPy or Pillow draws differently here: install the versions of constraints.txt, and report it."
+            )
+
+
+def _refuse_other_seed(folder: Path, seed: int) -> None:
+    found = json.loads((folder / "mini" / "instances.json").read_text())["info"]["seed"]
+    if found != seed:
+        raise InputError(
+            f"{folder} holds mini of seed {found}, not {seed}. Name another folder, or delete {folder / 'mini'} first."
+        )
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """Move images, then annotations into place; another process may be doing the same with the same contents."""
+    (folder / "images" / "mini").mkdir(parents=True, exist_ok=True)
+    for image in sorted((draft / "images" / "mini").iterdir()):
+        os.replace(image, folder / "images" / "mini" / image.name)
+    try:
+        os.rename(draft / "mini", folder / "mini")
+    except OSError:
+        if not (folder / "mini").is_dir():
+            raise
+
+
+def _write(draft: Path, seed: int, images: dict[str, int]) -> None:
+    folder = draft / "images" / "mini"
+    folder.mkdir(parents=True)
+    book = _Book(seed)
+    for split, count in images.items():
+        for _ in range(count):
+            book.add(split, folder)
+    (draft / "mini").mkdir()
+    (draft / "mini" / "refs(unc).p").write_bytes(pickle.dumps(book.refs, protocol=2))
+    text = json.dumps(book.instances(), sort_keys=True, separators=(",", ":"))
+    (draft / "mini" / "instances.json").write_text(text)
+
+
+class _Book:
+    """The annotations so far; ids count from 1, those of refs and sentences from 0, as in RefCOCO."""
+
+    def __init__(self, seed: int) -> None:
+        self.refs: list[dict[str, Any]] = []
+        self._seed = seed
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._said = {split: dict.fromkeys(SHARES, 0) for split in IMAGES}  # expressions of each kind
+
+    def instances(self) -> dict[str, Any]:
+        families = {shape: family for family, shapes in FAMILIES.items() for shape in shapes}
+        return {
+            "info": {"description": "mini, generated by risbench.data.mini", "seed": self._seed},
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": [
+                {"id": EVERY.index(shape) + 1, "name": shape, "supercategory": family}
+                for shape, family in families.items()
+            ],
+        }
+
+    def add(self, split: str, folder: Path) -> None:
+        """Draw the next image, save it and describe two or three of its objects."""
+        number = len(self._images) + 1
+        dice = Dice(self._seed, number)
+        drawn, described = self._described(dice, split)
+        height, width, _ = drawn.pixels.shape
+        name = f"mini_{number:012d}.png"
+        Image.fromarray(drawn.pixels).save(folder / name, compress_level=1)
+        self._images.append({"id": number, "file_name": name, "height": height, "width": width})
+        first = len(self._annotations)
+        for thing, polygons in zip(drawn.things, drawn.polygons, strict=True):
+            self._annotations.append(_annotation(len(self._annotations) + 1, number, thing, polygons))
+        for target, expressions in described:
+            self._refer(expressions, split, self._annotations[first + target])
+
+    def _described(self, dice: Dice, split: str) -> tuple[Scene, list[tuple[int, list[Expression]]]]:
+        """Draw a scene in which two or three objects can be told from the others in several ways."""
+        wanted = 3 if dice.chance(35) else 2
+        while True:
+            drawn = scene(dice)
+            targets = [k for k, thing in enumerate(drawn.things) if thing.shape in TARGETS[split]]
+            described: list[tuple[int, list[Expression]]] = []
+            for target in dice.shuffled(targets):
+                expressions = self._express(dice, drawn, target, split) if len(described) < wanted else []
+                if len(expressions) > 1:
+                    described.append((target, expressions))
+            if len(described) > 1:
+                return drawn, described
+
+    def _express(self, dice: Dice, drawn: Scene, target: int, split: str) -> list[Expression]:
+        """Up to four expressions, first of the kinds that are short of their share, none that has more than enough."""
+        picture = Picture(drawn.things, drawn.pixels.shape[0], drawn.pixels.shape[1], target)
+        said = self._said[split]
+        shares = {kind: said[kind] * 1000 // SHARES[kind] for kind in SHARES}
+        enough = 11 * (sum(said.values()) + 10)  # a tenth above the share
+        kinds = sorted((kind for kind in SHARES if shares[kind] <= enough), key=lambda kind: shares[kind])
+        wanted = dice.pick((2, 3, 3, 3, 4, 4))
+        found: list[Expression] = []
+        for kind in kinds * 2:
+            expression = express(dice, picture, kind) if len(found) < wanted else None
+            if expression and expression.program not in [other.program for other in found]:
+                found.append(expression)
+        return dice.shuffled(found)
+
+    def _refer(self, expressions: list[Expression], split: str, annotation: dict[str, Any]) -> None:
+        first = sum(count for said in self._said.values() for count in said.values())
+        sentences = [_sentence(first + number, expression) for number, expression in enumerate(expressions)]
+        for expression in expressions:
+            self._said[split][expression.kind] += 1
+        self.refs.append(
+            {
+                "ref_id": len(self.refs),
+                "ann_id": annotation["id"],
+                "image_id": annotation["image_id"],
+                "category_id": annotation["category_id"],
+                "file_name": f"mini_{annotation['image_id']:012d}_{annotation['id']}.png",
+                "split": split,
+                "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                "sentences": sentences,
+            }
+        )
+
+
+def _annotation(number: int, image: int, thing: Thing, polygons: list[list[int]]) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": EVERY.index(thing.shape) + 1,
+        "segmentation": polygons,
+        "area": thing.area,
+        "bbox": list(thing.box),
+        "iscrowd": 0,
+        "attributes": {"colour": thing.colour, "pattern": thing.pattern, "size": thing.size},
+    }
+
+
+def _sentence(number: int, expression: Expression) -> dict[str, Any]:
+    return {
+        "sent_id": number,
+        "raw": expression.raw,
+        "sent": expression.sent,
+        "tokens": expression.sent.split(),
+        "kind": expression.kind,
+        "program": expression.program,
+    }

@@ -1,0 +1,1 @@
+"""What needs torch: training, prediction, checkpoints, processes."""

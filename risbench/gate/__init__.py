@@ -1,0 +1,1 @@
+"""The regression gate: today's code against recorded numbers."""

@@ -1,0 +1,1 @@
+"""From masks to numbers: predictions, protocols, metrics, intervals, slices, records. Needs no torch."""

@@ -1,0 +1,1 @@
+"""Tables: the comparison, the papers' tables, published numbers beside measured ones."""

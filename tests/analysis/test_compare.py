@@ -1,0 +1,270 @@
+"""Paired comparison: agreement with loops written out, flips counted by hand, and the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from risbench.analysis import compare
+from risbench.analysis.sides import Run, Side
+from risbench.cli import app as cli
+from risbench.errors import InputError
+from risbench.render import Table
+from risbench.scoring import metrics, protocol, statistics
+
+ORIGINAL = protocol.load("original")
+IMAGES, EXPRESSIONS = 15, 4
+
+
+def rows(seed: int, better: float = 0.0) -> pd.DataFrame:
+    """Answers to the same 60 expressions of 15 images, with IoU that images share and a peak that hits or not."""
+    truth, generator = np.random.default_rng(0), np.random.default_rng(seed)
+    image = np.repeat(np.arange(IMAGES), EXPRESSIONS)
+    true_area = truth.integers(50, 500, len(image))
+    iou = (truth.random(IMAGES)[image] * 0.6 + generator.random(len(image)) * 0.4 + better).clip(0, 1)
+    part = (true_area * iou).astype(int)
+    return pd.DataFrame(
+        {
+            "sent_id": 7 * np.arange(len(image)) + 5,
+            "image_id": 100 + image,
+            "intersection": part,
+            "union": true_area,
+            "predicted_area": part,
+            "true_area": true_area,
+            "peak_hit": generator.integers(0, 2, len(image)),
+            "boundary_intersection": part // 4,
+            "boundary_union": true_area // 3,
+        }
+    )
+
+
+def side(name: str, *tables: pd.DataFrame) -> Side:
+    runs = [Run(Path(f"{name}{i}.parquet"), table, "small", "val", "original") for i, table in enumerate(tables)]
+    return Side(name, tuple(runs))
+
+
+A, B, C = side("A", rows(1)), side("B", rows(2, 0.05)), side("C", rows(3, 0.01))
+SEEDS = side("S", rows(4), rows(5), rows(6, 0.1))
+
+
+def value(name: str, tables: list[pd.DataFrame]) -> float:
+    """Mean of a metric over tables."""
+    found = [metrics.compute(metrics.Sums.of(table, ORIGINAL.score))[name] for table in tables]
+    return float(np.mean([one for one in found if one is not None]))
+
+
+@pytest.mark.parametrize("name", metrics.NAMES)
+def test_differences_and_intervals_agree_with_a_paired_bootstrap_written_out(name: str) -> None:
+    found = compare.compare([A, B, C], resamples=50, seed=8)
+    draws = np.random.default_rng(8).integers(IMAGES, size=(50, IMAGES))
+    of_image = np.arange(IMAGES * EXPRESSIONS).reshape(IMAGES, EXPRESSIONS)
+    for other, finding in zip((B, C), (own[name] for own in found[1:]), strict=True):
+        ours, theirs = A.runs[0].rows, other.runs[0].rows
+        gains = []
+        for places in draws:
+            drawn = of_image[places].ravel()
+            gains.append(value(name, [theirs.iloc[drawn]]) - value(name, [ours.iloc[drawn]]))
+        assert finding.value == value(name, [theirs])
+        assert finding.difference == pytest.approx(value(name, [theirs]) - value(name, [ours]))
+        assert finding.difference_interval == pytest.approx(np.percentile(gains, [2.5, 97.5]))
+        smallest = (1.959964 + 0.841621) * np.std(gains, ddof=1)
+        assert finding.smallest == (pytest.approx(smallest, rel=1e-6) if smallest else None)
+
+
+@pytest.mark.parametrize("name", metrics.NAMES)
+def test_p_values_agree_with_swaps_written_out(name: str) -> None:
+    found = compare.compare([A, B], resamples=200, seed=8)[1][name]
+    assert found.difference is not None
+    ours, theirs = A.runs[0].rows, B.runs[0].rows
+    image = np.repeat(np.arange(IMAGES), EXPRESSIONS)
+    as_large = 1
+    for coins in np.random.default_rng(8).integers(2, size=(200, IMAGES)).astype(bool):
+        one, other = ours.copy(), theirs.copy()
+        one[coins[image]], other[coins[image]] = theirs[coins[image]], ours[coins[image]]
+        as_large += abs(value(name, [other]) - value(name, [one])) >= abs(found.difference) - 1e-9
+    assert found.p == found.holm == as_large / 201
+
+
+def test_the_order_of_the_sides_turns_the_sign_and_nothing_else() -> None:
+    there, back = compare.compare([A, B])[1]["oIoU"], compare.compare([B, A])[1]["oIoU"]
+    assert there.difference is not None and back.difference is not None
+    assert there.difference_interval and back.difference_interval
+    assert there.difference == -back.difference
+    assert there.difference_interval == pytest.approx([-end for end in reversed(back.difference_interval)])
+    assert there.p == back.p
+    assert there.smallest == pytest.approx(back.smallest)
+
+
+def test_several_sides_are_corrected_metric_by_metric() -> None:
+    found = compare.compare([A, B, C, A], resamples=500)
+    for name in metrics.NAMES:
+        p = [own[name].p for own in found[1:]]
+        assert [own[name].holm for own in found[1:]] == statistics.holm([one for one in p if one is not None])
+    assert found[0]["oIoU"].p is None
+
+
+def test_the_same_answers_do_not_differ() -> None:
+    for finding in compare.compare([A, A], resamples=100)[1].values():
+        assert (finding.difference, finding.p, finding.smallest) == (0, 1, None)
+        assert finding.difference_interval == pytest.approx((0, 0), abs=1e-9)
+    first, _, flips = compare.tables([A, A])
+    assert [cell.text for cell in first.rows[1][5:8]] == ["0", "0", "60"]
+    assert not flips.rows and flips.notes == ("None: every expression has the same IoU.",)
+
+
+def test_seeds_are_averaged_and_widen_the_interval() -> None:
+    found = compare.compare([A, SEEDS], resamples=4000)[1]["oIoU"]
+    single = [compare.compare([A, side("S", run.rows)], resamples=4000)[1]["oIoU"] for run in SEEDS.runs]
+    assert found.value == value("oIoU", [run.rows for run in SEEDS.runs])
+    assert found.difference_interval and all(one.difference_interval for one in single)
+    assert np.ptp(found.difference_interval) > max(np.ptp(one.difference_interval or ()) for one in single)
+    same = compare.compare([A, side("S", *[SEEDS.runs[0].rows] * 3)], resamples=4000)[1]["oIoU"]
+    assert same.difference_interval == pytest.approx(single[0].difference_interval)
+
+
+def test_seeds_of_two_sides_are_drawn_apart() -> None:
+    found = compare.compare([SEEDS, replace(SEEDS, name="B")], resamples=500)[1]["oIoU"]
+    assert found.difference == 0 and found.difference_interval
+    assert np.ptp(found.difference_interval) > 5
+
+
+def test_of_an_interval_over_seeds_zero_is_outside_where_p_is_below_five_percent() -> None:
+    for better in (0.0, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4):
+        found = compare.compare([A, side("S", rows(4, better), rows(5, better))], resamples=999)[1]["mIoU"]
+        assert found.difference_interval and found.p is not None
+        low, high = found.difference_interval
+        assert (low > 0 or high < 0) == (found.p < 0.05)
+
+
+def test_a_metric_without_a_value_has_no_difference() -> None:
+    silent = side("B", rows(2).assign(peak_hit=-1))
+    found = compare.compare([A, silent], resamples=50)[1]["pointing"]
+    assert (found.value, found.interval, found.smallest) == (None, None, None)
+    assert (found.difference, found.difference_interval, found.p, found.holm) == (None, None, None, None)
+    assert compare.compare([SEEDS, silent], resamples=50)[1]["pointing"] == found
+    names = [row[1].value for row in compare.tables([A, silent])[1].rows]
+    assert names == [name for name in metrics.NAMES if name != "pointing"]
+
+
+def test_one_image_has_no_interval_and_no_smallest_difference() -> None:
+    one, other = (side(own.name, own.runs[0].rows.iloc[:EXPRESSIONS]) for own in (A, B))
+    for sides in ([one, other], [one, side("S", *(run.rows.iloc[:EXPRESSIONS] for run in SEEDS.runs))]):
+        for finding in (own["mIoU"] for own in compare.compare(sides, resamples=50)):
+            assert finding.value is not None
+            assert (finding.interval, finding.smallest, finding.difference_interval) == (None, None, None)
+
+
+def by_hand() -> tuple[Side, Side]:
+    before = pd.DataFrame({"intersection": [10, 50, 90, 40, 0], "union": [100, 100, 100, 100, 100]})
+    after = before.assign(intersection=[80, 45, 90, 0, 95])
+    sent, image = [1, 2, 3, 4, 5], [1, 1, 2, 2, 3]
+    first, second = (
+        table.assign(sent_id=sent, image_id=image, predicted_area=60, true_area=90, peak_hit=-1)
+        for table in (before, after)
+    )
+    return side("A", first), side("B", second)
+
+
+def test_wins_losses_ties_and_flips_are_those_counted_by_hand() -> None:
+    headline, _, flips = compare.tables(by_hand(), flips=2, texts={1: "left cup", 4: "right | cup"})
+    assert [cell.value for cell in headline.rows[1][5:8]] == [2, 2, 1]
+    assert [[cell.value for cell in row] for row in flips.rows] == [
+        ["B against A", "", 5, 3, 0.0, 95.0, 95.0],
+        ["B against A", "left cup", 1, 1, 10.0, 80.0, 70.0],
+        ["B against A", "right | cup", 4, 2, 40.0, 0.0, -40.0],
+        ["B against A", "", 2, 1, 50.0, 45.0, -5.0],
+    ]
+    assert len(compare.tables(by_hand(), flips=0)) == 2
+
+
+def test_one_file_shows_what_it_could_show_against_a_number() -> None:
+    (table,) = compare.tables([A], "mIoU")
+    drawn = statistics.resampled(statistics.by_image(A.runs[0].rows, ORIGINAL))[:, 1]
+    assert table.rows[0][-1].value == pytest.approx(2.801585 * 2**0.5 * drawn.std(ddof=1), rel=1e-6)
+    assert table.rows[0][-1].remark == "(unpaired)"
+
+
+def test_notes_explain_what_stands_there_and_nothing_else() -> None:
+    def notes(table: Table) -> str:
+        return "\n".join(table.notes)
+
+    pair, several = (notes(compare.tables(sides)[0]) for sides in ([A, B], [A, SEEDS, C]))
+    assert "over images, 10,000 resamples" in pair and "swapped" in pair and "Holm" not in pair and "seed" not in pair
+    assert "over seeds and images" in several and "Holm" in several and "A, C: one seed" in several
+    assert "swapped" not in notes(compare.tables([SEEDS, A])[0])
+    assert "partial" not in pair and "resized" not in pair
+    marked = Side("B", (replace(B.runs[0], partial=True, resized=True),))
+    found = notes(compare.tables([A, marked])[0])
+    assert "partial: measured on a part of the data set" in found and "resized: predicted at the images" in found
+    with pytest.raises(InputError, match="Did you mean 'mIoU'"):
+        compare.tables([A, B], "mIou")
+
+
+# the command
+
+Ask = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ask:
+    """Run `risbench compare` in a folder that holds rows of two runs."""
+    monkeypatch.chdir(tmp_path)
+    for name, table in (("a", rows(1)), ("b", rows(2, 0.05))):
+        (tmp_path / name / "rows").mkdir(parents=True)
+        table.to_parquet(tmp_path / name / "rows" / "val-original.parquet")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["risbench", "compare", *arguments])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capsys.readouterr()
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run
+
+
+def test_the_command_prints_a_terminal_markdown_and_json(ask: Ask) -> None:
+    code, shown, err = ask("a", "b", "--flips", "3")
+    assert code == 0, err
+    assert "oIoU on val, protocol original" in shown and "B: b/rows/val-original.parquet." in shown
+    code, markdown, _ = ask("a", "b", "--format", "markdown", "--metric", "mIoU")
+    assert code == 0 and "**mIoU on val, protocol original**" in markdown and "| B against A |" in markdown
+    code, text, _ = ask("a", "b", "--format", "json")
+    first, every, flips = json.loads(text)["tables"]
+    found = compare.compare([A, B])[1]["oIoU"]
+    row = first["rows"][1]
+    assert [row[key] for key in ("oIoU", "difference", "p", "p (Holm)", "smallest difference")] == [
+        *(found.value, found.difference, found.p, found.p, found.smallest)
+    ]
+    assert (row["oIoU low"], row["oIoU high"]) == found.interval
+    assert (row["difference low"], row["difference high"]) == found.difference_interval
+    assert row["wins"] + row["losses"] + row["ties"] == 60
+    assert [row["metric"] for row in every["rows"]] == list(metrics.NAMES)
+    assert len(flips["rows"]) == 20 and flips["rows"][0]["change"] > 0 > flips["rows"][-1]["change"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a", "nowhere"], "nowhere does not exist"),
+        (["a", "b", "--split", "testA"], "a holds no rows of testA under 'original', but val-original"),
+        (["a", "b", "--metric", "IoU"], "Unknown metric 'IoU'"),
+        (["a", "b", "--format", "docx"], "Unknown format 'docx'"),
+        (["a", "b", "--data-root", "x"], "give --dataset beside --data-root"),
+        (["a", "b", "--protocol", "orignal"], "Did you mean 'original'"),
+    ],
+)
+def test_bad_input_is_one_sentence(ask: Ask, arguments: list[str], words: str) -> None:
+    code, out, err = ask(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err and err.startswith("error: ") and err.count("\n") == 1

@@ -1,0 +1,394 @@
+"""The mini data set: frozen by its pins, unambiguous by its programs, and as hard in its statistics as it claims."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from risbench import datasets
+from risbench.data import rle, source
+from risbench.data.mini import make as mini
+from risbench.data.mini.language import NOUNS, SHARES
+from risbench.data.mini.program import GAP
+from risbench.data.mini.scene import COLOURS, FAMILIES, Thing, polygons
+from risbench.data.rle import Mask
+from risbench.errors import InputError
+
+FEW = {"train": 4, "val": 2}
+
+
+class Made(NamedTuple):
+    """The data set of seed 0 as it lies on disk."""
+
+    root: Path
+    refs: list[dict[str, Any]]
+    instances: dict[str, Any]
+    masks: dict[int, Mask]  # by annotation
+    objects: dict[int, list[dict[str, Any]]]  # annotations by image
+
+    @property
+    def sentences(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        return [(ref, sentence) for ref in self.refs for sentence in ref["sentences"]]
+
+
+@pytest.fixture(scope="module")
+def made(cache: Path) -> Made:
+    root = cache / "data"
+    mini.make(root)
+    refs = pickle.loads((root / "mini" / "refs(unc).p").read_bytes())
+    instances = json.loads((root / "mini" / "instances.json").read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in instances["images"]}
+    objects = defaultdict(list)
+    masks = {}
+    for annotation in instances["annotations"]:
+        objects[annotation["image_id"]].append(annotation)
+        size = sizes[annotation["image_id"]]
+        masks[annotation["id"]] = rle.decode(rle.merge(rle.from_polygons(annotation["segmentation"], size), size), size)
+    return Made(root, refs, instances, masks, dict(objects))
+
+
+def facts(made: Made, annotation: dict[str, Any]) -> Thing:
+    """What programs ask of an object, from its annotation and its mask alone."""
+    shapes = {category["id"]: category["name"] for category in made.instances["categories"]}
+    mask = made.masks[annotation["id"]]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = (int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+    return Thing(shapes[annotation["category_id"]], **annotation["attributes"], box=box, area=int(mask.sum()))
+
+
+def leaves(program: Any) -> Iterator[tuple[str, str]]:
+    """Attributes and values that a program names."""
+    if isinstance(program, list):
+        if program[0] in ("filter", "not"):
+            yield program[1], program[2]
+        for part in program[1:]:
+            yield from leaves(part)
+
+
+def regions(mask: Mask) -> int:
+    """Number of regions that do not touch, not even at a corner."""
+    rest = {tuple(pixel) for pixel in np.argwhere(mask).tolist()}
+    count = 0
+    while rest:
+        count += 1
+        front = [rest.pop()]
+        while front:
+            row, column = front.pop()
+            near = {(row + r, column + c) for r, c in itertools.product((-1, 0, 1), repeat=2)} & rest
+            rest -= near
+            front += near
+    return count
+
+
+def share(hits: list[bool]) -> float:
+    return 100 * sum(hits) / len(hits)
+
+
+def test_contents_are_those_that_the_card_pins(made: Made) -> None:
+    pins = datasets.load("mini").sha256
+    assert mini.annotations_sha256(made.root) == pins["annotations"]
+    assert mini.pixels_sha256(made.root) == pins["pixels"]
+
+
+def test_card_states_counts_and_shares_of_kinds(made: Made) -> None:
+    card = datasets.load("mini")
+    for split, stated in card.splits.items():
+        refs = [ref for ref in made.refs if ref["split"] == split]
+        sentences = sum(len(ref["sentences"]) for ref in refs)
+        counted = {"images": len({ref["image_id"] for ref in refs}), "refs": len(refs), "expressions": sentences}
+        assert {name: count.n for name, count in stated.counts().items()} == counted
+    kinds = [sentence["kind"] for _, sentence in made.sentences]
+    assert card.kinds == {kind: round(share([k == kind for k in kinds]), 1) for kind in SHARES}
+    assert max(len(sentence["tokens"]) for _, sentence in made.sentences) <= card.max_words
+
+
+def test_reader_of_refcoco_reads_it(made: Made) -> None:
+    index = source.open_index("mini", str(made.root))
+    val = index.split("val")
+    sentences = {s["sent_id"]: s for ref, s in made.sentences if ref["split"] == "val"}
+    assert dict(zip(val.sent_id.tolist(), val.kind, strict=True)) == {k: s["kind"] for k, s in sentences.items()}
+    assert dict(zip(val.sent_id.tolist(), val.sent, strict=True)) == {k: s["sent"] for k, s in sentences.items()}
+    ann_id = int(val.ann_id[0])
+    assert rle.area(index.truth(ann_id, "union"), index.size(int(val.image_id[0]))) == made.masks[ann_id].sum()
+
+
+def test_every_expression_means_its_object_by_the_annotations_alone(made: Made) -> None:
+    things = {image: [facts(made, annotation) for annotation in found] for image, found in made.objects.items()}
+    for ref, sentence in made.sentences:
+        number = mini.referent(sentence["program"], things[ref["image_id"]])
+        assert made.objects[ref["image_id"]][number]["id"] == ref["ann_id"], sentence["raw"]
+
+
+def test_words_name_the_attributes_of_the_program_and_no_others(made: Made) -> None:
+    words = {noun: ("shape", shape) for shape, nouns in NOUNS.items() for noun in nouns}
+    words |= {colour: ("colour", colour) for colour in COLOURS} | {"plain": ("pattern", "plain")}
+    words |= dict.fromkeys(("striped", "stripes"), ("pattern", "striped"))
+    words |= dict.fromkeys(("dotted", "dots"), ("pattern", "dotted"))
+    words |= dict.fromkeys(("big", "large"), ("size", "large")) | dict.fromkeys(("small", "tiny"), ("size", "small"))
+    for _, sentence in made.sentences:
+        said = {words[token] for token in sentence["tokens"] if token in words}
+        meant = set(leaves(sentence["program"]))
+        assert {pair for pair in said if pair[0] != "size"} == {pair for pair in meant if pair[0] != "size"}
+        if "large" in sentence["tokens"] and "size" in dict(meant):
+            assert ("size", "large") in meant
+
+
+def test_words_name_the_side_of_the_program(made: Made) -> None:
+    words = {"left": "left leftmost", "right": "right rightmost"}
+    words |= {"top": "top upper highest", "bottom": "bottom lower lowest"}
+    for _, sentence in made.sentences:
+        if sentence["program"][0] in ("extreme", "ordinal"):
+            for side in sentence["program"][-2].split():
+                assert set(words[side].split()) & set(sentence["tokens"]), sentence["raw"]
+
+
+def test_every_split_holds_every_kind_near_its_share(made: Made) -> None:
+    for split in mini.IMAGES:
+        kinds = Counter(sentence["kind"] for ref, sentence in made.sentences if ref["split"] == split)
+        for kind, wanted in SHARES.items():
+            assert abs(100 * kinds[kind] / kinds.total() - wanted) < 2.5, (split, kind)
+
+
+def test_class_alone_does_not_tell_the_referent_in_most_expressions(made: Made) -> None:
+    classes = {image: Counter(a["category_id"] for a in found) for image, found in made.objects.items()}
+    assert share([classes[ref["image_id"]][ref["category_id"]] > 1 for ref, _ in made.sentences]) >= 60
+
+
+def test_images_are_small_and_hold_four_to_seven_objects_some_behind_others(made: Made) -> None:
+    sides = {side for image in made.instances["images"] for side in (image["height"], image["width"])}
+    counts = {len(found) for found in made.objects.values()}
+    touching = [
+        any((np.pad(a, 1)[1:-1, 2:] & b).any() or (np.pad(a, 1)[2:, 1:-1] & b).any() for a, b in pairs)
+        for found in made.objects.values()
+        for pairs in [list(itertools.permutations([made.masks[annotation["id"]] for annotation in found], 2))]
+    ]
+    assert (min(sides), max(sides), counts) == (64, 96, {4, 5, 6, 7})
+    assert share(touching) > 50
+
+
+def test_annotations_are_whole_visible_and_never_cover_each_other(made: Made) -> None:
+    for image in made.instances["images"]:
+        found = made.objects[image["id"]]
+        masks = [made.masks[annotation["id"]] for annotation in found]
+        assert sum(masks[1:], masks[0].astype(int)).max() == 1
+        for annotation in found:
+            thing = facts(made, annotation)
+            assert (annotation["area"], tuple(annotation["bbox"])) == (thing.area, thing.box)
+            assert thing.area >= 30
+
+
+def test_a_tenth_of_the_refs_lies_in_several_parts(made: Made) -> None:
+    assert share([regions(made.masks[ref["ann_id"]]) > 1 for ref in made.refs]) >= 10
+
+
+def test_some_refs_have_polygons_that_overlap(made: Made) -> None:
+    by_id = {annotation["id"]: annotation for annotation in made.instances["annotations"]}
+    hits = []
+    for ref in made.refs:
+        size = made.masks[ref["ann_id"]].shape
+        parts = rle.from_polygons(by_id[ref["ann_id"]]["segmentation"], (size[0], size[1]))
+        hits.append(sum(rle.area(part, (size[0], size[1])) for part in parts) > made.masks[ref["ann_id"]].sum())
+    assert 2 <= share(hits) <= 15
+
+
+def test_test_splits_hold_one_family_of_classes_each_and_the_others_both(made: Made) -> None:
+    families = {category["id"]: category["supercategory"] for category in made.instances["categories"]}
+    referred = {split: {families[r["category_id"]] for r in made.refs if r["split"] == split} for split in mini.IMAGES}
+    assert referred == {"train": set(FAMILIES), "val": set(FAMILIES), "testA": {"round"}, "testB": {"angular"}}
+    assert all({families[a["category_id"]] for a in found} == set(FAMILIES) for found in made.objects.values())
+
+
+def test_no_image_is_in_two_splits(made: Made) -> None:
+    splits = defaultdict(set)
+    for ref in made.refs:
+        splits[ref["image_id"]].add(ref["split"])
+    files = [(made.root / "images" / "mini" / image["file_name"]) for image in made.instances["images"]]
+    assert {len(found) for found in splits.values()} == {1}
+    assert len({file.read_bytes() for file in files}) == len(files) == sum(mini.IMAGES.values())
+
+
+def test_plain_objects_show_the_colour_that_their_annotation_names(made: Made) -> None:
+    palette = np.array(list(COLOURS.values()))
+    for image in made.instances["images"][::10]:
+        with Image.open(made.root / "images" / "mini" / image["file_name"]) as picture:
+            pixels = np.asarray(picture).astype(int)
+        nearest = np.abs(pixels[:, :, None] - palette).sum(-1).argmin(-1)
+        for annotation in made.objects[image["id"]]:
+            if annotation["attributes"]["pattern"] == "plain":
+                seen = Counter(nearest[made.masks[annotation["id"]]].tolist())
+                assert list(COLOURS)[seen.most_common(1)[0][0]] == annotation["attributes"]["colour"]
+
+
+def test_background_never_has_the_colour_of_an_object(made: Made) -> None:
+    palette = np.array(list(COLOURS.values()))
+    for image in made.instances["images"][::10]:
+        with Image.open(made.root / "images" / "mini" / image["file_name"]) as picture:
+            pixels = np.asarray(picture).astype(int)
+        objects = np.logical_or.reduce([made.masks[annotation["id"]] for annotation in made.objects[image["id"]]])
+        assert np.abs(pixels[~objects][:, None] - palette).max(-1).min() > 40
+
+
+def test_refs_have_the_keys_of_refcoco(made: Made) -> None:
+    keys = {"sent_ids", "file_name", "ann_id", "ref_id", "image_id", "split", "sentences", "category_id"}
+    assert all(set(ref) == keys for ref in made.refs)
+    assert all(set(s) == {"tokens", "raw", "sent_id", "sent", "kind", "program"} for _, s in made.sentences)
+    assert [s["sent_id"] for _, s in made.sentences] == list(range(len(made.sentences)))
+    assert all(ref["sent_ids"] == [s["sent_id"] for s in ref["sentences"]] for ref in made.refs)
+
+
+def test_sentences_are_the_raw_ones_cleaned(made: Made) -> None:
+    for _, sentence in made.sentences:
+        cleaned = "".join(c for c in sentence["raw"].lower() if c not in ".,!")
+        assert sentence["sent"] == cleaned == " ".join(sentence["tokens"])
+    assert 10 < share([sentence["raw"] != sentence["sent"] for _, sentence in made.sentences]) < 40
+
+
+def test_objects_have_several_wordings_from_a_small_vocabulary(made: Made) -> None:
+    assert all(2 <= len({s["sent"] for s in ref["sentences"]}) == len(ref["sentences"]) <= 4 for ref in made.refs)
+    assert 60 <= len({token for _, sentence in made.sentences for token in sentence["tokens"]}) <= 85
+
+
+def test_same_seed_makes_the_same_and_another_seed_another(tmp_path: Path) -> None:
+    for name, seed in (("one", 3), ("two", 3), ("other", 4)):
+        mini._make(tmp_path / name, seed, FEW)
+    hashes = [
+        (mini.annotations_sha256(tmp_path / n), mini.pixels_sha256(tmp_path / n)) for n in ("one", "two", "other")
+    ]
+    assert hashes[0] == hashes[1]
+    assert hashes[0][0] != hashes[2][0] and hashes[0][1] != hashes[2][1]
+
+
+def test_what_is_not_as_the_card_pins_it_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mini, "IMAGES", FEW)
+    with pytest.raises(InputError, match="annotations of mini came out with sha256"):
+        mini.make(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_may_make_it_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: mini._make(tmp_path / "shared", 3, FEW), range(4)))
+    mini._make(tmp_path / "alone", 3, FEW)
+    assert mini.pixels_sha256(tmp_path / "shared") == mini.pixels_sha256(tmp_path / "alone")
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["images", "mini"]
+
+
+def test_interrupted_run_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(draft: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mini, "_publish", interrupt)
+        mini._make(tmp_path, 3, FEW)
+    assert list(tmp_path.iterdir()) == []
+    mini._make(tmp_path, 3, FEW)
+    assert (tmp_path / "mini" / "instances.json").is_file()
+
+
+def test_what_is_there_is_kept_and_another_seed_refused(tmp_path: Path) -> None:
+    mini._make(tmp_path, 3, FEW)
+    before = (tmp_path / "mini" / "instances.json").stat().st_mtime_ns
+    mini.make(tmp_path, 3)
+    assert (tmp_path / "mini" / "instances.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="holds mini of seed 3, not 4. Name another folder"):
+        mini.make(tmp_path, 4)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="mini cannot be written to .*file.*Name a folder"):
+        mini.make(tmp_path / "file")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.data())
+def test_polygons_of_any_mask_give_the_mask_back(height: int, width: int, data: st.DataObject) -> None:
+    bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    mask = np.array(bits).reshape(height, width)
+    size = (height, width)
+    parts = rle.from_polygons(polygons(mask), size) if mask.any() else [rle.encode(mask)]
+    assert (rle.decode(rle.merge(parts, size), size) == mask).all()
+    assert sum(rle.area(part, size) for part in parts) == mask.sum()
+
+
+def thing(
+    shape: str, colour: str, x: int, y: int, area: int = 100, size: str = "small", pattern: str = "plain"
+) -> Thing:
+    """An object of 10 x 10 pixels around (x, y)."""
+    return Thing(shape, colour, pattern, size, (x - 5, y - 5, 10, 10), area)
+
+
+ROW = [
+    thing("star", "red", 10, 30),
+    thing("star", "blue", 30, 32, area=400, size="large"),
+    thing("star", "red", 50, 28, area=210, size="medium", pattern="striped"),
+    thing("moon", "red", 70, 60),
+]
+STARS = ["filter", "shape", "star", ["all"]]
+MOON = ["filter", "shape", "moon", ["all"]]
+
+
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [
+        (MOON, 3),
+        (["filter", "colour", "blue", STARS], 1),
+        (["not", "colour", "red", ["all"]], 1),
+        (["extreme", "left", STARS], 0),
+        (["extreme", "right", STARS], 2),
+        (["extreme", "bottom", ["all"]], 3),
+        (["extreme", "top left", ["all"]], 0),
+        (["middle", STARS], 1),
+        (["ordinal", 2, "left", STARS], 1),
+        (["ordinal", 3, "right", ["all"]], 1),
+        (["largest", STARS], 1),
+        (["smallest", STARS], 0),
+        (["except", ["filter", "colour", "red", STARS], ["extreme", "left", STARS]], 2),
+        (["right_of", STARS, ["filter", "colour", "blue", STARS]], 2),
+        (["left_of", STARS, ["filter", "colour", "blue", STARS]], 0),
+        (["above", ["filter", "pattern", "striped", STARS], MOON], 2),
+        (["below", ["filter", "colour", "red", ["all"]], ["filter", "pattern", "striped", STARS]], 3),
+        (["below", ["all"], ["filter", "pattern", "striped", STARS]], None),
+        (["nearest", ["all"], ["extreme", "left", STARS]], 1),
+        (["nearest", ["all"], ["filter", "colour", "blue", ["all"]]], None),
+        (["nearest", STARS, MOON], None),
+        (["filter", "size", "small", ["filter", "pattern", "plain", STARS]], 0),
+    ],
+)
+def test_programs_mean_what_a_scene_worked_by_hand_says(program: list[Any], number: int | None) -> None:
+    if number is None:
+        with pytest.raises(ValueError, match="means 0 objects, not one"):
+            mini.referent(program, ROW)
+    else:
+        assert mini.referent(program, ROW) == number
+
+
+@pytest.mark.parametrize(
+    ("program", "change"),
+    [
+        (["extreme", "left", STARS], {"box": (5 + GAP // 2 - 1, 25, 10, 10)}),
+        (["ordinal", 2, "left", STARS], {"box": (5 + GAP // 2 - 1, 25, 10, 10)}),
+        (["largest", STARS], {"area": 300}),
+        (["smallest", STARS], {"area": 140}),
+        (["smallest", STARS], {"size": "small"}),
+        (["filter", "size", "small", ["filter", "pattern", "plain", STARS]], {"size": "medium", "pattern": "plain"}),
+        (["left_of", STARS, ["filter", "colour", "blue", STARS]], {"box": (25, 5, 10, 10), "colour": "blue"}),
+    ],
+)
+def test_what_is_too_close_to_call_means_nothing(program: list[Any], change: dict[str, Any]) -> None:
+    scene = [*ROW[:2], ROW[2]._replace(**change), ROW[3]]
+    assert mini.referent(program, ROW) in (0, 1)
+    with pytest.raises(ValueError, match="means 0 objects, not one"):
+        mini.referent(program, scene)

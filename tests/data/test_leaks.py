@@ -1,0 +1,165 @@
+"""Leaks: overlaps counted by brute force, files of image ids, and what of it a record says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pickle
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from risbench import datasets
+from risbench.cli import data as cli_data
+from risbench.data import leaks, source
+from risbench.errors import InputError
+
+Refs = list[dict[str, Any]]
+
+
+@pytest.fixture
+def root(small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data root of the data sets one and two, divided at random; three, of the same images, has no files there."""
+    root = Path(shutil.copytree(small_root, tmp_path / "root"))
+    dice = random.Random(3)
+    about = (root / "small.toml").read_text().split("[splits]")[0]
+    splits = "[splits]\ntrain = { evaluation = false }\nval = {}\ntestA = {}\ntestB = {}\n"
+    for name in ("one", "two", "three"):
+        (root / f"{name}.toml").write_text(about.replace('"small"', f'"{name}"') + splits)
+    for name in ("one", "two"):
+        shutil.copytree(root / "small", root / name)
+        refs = refs_of(root, name)
+        for ref in refs:
+            ref["split"] = dice.choice(["train", "train", "val", "testA", "testB"])
+        (root / name / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    monkeypatch.setattr(datasets, "_cards", lambda: {name: root / f"{name}.toml" for name in ("one", "two", "three")})
+    return root
+
+
+def refs_of(root: Path, name: str) -> Refs:
+    refs: Refs = pickle.loads((root / name / "refs(unc).p").read_bytes())
+    return refs
+
+
+def trained(refs: Refs) -> set[int]:
+    return {ref["image_id"] for ref in refs if ref["split"] == "train"}
+
+
+def shared(refs: Refs, split: str, ids: set[int]) -> tuple[int, int, int, int]:
+    """Images and expressions of a split, each with the number of those that are shared."""
+    images = {ref["image_id"] for ref in refs if ref["split"] == split}
+    expressions = [ref["image_id"] for ref in refs if ref["split"] == split for _ in ref["sentences"]]
+    return len(images), len(images & ids), len(expressions), sum(image in ids for image in expressions)
+
+
+NUMBERS = ("images", "shared images", "expressions", "shared expressions")
+
+
+def test_every_evaluation_split_is_compared_with_every_training_set_of_its_images(root: Path) -> None:
+    found = leaks.table("", [], str(root))
+    refs = {name: refs_of(root, name) for name in ("one", "two")}
+    expected = {
+        (f"{training} train", name, split): shared(refs[name], split, trained(refs[training]))
+        for training in refs
+        for name in refs
+        for split in {ref["split"] for ref in refs[name]} - {"train"}
+    }
+    rows = found.flat()
+    keys = [(str(row["training set"]), str(row["data set"]), str(row["split"])) for row in rows]
+    assert dict(zip(keys, [tuple(row[name] for name in NUMBERS) for row in rows], strict=True)) == expected
+    assert len(keys) == len(expected) and any(count[1] for count in expected.values())
+    for row, count in zip(rows, (expected[key] for key in keys), strict=True):
+        assert row["shared images %"] == 100 * count[1] / count[0]
+        assert row["shared expressions %"] == 100 * count[3] / count[2]
+    assert "Not at hand, and not compared: three." in found.notes
+
+
+def test_a_card_by_its_path_is_compared_with_those_of_the_same_images(root: Path) -> None:
+    rows = leaks.table(str(root / "small.toml"), [], str(root)).flat()
+    assert {row["data set"] for row in rows} == {"small"}
+    assert {row["training set"] for row in rows} == {"small train", "one train", "two train"}
+    assert {row["shared images"] for row in rows if row["training set"] == "small train"} == {0}
+
+    elsewhere = (root / "small.toml").read_text().replace("images/small", "images/others")
+    (root / "small.toml").write_text(elsewhere)
+    rows = leaks.table(str(root / "small.toml"), [], str(root)).flat()
+    assert {row["training set"] for row in rows} == {"small train"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ids.txt", "4\n\n 5 \n999\n4\n"),
+        ("ids.json", "[4, 5, 999, 4]"),
+        ("instances_train2014.json", '{"info": {}, "images": [{"id": 4, "height": 1}, {"id": 5}, {"id": 999}]}'),
+    ],
+)
+def test_image_ids_of_a_file_are_a_training_set(root: Path, name: str, text: str) -> None:
+    (root / name).write_text(text)
+    assert leaks.image_ids(root / name).tolist() == [4, 5, 999]
+    rows = leaks.table(str(root / "small.toml"), [root / name], str(root)).flat()
+    mine = {row["split"]: row["shared expressions"] for row in rows if row["training set"] == str(root / name)}
+    assert mine == {"val": 4, "testA": 3, "testB": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("empty.txt", "\n"),
+        ("names.txt", "4\nCOCO_train2014_000000000005.jpg"),
+        ("negative.txt", "-4"),
+        ("long.txt", "1" * 30),
+        ("empty.json", "[]"),
+        ("text.json", "4\n5"),
+        ("names.json", '["4"]'),
+        ("negative.json", "[-4]"),
+        ("long.json", "[" + "1" * 30 + "]"),
+        ("captions.json", '{"annotations": []}'),
+    ],
+)
+def test_a_file_without_image_ids_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name} holds no list of image ids: give"):
+        leaks.image_ids(tmp_path / name)
+
+
+def test_what_cannot_be_compared_is_said(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none.txt cannot be read: No such file"):
+        leaks.table("", [tmp_path / "none.txt"], str(root))
+    with pytest.raises(InputError, match="No data set lies below the data root"):
+        leaks.table("", [], str(tmp_path / "nowhere"))
+    only = [{**ref, "split": "val"} for ref in refs_of(root, "one")]
+    for name in ("one", "two"):
+        (root / name / "refs(unc).p").write_bytes(pickle.dumps(only))
+    with pytest.raises(InputError, match="No training set of one is at hand: give one with --train FILE"):
+        leaks.table("one", [], str(root))
+
+
+def test_a_record_says_which_share_of_the_expressions_was_trained_on(root: Path) -> None:
+    one, two = refs_of(root, "one"), refs_of(root, "two")
+    index = source.open_index("one", str(root))
+    for named, ids in (({"one", "ImageNet-1k"}, trained(one)), ({"one", "two", "three"}, trained(one) | trained(two))):
+        for split in set(index.split_names()) - {"train"}:
+            *_, expressions, on_shared = shared(one, split, ids)
+            assert leaks.leaked(named, index, split, str(root)) == 100 * on_shared / expressions
+    assert leaks.leaked(["three", "ImageNet-1k", "unknown"], index, "val", str(root)) is None
+
+    own = leaks.leaked(["one"], index, "val", str(root))
+    (root / "two" / "instances.json").write_text("damaged")
+    assert leaks.leaked(["one", "two"], index, "val", str(root)) == own
+
+
+def test_the_command_prints_the_overlaps(root: Path) -> None:
+    (root / "ids.txt").write_text("4\n6\n")
+    options = ["--train", str(root / "ids.txt"), "--data-root", str(root), "--format", "csv"]
+    answer = CliRunner().invoke(cli_data.app, ["leaks", str(root / "small.toml"), *options])
+    assert answer.exit_code == 0, answer.output
+    rows = [row for row in csv.DictReader(io.StringIO(answer.output)) if row["training set"] == str(root / "ids.txt")]
+    assert [(row["split"], row["shared images"]) for row in rows] == [("val", "1"), ("testA", "0"), ("testB", "1")]
+    answer = CliRunner().invoke(cli_data.app, ["leaks", str(root / "small.toml"), "--data-root", str(root)])
+    assert answer.exit_code == 0 and "small train" in answer.output and re.search(r"\b0 +0\.00\b", answer.output)

@@ -1,0 +1,235 @@
+"""Targets of several annotations, or of none: what is read, what is refused, and who sees them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from risbench import datasets
+from risbench.data import doctor, index, refer, rle
+from risbench.data.index import Index
+from risbench.errors import InputError
+from risbench.scoring import protocol, references, slices
+
+Refs = list[dict[str, Any]]
+REFS = range(1, 17)
+NOTHING = (3, 5, 10, 13, 16)  # the refs that mean nothing
+
+
+@pytest.fixture
+def refs(sets_root: Path) -> Refs:
+    """The refs of the file, to be changed."""
+    found: Refs = json.loads((sets_root / "sets" / "grefs(unc).json").read_text())
+    return found
+
+
+def members(refs: Refs, ref_id: int) -> list[int]:
+    return next([one for one in ref["ann_id"] if one > 0] for ref in refs if ref["ref_id"] == ref_id)
+
+
+def of_ref(opened: Index, ref_id: int) -> tuple[int, int, rle.Size]:
+    """Target, image and size of a ref."""
+    for split in map(opened.split, opened.split_names()):
+        if (row := np.flatnonzero(split.ref_id == ref_id)).size:
+            place = row[0]
+            size = int(split.height[place]), int(split.width[place])
+            return int(split.ann_id[place]), int(split.image_id[place]), size
+    raise AssertionError(ref_id)
+
+
+def painted(small_index: Index, meant: list[int], rule: Any, size: rle.Size) -> rle.Mask:
+    """The union pixel by pixel, from the data set that has each annotation alone."""
+    canvas = np.zeros(size, bool)
+    for ann_id in meant:
+        canvas |= rle.decode(small_index.truth(ann_id, rule), size)
+    return canvas
+
+
+@pytest.mark.parametrize("ref_id", REFS)
+@pytest.mark.parametrize("rule", ["union", "once"])
+def test_the_truth_of_a_target_is_the_union_of_its_annotations(
+    sets_index: Index, small_index: Index, refs: Refs, ref_id: int, rule: Any
+) -> None:
+    target, _, size = of_ref(sets_index, ref_id)
+    meant = members(refs, ref_id)
+    mask = rle.decode(sets_index.truth(target, rule), size)
+    assert np.array_equal(mask, painted(small_index, meant, rule, size))
+    objects, area = sets_index.meant(np.array([target]))
+    assert objects.tolist() == [len(meant)]
+    assert area.tolist() == [painted(small_index, meant, "union", size).sum()]
+
+
+def test_one_annotation_is_its_own_target_and_every_other_set_has_one_negative_id(
+    sets_index: Index, refs: Refs
+) -> None:
+    ids = {key: of_ref(sets_index, key)[0] for key in REFS}
+    single = {key: members(refs, key)[0] for key in REFS if len(members(refs, key)) == 1}
+    assert {key: ids[key] for key in single} == single
+    others = [target for key, target in ids.items() if key not in single]
+    assert max(others) < -1 and len(set(others)) == len(others)
+
+
+def test_equal_sets_of_an_image_are_one_target_whatever_their_order(
+    sets_root: Path, tmp_path: Path, refs: Refs
+) -> None:
+    refs.append(
+        {**refs[1], "ref_id": 99, "ann_id": [11, 12], "sentences": [{**refs[1]["sentences"][0], "sent_id": 999}]}
+    )
+    columns = read(sets_root, tmp_path, refs)
+    targets = dict(zip(*(columns.expressions.column(name).to_pylist() for name in ("ref_id", "ann_id")), strict=True))
+    assert targets[99] == targets[2] != targets[6]
+    again = read(sets_root, tmp_path, refs[::-1])
+    assert again.annotations.equals(columns.annotations) and again.expressions.equals(columns.expressions)
+
+
+def test_polygons_are_those_of_all_unless_one_has_run_lengths_or_there_are_none(
+    sets_index: Index, small_index: Index
+) -> None:
+    both = sets_index.polygons(of_ref(sets_index, 2)[0])
+    assert both == [*(small_index.polygons(11) or []), *(small_index.polygons(12) or [])]
+    assert sets_index.polygons(of_ref(sets_index, 4)[0]) is None  # 21 is run lengths
+    assert sets_index.polygons(of_ref(sets_index, 3)[0]) is None
+
+
+@pytest.mark.parametrize("name", protocol.names())
+def test_every_protocol_makes_a_truth_of_its_size(sets_index: Index, name: str) -> None:
+    rule = protocol.load(name).score
+    for ref_id in REFS:
+        target, _, size = of_ref(sets_index, ref_id)
+        counts = rule.truth(sets_index, target, size)
+        assert rle.check(counts, rule.size(size)) is None
+        assert (rle.area(counts, rule.size(size)) == 0) == (ref_id in NOTHING)
+
+
+def test_sets_are_no_objects_of_their_image(sets_index: Index, small_index: Index) -> None:
+    for image_id in small_index.image_ids().tolist():
+        assert sets_index.candidates(image_id) == small_index.candidates(image_id)
+    assert sets_index.annotations().equals(small_index.annotations())
+    assert np.array_equal(sets_index.completely_annotated(), small_index.completely_annotated())
+
+
+def test_members_of_a_set_count_as_referred_to_in_a_partial_copy(sets_index: Index) -> None:
+    partial = Index(sets_index.card, sets_index.hash, True, sets_index.images_folder, sets_index.folder)
+    assert partial.completely_annotated().tolist() == [3]  # where nobody refers to the crowd
+
+
+def test_slices_know_how_many_are_meant_and_do_not_guess(sets_index: Index, small_index: Index) -> None:
+    split = sets_index.split("train")
+    found = slices.labels(sets_index, split)
+    by_ref = {name: dict(zip(split.ref_id.tolist(), values, strict=True)) for name, values in found.items()}
+    assert by_ref["targets"] == {1: "one", 2: "several", 3: "none", 4: "several", 5: "none", 6: "several", 7: "one"}
+    assert [by_ref["same-class distractors"][key] for key in range(1, 8)] == ["0", *["unknown"] * 5, "0"]
+    assert (
+        by_ref["object size"][3] == by_ref["touching the border"][3] == by_ref["pieces of the object"][3] == "unknown"
+    )
+    assert by_ref["pieces of the object"][2] == "several" and by_ref["object size"][2] == "small"
+    assert by_ref["objects in the image"][3] == by_ref["objects in the image"][1]
+    assert "targets" not in slices.labels(small_index, small_index.split("train"))
+
+
+def test_the_doctor_reads_it(sets_index: Index) -> None:
+    findings = doctor.examine(sets_index)
+    assert any(finding.startswith("testA: 2 refs (2 expressions) have overlapping polygons") for finding in findings)
+
+
+def test_references_answer_it(sets_index: Index) -> None:
+    found = references.predict("oracle-64", sets_index, "val", protocol=protocol.load("grefcoco"))
+    split = sets_index.split("val")
+    assert found.says_nothing().tolist() == [ref_id in NOTHING for ref_id in split.ref_id.tolist()]
+    assert len(references.predict("random-object", sets_index, "val")) == len(split)
+
+
+# files
+
+
+def read(sets_root: Path, folder: Path, refs: Refs, name: str = "refs.json") -> refer.Columns:
+    (folder / name).write_bytes(pickle.dumps(refs) if name.endswith(".p") else json.dumps(refs).encode())
+    return refer.read(folder / name, sets_root / "sets" / "instances.json")
+
+
+def test_a_pickle_and_json_that_say_the_same_give_the_same(sets_root: Path, tmp_path: Path, refs: Refs) -> None:
+    made = [read(sets_root, tmp_path, refs, name) for name in ("refs.json", "refs.p")]
+    assert made[0].expressions.equals(made[1].expressions)
+    assert made[0].annotations.equals(made[1].annotations)
+
+
+def test_refs_of_one_annotation_read_as_refcoco_whether_in_a_list_or_not(small_root: Path, tmp_path: Path) -> None:
+    refs = pickle.loads((small_root / "small" / "refs(unc).p").read_bytes())
+    listed = [{**ref, "ann_id": [ref["ann_id"]], "no_target": False} for ref in refs]
+    one, other = (read_small(small_root, tmp_path, given) for given in (refs, listed))
+    assert one.expressions.equals(other.expressions) and one.annotations.equals(other.annotations)
+
+
+def read_small(small_root: Path, folder: Path, refs: Refs) -> refer.Columns:
+    (folder / "refs.json").write_text(json.dumps(refs))
+    return refer.read(folder / "refs.json", small_root / "small" / "instances.json")
+
+
+Change = Callable[[Refs], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda refs: refs[1].update(ann_id=[11, 13]), "ref 2 of .* annotation 13, which instances.json does not hold"),
+        (lambda refs: refs[1].update(ann_id=[11, 21]), "ref 2 .* image 1, but its annotation 21 lies on image 2"),
+        (lambda refs: refs[1].update(ann_id=[11, 11]), r"ref 2 .* the annotations \[11, 11\], one of them twice"),
+        (
+            lambda refs: refs[1].update(ann_id=[]),
+            r"ref 2 .* an empty list of annotations, where \[-1\] says that nothing",
+        ),
+        (lambda refs: refs[1].update(no_target=True), r"ref 2 .* annotations \[12, 11\], though its no_target is true"),
+        (lambda refs: refs[2].update(no_target=False), r"ref 3 .* no annotation .*though its no_target is false"),
+        (lambda refs: refs[1].update(ann_id=[11, -1]), "ref 2 .* annotation -1, which instances.json does not hold"),
+        (
+            lambda refs: refs[2].update(ann_id=-1, no_target=None),
+            "ref 3 .* annotation -1, which instances.json does not",
+        ),
+        (lambda refs: refs[2].update(image_id=77), "ref 3 .* image 77, which instances.json does not hold"),
+        (
+            lambda refs: refs[1].update(ann_id=[11, "12"]),
+            "ref 2 .* is wrong at 'ann_id': Input should be a valid integer",
+        ),
+        (lambda refs: refs[1].update(ann_id=None), "ref 2 .* is wrong at 'ann_id': Input should be a valid integer"),
+        (lambda refs: refs[1].update(no_target="no"), "ref 2 .* is wrong at 'no_target': Input should be a valid bool"),
+    ],
+)
+def test_wrong_refs_are_refused_in_one_sentence(
+    sets_root: Path, tmp_path: Path, refs: Refs, change: Change, message: str
+) -> None:
+    change(refs)
+    with pytest.raises(InputError, match=message):
+        read(sets_root, tmp_path, refs)
+
+
+def test_refs_without_no_target_are_told_by_their_annotations(sets_root: Path, tmp_path: Path, refs: Refs) -> None:
+    without = [{key: value for key, value in ref.items() if key != "no_target"} for ref in refs]
+    assert read(sets_root, tmp_path, without).annotations.equals(read(sets_root, tmp_path, refs).annotations)
+
+
+def test_a_file_that_is_no_json_is_named(sets_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "refs.json").write_text("[{")
+    with pytest.raises(InputError, match=r"refs\.json is not JSON \(.*\)\. Take refs"):
+        refer.read(tmp_path / "refs.json", sets_root / "sets" / "instances.json")
+    (tmp_path / "refs.json").write_text("{}")
+    with pytest.raises(InputError, match=r"refs\.json holds no list of refs but a dict"):
+        refer.read(tmp_path / "refs.json", sets_root / "sets" / "instances.json")
+
+
+def test_a_broken_mask_of_one_of_several_is_named(sets_root: Path, tmp_path: Path) -> None:
+    instances = json.loads((sets_root / "sets" / "instances.json").read_text())
+    next(one for one in instances["annotations"] if one["id"] == 12)["segmentation"] = [[1.0, 2.0]]
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    with pytest.raises(InputError, match="annotation 12 of .*, which ref 2 refers to, has no polygon of three points"):
+        refer.read(sets_root / "sets" / "grefs(unc).json", tmp_path / "instances.json")
+
+
+def test_missing_grefcoco_says_where_it_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"grefcoco needs the file .*grefs\(unc\)\.json.*henghuiding/gRefCOCO"):
+        index.load(datasets.load("grefcoco"), tmp_path)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch.nn import functional
+
+from risbench import methods, recipe
+from risbench.api import Batch, Method, Prediction, peak_of
+from risbench.data import loader, rle
+from risbench.data.index import Index, Split
+from risbench.engine import distributed, predict
+from risbench.engine.predict import Predictor
+from risbench.scoring import predictions, protocol
+from risbench.scoring.predictions import Header, Predictions
+from risbench.scoring.protocol import ScoreHalf
+
+SETTINGS, _ = recipe.load(
+    methods.recipe_file("lts"), ["tiny"], ["image.size=64", "text.max_tokens=8", "predict.images_per_batch=1"]
+)
+WRONG = predictions.build(None, [1], [(2, 2)], [rle.from_counts([4], (2, 2))], [None])
+
+
+@pytest.fixture
+def train(small_index: Index) -> Split:
+    """The split with most images: three, so three batches."""
+    return small_index.split("train")
+
+
+@pytest.fixture
+def predictor(train: Split) -> Predictor:
+    torch.manual_seed(0)
+    tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
+    model = methods.load("lts").build(SETTINGS, tokenizer)
+    return Predictor.of(model, tokenizer, SETTINGS, protocol.load("original"), distributed.start())
+
+
+class Given(torch.nn.Module):
+    """A method that answers what it is given."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        super().__init__()
+        self.prediction = prediction
+
+    def predict(self, batch: Batch) -> Prediction:
+        return self.prediction
+
+
+def under(prediction: Prediction, train: Split, name: str = "lavt") -> Predictor:
+    tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
+    return Predictor.of(cast(Method, Given(prediction)), tokenizer, SETTINGS, protocol.load(name), distributed.start())
+
+
+def header(predictor: Predictor) -> Header:
+    return Header(dataset="small", split="train", input=dict(predictor.inputs), method="lts")
+
+
+def same(a: Predictions, b: Predictions) -> bool:
+    return bool((a.sent_id == b.sent_id).all()) and a.counts == b.counts and bool((a.peak_row == b.peak_row).all())
+
+
+def test_a_killed_prediction_goes_on_where_it_was(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
+    batch, computed = predict._batch, []
+
+    def counted(*arguments: object) -> Predictions:
+        computed.append(1)
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        return batch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
+    assert not (tmp_path / "killed.parquet").exists()
+
+    again = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
+    assert len(computed) == 4  # three batches, of which the second was computed twice
+    assert same(whole, again)
+    assert same(predictions.read(tmp_path / "killed.parquet"), whole)
+
+
+def test_parts_of_another_copy_of_the_data_are_not_taken_over(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    mine = header(predictor).model_copy(update={"index": small_index.hash})
+    predictions.Parts(tmp_path / "file.parts", mine.model_copy(update={"index": "other"})).add(0, WRONG)
+    found = predict.predict(predictor, small_index, train, mine, tmp_path / "file.parquet", "")
+    assert found.sent_id.tolist() == train.sent_id.tolist()
+
+
+def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(
+    predictor: Predictor, small_index: Index, train: Split
+) -> None:
+    samples = predictor.samples(small_index, train)
+    item = samples[loader.whole_images(train, 3)[0]]
+    predictor.model.eval()
+    with torch.inference_mode():
+        sizes = [small_index.size(int(image_id)) for image_id in train.image_id]
+        areas = {}
+        for threshold in (0.02, 0.05, 0.98):
+            inputs = predictor.inputs.model_copy(update={"threshold": threshold})
+            masks, peaks = predict.masks(replace(predictor, inputs=inputs), item)
+            assert [tuple(mask.shape) for mask in masks] == sizes
+            areas[threshold] = sum(int(mask.sum()) for mask in masks)
+    assert areas[0.02] > areas[0.05] > areas[0.98] == 0
+    assert all(
+        peak is not None and 0 <= peak[0] < h and 0 <= peak[1] < w for peak, (h, w) in zip(peaks, sizes, strict=True)
+    )
+
+
+def test_without_a_peak_of_the_method_it_is_the_maximum_of_the_probability(
+    predictor: Predictor, small_index: Index, train: Split
+) -> None:
+    item = predictor.samples(small_index, train)[[0]]
+    probability = torch.zeros(1, 16, 16)
+    probability[0, 9, 3] = probability[0, 9, 7] = 0.8  # on ties the first in row order
+    assert peak_of(probability).tolist() == [[9, 3]]
+    ours = predict.peaks(Prediction(probability), item.frames)
+    given = predict.peaks(Prediction(probability, torch.tensor([[9, 3]])), item.frames)
+    assert ours == given
+
+
+def test_under_lavt_an_answer_at_480_is_cut_as_it_is(small_index: Index, train: Split) -> None:
+    probability = torch.rand(2, 480, 480, generator=torch.Generator().manual_seed(0))
+    probability[0, 3, 5] = 0.5  # a tie of two classes is background
+    predictor = under(Prediction(probability, torch.tensor([[7, 470], [479, 0]])), train)
+    item = predictor.samples(small_index, train)[[0, 1]]
+    assert item.batch.image.shape == (1, 3, 480, 480)
+    masks, peaks = predict.masks(predictor, item)
+    assert torch.equal(torch.stack(masks), probability > 0.5) and not masks[0][3, 5]
+    assert peaks == [(7, 470), (479, 0)]
+
+
+def test_under_lavt_a_coarser_answer_is_sampled_once_to_480(small_index: Index, train: Split) -> None:
+    probability = torch.rand(2, 120, 120, generator=torch.Generator().manual_seed(0))
+    predictor = under(Prediction(probability), train)
+    masks, peaks = predict.masks(predictor, predictor.samples(small_index, train)[[0, 1]])
+    sampled = functional.interpolate(probability[None], (480, 480), mode="bilinear", align_corners=False)[0]
+    clear = (sampled - 0.5).abs() > 1e-4
+    assert torch.equal(torch.stack(masks)[clear], (sampled > 0.5)[clear])
+    assert peaks == [(4 * row + 2, 4 * column + 2) for row, column in peak_of(probability).tolist()]
+
+
+def test_under_cris_the_border_has_the_colour_of_clip(small_index: Index, train: Split) -> None:
+    predictor = under(Prediction(torch.zeros(1, 104, 104)), train, "cris")
+    image = predictor.samples(small_index, train)[[0]].batch.image[0]  # 48 x 64, so 312 rows from row 52 on
+    mean, std = torch.tensor(SETTINGS.image.mean), torch.tensor(SETTINGS.image.std)
+    corner = (image[:, 51, 0] * std + mean) * 255
+    assert image.shape == (3, 416, 416) and torch.allclose(corner, torch.tensor([123.0, 117.0, 104.0]), atol=1e-3)
+
+
+def test_under_simrec_a_mask_is_cut_before_it_is_enlarged(small_index: Index, train: Split) -> None:
+    probability = torch.zeros(1, 416, 416)
+    probability[0, 200, 200] = 0.36
+    predictor = under(Prediction(probability), train, "simrec")
+    item = predictor.samples(small_index, train)[[0]]
+    larger = item._replace(frames=[item.frames[0]._replace(size=(624, 832))])  # twice the network's 312 x 416
+    masks, _ = predict.masks(predictor, larger)
+    rows, columns = masks[0].nonzero().T
+    assert (rows.unique().tolist(), columns.unique().tolist()) == ([295, 296, 297, 298], [399, 400, 401, 402])
+
+
+def test_joined_sentences_are_predicted_as_one_expression(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    joining = replace(predictor, inputs=predictor.inputs.model_copy(update={"sentences": "joined"}))
+    found = predict.predict(joining, small_index, train, header(joining), tmp_path / "joined.parquet", "")
+    asked = joining.inputs.asked(train)
+    assert found.sent_id.tolist() == asked.sent_id.tolist() and len(found) == 6
+    samples = joining.samples(small_index, train)
+    assert [samples.expression(number) for number in range(6)] == asked.sent
+
+
+def test_a_protocol_says_where_expressions_are_cut(small_index: Index, train: Split) -> None:
+    """The recipe says 8 words, lavt 20."""
+    predictor = under(Prediction(torch.zeros(1, 4, 4)), train)
+    assert predictor.tokenizer.max_tokens == 20
+    assert predictor.samples(small_index, train)[[0]].batch.words.ids.shape == (1, 20)
+
+
+def test_only_what_the_protocol_asks_is_predicted(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    drawing = replace(predictor, inputs=predictor.inputs.model_copy(update={"sentences": "random"}))
+    found = predict.predict(drawing, small_index, train, header(drawing), tmp_path / "drawn.parquet", "")
+    whole = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
+    asked = drawing.inputs.asked(train)
+    assert found.sent_id.tolist() == asked.sent_id.tolist()
+    assert found.counts == predictions.in_order(whole, train, asked).counts
+    assert predict.speed(drawing, small_index, train, seconds=0) > 0
+
+
+def test_the_file_of_a_fixed_size_says_so(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    small = ScoreHalf(scored_at=(40, 30))
+    made = header(predictor).model_copy(update={"scored_at": (40, 30)})
+    predict.predict(replace(predictor, rule=small), small_index, train, made, tmp_path / "file.parquet", "")
+    found = predictions.read(tmp_path / "file.parquet")
+    assert found.header and found.header.scored_at == (40, 30)
+    assert (set(found.height.tolist()), set(found.width.tolist())) == ({40}, {30})
+    assert (found.peak_row < 40).all() and (found.peak_col < 30).all()
+
+
+def test_the_stored_mask_is_the_predicted_one(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+) -> None:
+    lower = replace(predictor, inputs=predictor.inputs.model_copy(update={"threshold": 0.05}))
+    found = predict.predict(lower, small_index, train, header(lower), tmp_path / "file.parquet", "")
+    item = predictor.samples(small_index, train)[loader.whole_images(train, 1)[0]]
+    with torch.inference_mode():
+        masks, _ = predict.masks(lower, item)
+    for row, mask in zip(item.numbers, masks, strict=True):
+        size = (int(found.height[row]), int(found.width[row]))
+        assert (rle.decode(found.counts[row], size) == mask.numpy()).all()
+    assert any(mask.any() for mask in masks)

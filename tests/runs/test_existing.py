@@ -1,0 +1,77 @@
+"""Runs that were begun: which folder holds the training of a job, and whether it is over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from risbench import recipe
+from risbench.runs import existing
+from risbench.runs.job import Job, trained_with
+
+JOB = Job(method="lts", dataset="mini", variants=["filter"], seed=1, splits=["val"], overrides=["train.epochs=3"])
+
+
+def put(runs: Path, job: Job, epoch: int | None = None) -> Path:
+    """A folder as a run of the job leaves it after some epochs."""
+    folder = runs / f"run{len(list(runs.glob('*')))}"
+    folder.mkdir(parents=True)
+    job.write(folder)
+    (folder / "recipe.toml").write_text(recipe.dumps(trained_with(job)[0]), encoding="utf-8")
+    if epoch is not None:
+        (folder / "checkpoints" / "last").mkdir(parents=True)
+        (folder / "checkpoints" / "last" / "checkpoint.json").write_text(json.dumps({"epoch": epoch}))
+    return folder
+
+
+def found(job: Job, runs: Path) -> Path | None:
+    settings, variants = trained_with(job)
+    return existing.folder(job, variants, settings, runs)
+
+
+@pytest.mark.parametrize(("epoch", "over"), [(None, False), (2, False), (3, True)])
+def test_a_run_is_trained_when_its_epochs_are_over(tmp_path: Path, epoch: int | None, over: bool) -> None:
+    assert found(JOB, tmp_path) is None and not existing.is_trained(JOB, tmp_path)
+    folder = put(tmp_path, JOB, epoch)
+    assert found(JOB, tmp_path) == folder and existing.is_trained(JOB, tmp_path) is over
+
+
+def test_other_splits_and_later_protocols_are_the_same_training(tmp_path: Path) -> None:
+    put(tmp_path, JOB, 3)
+    same: list[dict[str, Any]] = [
+        {"splits": ["testA"]},
+        {"protocols": ["original", "lavt"]},
+        {"variants": ["tiny", "filter"]},
+        {"overrides": ["train.epochs=3", "train.workers=3"]},
+    ]
+    assert all(existing.is_trained(JOB.model_copy(update=change), tmp_path) for change in same)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 0},
+        {"variants": []},
+        {"protocols": ["lavt"]},
+        {"partial": True},
+        {"data_root": "elsewhere"},
+        {"overrides": ["train.epochs=2"]},
+    ],
+)
+def test_what_trains_otherwise_is_another_run(tmp_path: Path, change: dict[str, Any]) -> None:
+    put(tmp_path, JOB.model_copy(update=change), 3)
+    assert found(JOB, tmp_path) is None and not existing.is_trained(JOB, tmp_path)
+
+
+def test_evaluations_and_what_is_damaged_or_gone_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, JOB.model_copy(update={"checkpoint": "somewhere"}), 3)
+    gone = put(tmp_path, JOB, 3)
+    (gone / "run.toml").write_text((gone / "run.toml").read_text().replace('"lts"', '"gone"'))
+    (put(tmp_path, JOB) / "run.toml").write_text("no = ")
+    assert found(JOB, tmp_path) is None
+    damaged = put(tmp_path, JOB, 3) / "checkpoints" / "last" / "checkpoint.json"
+    damaged.write_text("{")
+    assert found(JOB, tmp_path) is not None and not existing.is_trained(JOB, tmp_path)

@@ -1,0 +1,207 @@
+"""Plans: which commands fill a table, how long they may take, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from risbench import datasets, recipe
+from risbench.errors import InputError
+from risbench.runs import plan
+from risbench.runs.job import Job, trained_with
+from risbench.runs.plan import Plan
+from risbench.scoring.record import Record
+
+SEVEN = ["fusion", "filter", "fusion-filter", "fusion-seg", "filter-seg", "fusion-filter-seg", ""]
+
+
+def record(*variants: str, **changes: Any) -> Record:
+    values = {
+        "method": "lts",
+        "variants": ["tiny", *variants],
+        "dataset": "mini",
+        "split": "val",
+        "protocol": "original",
+        "seed": 0,
+        "n": 1168,
+        "metrics": {"oIoU": 40.0, "P@0.5": 30.0},
+        "intervals": {},
+        "card": "",
+        "index": "a" * 64,
+        "training_data": ["mini"],
+        "recipe": {},
+        "checkpoint": "one",
+        "weights": "from scratch",
+        "commit": "",
+        "versions": {},
+        "device": "cpu, 1 x 2 threads",
+        "cost": {"training_seconds": 360.0, "expressions_per_second": 100.0},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return Record.model_validate({**values, **changes})
+
+
+def on_mini(*variants: str, **changes: Any) -> list[Record]:
+    return [record(*variants, split=split, **changes) for split in ("val", "testA", "testB")]
+
+
+def options(step: plan.Step) -> dict[str, str]:
+    words = shlex.split(step.command)
+    assert words[:2] == ["risbench", "run"]
+    return dict(zip(words[2::2], words[3::2], strict=True))
+
+
+def variants(made: Plan) -> list[str]:
+    return [",".join(step.variants) for step in made.steps]
+
+
+def test_an_empty_table_needs_every_row_with_every_seed() -> None:
+    made = plan.make("lts-2", [], "mini", seeds=(0, 1))
+    assert variants(made) == SEVEN * 2
+    assert [step.seed for step in made.steps] == [0] * 7 + [1] * 7
+    assert options(made.steps[0]) == {
+        "--method": "lts",
+        "--dataset": "mini",
+        "--variant": "fusion",
+        "--split": "val,testA,testB",
+        "--protocol": "original",
+        "--seed": "0",
+    }
+    assert made.lines()[0] == "# lts-2 on mini: runs to do: 14, 14 of unknown duration; recorded already: 0."
+    assert made.lines()[1:3] == ["# nothing like it is recorded", made.steps[0].command]
+
+
+def test_what_is_recorded_is_left_out_split_by_split_and_seed_by_seed() -> None:
+    found = [*on_mini("fusion"), record("filter"), *on_mini("fusion-seg", seed=1)]
+    made = plan.make("lts-2", found, "mini")
+    assert variants(made) == SEVEN[1:] and made.recorded == 1
+    assert made.steps[0].splits == ("testA", "testB")
+    assert "fusion-seg" not in variants(plan.make("lts-2", found, "mini", seeds=(1,)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partial": True},
+        {"control": "permuted"},
+        {"protocol": "lavt-train"},
+        {"seed": None},
+        {"recipe": {"train": {"epochs": 3}}},
+        {"dataset": "refcoco"},
+        {"training_data": ["refcoco"]},
+    ],
+)
+def test_what_fills_no_cell_counts_for_nothing(change: dict[str, Any]) -> None:
+    filled = [variant for name in SEVEN for variant in on_mini(*filter(None, [name]), **change)]
+    assert variants(plan.make("lts-2", filled, "mini")) == SEVEN
+
+
+def test_where_weights_lie_and_how_is_computed_make_no_other_row() -> None:
+    recipe = {"model": {"glove": "glove.6B.300d.txt", "pretrained": True}, "train": {"workers": 9, "epochs": 11}}
+    assert variants(plan.make("lts-2", on_mini("fusion", recipe=recipe), "mini")) == SEVEN[1:]
+
+
+def test_a_full_table_needs_nothing() -> None:
+    made = plan.make("lts-2", [r for name in SEVEN for r in on_mini(*filter(None, [name]))], "mini")
+    assert made.lines() == ["# lts-2 on mini: nothing to do; recorded already: 7."]
+
+
+def test_the_protocol_is_the_sources_and_original_where_none_is_known() -> None:
+    def under(name: str, dataset: str | None, **more: Any) -> set[str]:
+        return {step.protocol for step in plan.make(name, [], dataset, **more).steps}
+
+    assert under("lts-2", "refcoco") == {"lts"} and under("lavt", "refcoco+") == {"lavt"}
+    assert under("coupalign-supplement-3", None) == {"original"} and under("lavt", "mini") == {"original"}
+    assert under("lts-2", "refcoco", under="original") == {"original"}
+    filled = on_mini(protocol="lts")
+    assert "" in variants(plan.make("lts-2", filled, "mini"))
+    assert "" not in variants(plan.make("lts-2", filled, "mini", under="lts"))
+
+
+def test_without_a_data_set_the_papers_own_are_planned() -> None:
+    made = plan.make("lts-4", [])
+    assert [(step.dataset, step.variants) for step in made.steps[:3]] == [
+        ("refcoco", ()),
+        ("refcoco+", ()),
+        ("refcocog", ()),
+    ]
+
+
+def test_a_method_that_is_not_there_is_said() -> None:
+    made = plan.make("leaders", [], "refcoco")
+    assert {step.method for step in made.steps} == {"lts", "lavt", "coupalign"}
+    assert made.notes == ("Not in risbench yet, so not planned: magnet.",)
+
+
+def test_durations_are_of_runs_alike() -> None:
+    def minutes(*records: Record, dataset: str = "mini") -> list[str]:
+        return [line for line in plan.make("lts-4", records, dataset).lines() if line.startswith("# ")][1:]
+
+    here = "cpu, 1 x 2 threads"
+    other = record("fusion", cost={"training_seconds": 600.0, "expressions_per_second": 1000.0})
+    assert minutes(other) == [f"# 10 min, as its other variants took: {here}"] * 2
+    own = record("transformer", split="testA", seed=5, cost={"training_seconds": 360.0, "expressions_per_second": 10.0})
+    assert minutes(other, own)[1] == f"# 8 min, as recorded: {here}"  # 360 s, and 1,168 expressions at 10/s
+    assert minutes(record("fusion", cost={})) == ["# nothing like it is recorded"] * 2
+    full = record(dataset="refcoco", variants=[], cost={"training_seconds": 36000.0, "expressions_per_second": 100.0})
+    assert minutes(other, dataset="refcoco") == ["# nothing like it is recorded"] * 2  # tiny says nothing of full size
+    assert minutes(full, dataset="refcoco+")[0] == f"# 10.0 h, as recorded on refcoco: {here}"  # 120,191 for 120,624
+    total = plan.make("lts-4", [other], "mini").lines()[0]
+    assert total == "# lts-4 on mini: runs to do: 2, about 20 min; recorded already: 0."
+
+
+def test_what_is_trained_already_takes_the_time_of_its_evaluation(tmp_path: Path) -> None:
+    job = Job(method="lts", dataset="mini", seed=0, splits=["val"])
+    (tmp_path / "one" / "checkpoints" / "last").mkdir(parents=True)
+    job.write(tmp_path / "one")
+    settings = trained_with(job)[0]
+    (tmp_path / "one" / "recipe.toml").write_text(recipe.dumps(settings))
+    file = tmp_path / "one" / "checkpoints" / "last" / "checkpoint.json"
+    file.write_text(json.dumps({"epoch": settings.train.epochs}))
+    slow = record(split="val", cost={"training_seconds": 3600.0, "expressions_per_second": 1.0})
+    told = [line for line in plan.make("lts-2", [slow], "mini", runs=tmp_path).lines() if line.startswith("# ")]
+    counts = [count.n for split in ("testA", "testB") if (count := datasets.load("mini").splits[split].expressions)]
+    assert told[-1] == f"# trained already: {sum(counts) / 60:.0f} min, as recorded: cpu, 1 x 2 threads"  # one a second
+    assert not any("trained" in line for line in told[:-1]) and all(line.startswith("# 1.") for line in told[1:-1])
+    others = plan.make("lts-2", [slow], "mini", seeds=[1], runs=tmp_path).lines()
+    assert not any("trained" in line for line in others)
+    lines = plan.make("lts-2", [], "mini", runs=tmp_path).lines()
+    assert [line for line in lines if "trained" in line] == ["# trained already: nothing like it is recorded"]
+
+
+def test_overrides_stand_in_every_command_and_none_makes_another_row() -> None:
+    made = plan.make("lts-4", [], "refcoco", data_root="my data", overrides=["model.glove=a b.txt", "train.workers=2"])
+    assert made.steps[1].command.endswith("--seed 0 --data-root 'my data' 'model.glove=a b.txt' train.workers=2")
+    with pytest.raises(InputError, match="train.epochs=3 would make another row of it"):
+        plan.make("lts-4", [], "refcoco", overrides=["train.epochs=3"])
+    for change in ("train.epochs=45", "text.max_tokens=3"):  # the first is what the recipe says of the full network
+        with pytest.raises(InputError, match="would make another row of it"):
+            plan.make("lts-2", [], "mini", overrides=[change])
+    with pytest.raises(InputError, match="Unknown recipe key 'train.epoch'"):
+        plan.make("lts-4", [], "refcoco", overrides=["train.epoch=3"])
+
+
+def test_a_partial_copy_and_its_images_stand_in_every_command_and_its_records_count() -> None:
+    found = on_mini("fusion", partial=True)
+    made = plan.make("lts-2", found, "mini", data_root="d", images="my images", partial=True)
+    assert variants(made) == SEVEN[1:] and made.recorded == 1
+    assert all(step.command.endswith("--data-root d --images 'my images' --partial") for step in made.steps)
+    assert (
+        "# Of an incomplete copy: its numbers fill no cell of the table; `risbench table` shows them." in made.lines()
+    )
+    assert variants(plan.make("lts-2", on_mini("fusion"), "mini", partial=True)) == SEVEN
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(InputError, match="Unknown paper's table 'comparison'. .*lts-1.*leaders"):
+        plan.make("comparison", [])
+    with pytest.raises(InputError, match="Unknown data set 'minni'. Did you mean 'mini'"):
+        plan.make("lts-2", [], "minni")
+    with pytest.raises(InputError, match="lavt-train is for following a training"):
+        plan.make("lts-2", [], "mini", under="lavt-train")
+    with pytest.raises(InputError, match="Unknown protocol 'lt'"):
+        plan.make("lts-2", [], "mini", under="lt")

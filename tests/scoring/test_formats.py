@@ -1,0 +1,367 @@
+"""Masks of other programs: every format gives the same predictions, every defect is one sentence, and the way back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+
+from risbench.cli import app as cli
+from risbench.data.index import Index, Split
+from risbench.errors import InputError
+from risbench.scoring import dense, formats, predictions, references
+from risbench.scoring.predictions import Predictions
+
+Masks = dict[int, NDArray[np.bool_]]
+SIZE = (3, 4)
+
+
+@pytest.fixture(scope="module")
+def val(small_index: Index) -> Split:
+    return small_index.split("val")
+
+
+@pytest.fixture(scope="module")
+def masks(val: Split) -> Masks:
+    """A mask for each expression, not in the order of the split: one is empty and one is full."""
+    generator = np.random.default_rng(0)
+    sizes = zip(val.sent_id.tolist(), val.height.tolist(), val.width.tolist(), strict=True)
+    made = {sent_id: generator.random((height, width)) < 0.4 for sent_id, height, width in sizes}
+    first, second, *others = sorted(made, reverse=True)
+    return {first: made[first] & False, second: made[second] | True, **{name: made[name] for name in others}}
+
+
+def encoded(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
+
+
+def runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    lengths = [(value, len(list(run))) for value, run in groupby(mask.T.ravel().tolist())]
+    begins = [0] if lengths[0][0] else []
+    return {"size": list(mask.shape), "counts": begins + [length for _, length in lengths]}
+
+
+def same(found: Predictions, masks: Masks) -> bool:
+    sizes = zip(found.height.tolist(), found.width.tolist(), strict=True)
+    decoded = {
+        sent_id: coco.decode({"size": list(size), "counts": counts})
+        for sent_id, size, counts in zip(found.sent_id.tolist(), sizes, found.counts, strict=True)
+    }
+    return decoded.keys() == masks.keys() and all(np.array_equal(decoded[name], masks[name]) for name in masks)
+
+
+def results(path: Path, entries: Any) -> Path:
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def lines(path: Path, entries: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, entries)))
+    return path
+
+
+def pictures(folder: Path, masks: dict[int, Any], draw: Callable[[Any], Image.Image]) -> Path:
+    folder.mkdir()
+    for sent_id, mask in masks.items():
+        draw(mask).save(folder / f"{sent_id}.png")
+    return folder
+
+
+def grey(mask: NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def palette(mask: NDArray[np.bool_]) -> Image.Image:
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    return image
+
+
+def arrays(path: Path, **named: Any) -> Path:
+    np.savez_compressed(path, **named)
+    return path
+
+
+def tensors(path: Path, content: Any) -> Path:
+    torch = pytest.importorskip("torch")
+    torch.save(content(torch), path)
+    return path
+
+
+def stacked(masks: Masks) -> dict[str, Any]:
+    return {"sent_id": np.array(list(masks)), "masks": np.stack(list(masks.values()))}
+
+
+WRITERS: dict[str, Callable[[Path, Masks], Path]] = {
+    "coco": lambda at, given: results(
+        at / "a.json",
+        [{"image_id": 4, "category_id": 1, "sent_id": s, "segmentation": encoded(m)} for s, m in given.items()],
+    ),
+    "coco runs": lambda at, given: results(
+        at / "a.json", [{"sent_id": s, "segmentation": runs(m), "score": 0.3} for s, m in given.items()]
+    ),
+    "png": lambda at, given: pictures(at / "png", given, grey),
+    "png bits": lambda at, given: pictures(at / "png", given, lambda mask: grey(mask).convert("1")),
+    "png palette": lambda at, given: pictures(at / "png", given, palette),
+    "png 16 bits": lambda at, given: pictures(at / "png", given, lambda m: Image.fromarray(m.astype(np.uint16) * 255)),
+    "npz": lambda at, given: arrays(at / "a.npz", **stacked(given)),
+    "npz greys": lambda at, given: arrays(
+        at / "a.npz", **{**stacked(given), "masks": stacked(given)["masks"] * np.uint8(255)}
+    ),
+    "npz by name": lambda at, given: arrays(at / "a.npz", **{str(s): m.astype(np.float32) for s, m in given.items()}),
+    "npz by column": lambda at, given: arrays(at / "a.npz", **{str(s): np.asfortranarray(m) for s, m in given.items()}),
+    "pth": lambda at, given: tensors(at / "a.pth", lambda t: {s: t.tensor(m) for s, m in given.items()}),
+    "pth stacked": lambda at, given: tensors(
+        at / "a.pt", lambda t: {key: t.tensor(value) for key, value in stacked(given).items()}
+    ),
+    "jsonl": lambda at, given: lines(
+        at / "a.jsonl", [{"sent_id": s, "segmentation": encoded(m)} for s, m in given.items()]
+    ),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_format_gives_the_masks_that_were_written(writer: str, masks: Masks, val: Split, tmp_path: Path) -> None:
+    path = WRITERS[writer](tmp_path, masks)
+    assert same(formats.read(path), masks)
+    ordered = formats.read(path, split=val)
+    assert same(ordered, masks) and ordered.sent_id.tolist() == val.sent_id.tolist()
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_masks_that_do_not_answer_the_split_once_each_are_refused(
+    writer: str, masks: Masks, val: Split, tmp_path: Path
+) -> None:
+    missing, *others = masks
+    path = WRITERS[writer](tmp_path, {name: masks[name] for name in others})
+    with pytest.raises(InputError, match=rf"Without a prediction: sent_id {missing} \(1 in all\)"):
+        formats.read(path, split=val)
+    assert len(formats.read(path)) == len(masks) - 1
+
+
+@pytest.mark.parametrize("writer", ["coco", "png", "npz", "npz by name", "pth", "jsonl"])
+def test_an_empty_source_is_refused(writer: str, tmp_path: Path) -> None:
+    path = WRITERS["npz by name" if writer == "npz" else writer](tmp_path, {})
+    with pytest.raises(InputError, match="holds no masks of the format"):
+        formats.read(path)
+
+
+# names of PNG files
+
+
+@pytest.fixture
+def by_ref(masks: Masks, tmp_path: Path) -> Path:
+    """PNG masks under the image, and named by ref and number, which the small data set's ids tell."""
+    for sent_id, mask in masks.items():
+        ann_id = -(-(1000 - sent_id) // 10)  # sent_id = 1000 - 10 * ann_id + number; ref_id = 100 + ann_id
+        path = tmp_path / "png" / f"{ann_id // 10:012d}" / f"{100 + ann_id}_{sent_id - 1000 + 10 * ann_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey(mask).save(path)
+    (tmp_path / "png" / "._left_by_a_file_manager.png").touch()
+    return tmp_path / "png"
+
+
+def test_a_ref_and_the_number_of_the_sentence_name_an_expression(by_ref: Path, masks: Masks, val: Split) -> None:
+    assert same(formats.read(by_ref, pattern="{image_id}/{ref_id}_{sentence}.png", split=val), masks)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("{image_id}/{ref}_{sentence}.png", r"Unknown field in --pattern 'ref'. Did you mean 'ref_id'\?"),
+        ("{image_id}/{ref_id}_{image_id}.png", "does not name an expression"),
+        ("{sent_id}/{sent_id}_{ref_id}.png", "does not name an expression"),
+        ("{image_id}/{ref_id}_{sentence}", "does not name an expression"),
+        ("", r"000000000004/14\d_\d.png does not fit the pattern {sent_id}.png in "),
+        (
+            "{ref_id}/{image_id}_{sentence}.png",
+            r"ref_id 4, image_id 14\d, sentence 0: the split has no such expression",
+        ),
+    ],
+)
+def test_a_pattern_that_does_not_fit_is_refused(by_ref: Path, val: Split, pattern: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        formats.read(by_ref, pattern=pattern, split=val)
+
+
+def test_sentences_are_numbered_in_a_split_only(by_ref: Path) -> None:
+    with pytest.raises(InputError, match="counts the sentences of a split: give --split"):
+        formats.read(by_ref, pattern="{image_id}/{ref_id}_{sentence}.png")
+
+
+def test_masks_of_other_images_than_the_data_set_says_are_refused(masks: Masks, val: Split, tmp_path: Path) -> None:
+    entries = [{"sent_id": s, "image_id": 5, "segmentation": encoded(m)} for s, m in masks.items()]
+    says = rf"sent_id {next(iter(masks))}, image_id 5: sent_id \d+ has ref_id 14\d, sentence \d, image_id 4"
+    with pytest.raises(InputError, match=says):
+        formats.read(results(tmp_path / "a.json", entries), split=val)
+    folder = tmp_path / "png"
+    folder.mkdir()
+    for sent_id, mask in masks.items():
+        grey(mask).save(folder / f"5_{sent_id}.png")
+    with pytest.raises(InputError, match=r"image_id 5, sent_id \d+: sent_id \d+ has ref_id"):
+        formats.read(folder, pattern="{image_id}_{sent_id}.png", split=val)
+    assert same(formats.read(folder, pattern="{image_id}_{sent_id}.png"), masks)
+
+
+# COCO results
+
+
+def entry(**changed: Any) -> dict[str, Any]:
+    return {"sent_id": 7, "segmentation": {"size": SIZE, "counts": [5, 7]}, **changed}
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ([entry(), {"image_id": 4, **entry(), "sent_id": None}], "1.sent_id: Input should be a valid integer"),
+        ([{"image_id": 4, "score": 1, "segmentation": {}}], "name images, not expressions: write the sent_id"),
+        ([entry(segmentation=[[1, 1, 5, 1, 5, 5]])], "0.segmentation: Input should .* polygons are not read"),
+        ([entry(segmentation={"size": SIZE, "counts": [5, 6]})], "runs of 11 pixels in all, not 3 x 4 = 12"),
+        ([entry(segmentation={"size": SIZE, "counts": [13, -1]})], "a run length is no whole number, or negative"),
+        ([entry(segmentation={"size": SIZE, "counts": [5.0, 7]})], "a run length is no whole number, or negative"),
+        ([entry(segmentation={"size": [-3, -4], "counts": [5, 7]})], r"has shape \(-3, -4\)"),
+        ([entry(segmentation={"size": [2**20, 2**20], "counts": [2**40]})], r"has shape \(1048576, 1048576\)"),
+        ([entry(segmentation={"size": SIZE, "counts": [5, 0, 3, 4]})], "The mask of sent_id 7 has an empty run"),
+        ([entry(segmentation={"size": SIZE, "counts": "56"})], "The mask of sent_id 7 has runs of"),
+        ([entry(image_id="4")], "0.image_id: Input should be a valid integer"),
+        ({"annotations": []}, r"Input should be a valid array\): give a list of results"),
+        ([entry(), entry()], r"Predicted more than once: sent_id 7 \(1 in all\). Keep one mask"),
+    ],
+)
+def test_a_defect_of_coco_results_is_named(entries: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        formats.read(results(tmp_path / "a.json", entries))
+
+
+# the way back, and the commands
+
+
+@pytest.fixture
+def guessed(small_index: Index) -> Predictions:
+    return references.predict("random-object", small_index, "testA")
+
+
+def test_pycocotools_reads_the_results_and_finds_the_same_masks(
+    small_index: Index, small_root: Path, guessed: Predictions, tmp_path: Path
+) -> None:
+    formats.write_coco(tmp_path / "new" / "a.json", guessed, small_index, "testA")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
+    read = COCO(small_root / "small" / "instances.json").loadRes(str(tmp_path / "new" / "a.json"))
+    split = small_index.split("testA")
+    found = list(read.anns.values())
+    assert [each["sent_id"] for each in found] == split.sent_id.tolist()
+    assert [each["image_id"] for each in found] == split.image_id.tolist()
+    assert [each["category_id"] for each in found] == (split.ann_id % 10).tolist()  # as tests/conftest.py numbers them
+    assert same(guessed, {each["sent_id"]: read.annToMask(each) != 0 for each in found})
+
+
+def test_predictions_come_back_from_coco_results_with_their_peaks(
+    small_index: Index, guessed: Predictions, tmp_path: Path
+) -> None:
+    formats.write_coco(tmp_path / "a.json", guessed.take(np.array([2, 0, 1])), small_index, "testA")
+    found = formats.read(tmp_path / "a.json", split=small_index.split("testA"))
+    for name in ("sent_id", "height", "width", "counts", "peak_row", "peak_col"):
+        assert np.array_equal(getattr(found, name), getattr(guessed, name))
+    assert (found.peak_row >= 0).all() and found.header is None
+
+
+def test_what_is_no_answer_to_the_split_is_not_exported(
+    small_index: Index, guessed: Predictions, masks: Masks, tmp_path: Path
+) -> None:
+    small = dense.encode((name, mask[1:]) for name, mask in masks.items())
+    for found, split, says in (
+        (guessed, "val", "The predictions are of small testA, not of small val"),
+        (guessed.take(np.array([0, 1])), "testA", "Without a prediction"),
+        (small, "val", r"Not of the size of its image: sent_id .* \(4 in all\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            formats.write_coco(tmp_path / "a.json", found, small_index, split)
+    assert not list(tmp_path.iterdir())
+
+
+Ask = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ask:
+    """Run risbench in an empty folder; return exit code, stdout and stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["risbench", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_imported_masks_are_scored_and_exported_by_commands(
+    ask: Ask, masks: Masks, small_root: Path, small_card: Path, tmp_path: Path
+) -> None:
+    where = ["--dataset", small_card, "--data-root", small_root, "--split", "val"]
+    source = WRITERS["png"](tmp_path, masks)
+    code, out, err = ask("import", source, "--output", "val.parquet", *where)
+    assert (code, out) == (0, "val.parquet: 4 masks, 1 of them empty\n"), err
+    assert same(predictions.read(tmp_path / "val.parquet"), masks)
+    code, out, err = ask("score", "val.parquet", *where, "--json")
+    assert code == 0 and json.loads(out)["n"] == 4, err
+    assert ask("export", "val.parquet", "--output", "val.json", *where)[:2] == (0, "val.json\n")
+    assert ask("import", "val.json", "--output", "again.parquet")[0] == 0
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "val.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("writer", ["coco", "png", "npz", "pth"])
+def test_scoring_another_format_says_how_to_import_it(writer: str, ask: Ask, masks: Masks, tmp_path: Path) -> None:
+    path = WRITERS[writer](tmp_path, masks)
+    code, _, err = ask("score", path, "--split", "val")
+    assert code == 2 and f"risbench import {path} --output FILE.parquet" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["a.json", "--output", "val.json"], "--output val.json does not name a predictions file"),
+        (["a.json", "--format", "cocoa"], "Unknown format 'cocoa'. Did you mean 'coco'?"),
+        (["a.json", "--threshold", "0.5"], "--threshold 0.5 cannot cut masks of the format coco"),
+        (["a.json", "--pattern", "{sent_id}.png"], "has no effect on the format coco"),
+        (["a.json", "--data-root", "."], "An import without --split takes no --data-root"),
+        (["a.json", "--format", "npz"], "a.json cannot be read"),
+        (["a.txt"], "The name a.txt does not tell its format: give --format"),
+    ],
+)
+def test_an_import_that_cannot_be_is_one_sentence(arguments: list[str], says: str, ask: Ask, tmp_path: Path) -> None:
+    results(tmp_path / "a.json", [entry()])
+    (tmp_path / "a.txt").touch()
+    output = [] if "--output" in arguments else ["--output", "new/val.parquet"]
+    code, out, err = ask("import", *arguments, *output)
+    assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_only_torch_files_need_torch(ask: Ask, masks: Masks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import risbench.nn
+
+    sources = [WRITERS[writer](tmp_path, masks) for writer in ("coco", "png", "npz", "pth")]
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "risbench.nn.weights", raising=False)
+    monkeypatch.delattr(risbench.nn, "weights", raising=False)
+    answers = [ask("import", source, "--output", "val.parquet") for source in sources]
+    assert [code for code, _, _ in answers] == [0, 0, 0, 2]
+    assert answers[3][2] == "error: This command needs torch: pip install 'risbench[train]'.\n"

@@ -1,0 +1,171 @@
+"""Records: round trip, the names of the design, provenance, and broken files by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from risbench import datasets
+from risbench.data.index import Index
+from risbench.errors import InputError
+from risbench.scoring import protocol, record, references
+from risbench.scoring import score as scoring
+from risbench.scoring.metrics import NAMES
+from risbench.scoring.record import Record
+
+ORIGINAL = protocol.load("original")
+
+
+@pytest.fixture(scope="module")
+def floor(small_index: Index) -> Record:
+    given = references.predict("random-object", small_index, "train", seed=3)
+    found = scoring.score(given, small_index, "train", ORIGINAL, boundaries=True)
+    assert given.header
+    return record.of(found, small_index, given.header, ORIGINAL, seed=3, cost={"parameters": 0})
+
+
+def test_a_record_says_what_was_measured_and_on_what(floor: Record, small_index: Index, small_card: Path) -> None:
+    assert (floor.method, floor.dataset, floor.split) == ("reference/random-object", "small", "train")
+    assert (floor.protocol, floor.seed, floor.n, floor.partial) == ("original", 3, 10, False)
+    assert tuple(floor.metrics) == NAMES
+    assert set(floor.intervals) == set(NAMES)
+    assert list(floor.slices["kind of expression"]) == ["category", "colour", "location", "relation", "size"]
+    assert floor.slices["same-class distractors"]["0"].n == 10
+    assert floor.card == datasets.load(str(small_card)).file_sha256
+    assert floor.index == small_index.hash
+    assert floor.cost == {"parameters": 0}
+    assert floor.created.endswith("+00:00")
+    assert {"risbench", "python", "numpy", "pycocotools"} <= set(floor.versions)
+
+
+def test_a_record_comes_back_as_it_was_written(floor: Record, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "one" / "records" / "testA-original.json"
+    record.write(path, floor)
+    assert record.read(path) == floor
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def test_kinds_of_a_record_from_before_there_were_slices_are_a_slice(floor: Record, tmp_path: Path) -> None:
+    older = floor.model_dump(mode="json", exclude={"slices"})
+    kinds = {"colour": {"n": 1, "oIoU": 40.0, "mIoU": None}}
+    (tmp_path / "with.json").write_text(json.dumps({**older, "kinds": kinds}))
+    (tmp_path / "without.json").write_text(json.dumps({**older, "kinds": {}}))
+    with_kinds, without = record.find([tmp_path])
+    assert list(with_kinds.slices) == ["kind of expression"]
+    assert with_kinds.slices["kind of expression"]["colour"].model_dump() == {**kinds["colour"], "intervals": {}}
+    assert without.slices == {}
+    record.write(tmp_path / "again.json", with_kinds)
+    assert record.read(tmp_path / "again.json") == with_kinds
+
+
+def test_a_file_is_sorted_json_with_the_names_of_the_design(floor: Record, tmp_path: Path) -> None:
+    record.write(tmp_path / "one.json", floor)
+    values = json.loads((tmp_path / "one.json").read_text())
+    assert list(values) == sorted(values)
+    assert {"method", "variants", "dataset", "split", "protocol", "seed", "n", "metrics", "intervals"} <= set(values)
+    low, high = values["intervals"]["oIoU"]
+    assert low <= values["metrics"]["oIoU"] <= high
+
+
+def test_keeping_a_score_writes_its_rows_and_its_record_under_names_that_tell_a_control(
+    small_index: Index, tmp_path: Path
+) -> None:
+    given = references.predict("whole-image", small_index, "val")
+    kept = record.keep(tmp_path, given, small_index, "val", ORIGINAL, seed=0)
+    dealt = references.permuted(given, small_index.split("val"))
+    control = record.keep(tmp_path, dealt, small_index, "val", ORIGINAL, seed=0, control=references.PERMUTED)
+    assert record.find([tmp_path]) == [control, kept]
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")} == {
+        "records/val-original.json",
+        "records/val-original-permuted.json",
+        "rows/val-original.parquet",
+        "rows/val-original-permuted.parquet",
+    }
+    rows = pd.read_parquet(tmp_path / "rows" / "val-original.parquet")
+    assert rows.equals(scoring.score(given, small_index, "val", ORIGINAL, boundaries=True).rows)
+    assert record.keep(None, given, small_index, "val", ORIGINAL, seed=0).metrics == kept.metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"metrix": {}}, "Unknown key in the record .*broken.json: 'metrix'. Did you mean 'metrics'?"),
+        ({"n": "many"}, "broken.json is not a record: n: Input should be a valid integer"),
+        ({"format": 2}, "broken.json is not a record: format: Input should be 1"),
+        ({"metrics": {"oIoU": "high"}}, "broken.json is not a record: metrics.oIoU: "),
+        ({"slices": {"a": {"0": {"n": 1}}}}, "broken.json is not a record: slices.a.0.oIoU: Field required"),
+        ({"kinds": {"size": 3}}, "broken.json is not a record: slices.kind of expression.size: "),
+    ],
+)
+def test_a_wrong_value_names_file_and_key(floor: Record, tmp_path: Path, change: dict[str, object], says: str) -> None:
+    (tmp_path / "broken.json").write_text(json.dumps({**floor.model_dump(mode="json"), **change}))
+    with pytest.raises(InputError, match=says):
+        record.read(tmp_path / "broken.json")
+
+
+def test_what_is_no_json_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(InputError, match="broken.json is not a record: Invalid JSON"):
+        record.find([tmp_path])
+    with pytest.raises(InputError, match="none.json cannot be read: No such file"):
+        record.read(tmp_path / "none.json")
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        record.find([tmp_path / "nowhere"])
+
+
+def test_records_are_found_below_folders_by_path(floor: Record, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        path = tmp_path / "runs" / name / "records" / "one.json"
+        record.write(path, floor.model_copy(update={"method": name}))
+    (tmp_path / "runs" / "a" / "checkpoints" / "best").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "checkpoints" / "best" / "checkpoint.json").write_text("{}")
+    found = record.find([tmp_path / "runs", tmp_path / "runs" / "b"])
+    assert [one.method for one in found] == ["a", "b"]
+
+
+def test_what_is_plainly_no_record_is_left_out_by_name_and_a_damaged_record_is_refused(
+    floor: Record, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record.write(tmp_path / "one.json", floor)
+    others = {"coco.json": [{"image_id": 1, "segmentation": {}}], "score.json": {"oIoU": 1.0, "protocol": "original"}}
+    for name, values in others.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    assert record.find([tmp_path]) == [floor]
+    assert [said.getMessage() for said in caplog.records] == [f"{tmp_path / n} is no record: left out." for n in others]
+    (tmp_path / "damaged.json").write_text(json.dumps({"method": "lts", "protocol": "original", "metrics": {}}))
+    with pytest.raises(InputError, match="damaged.json is not a record: variants: Field required"):
+        record.find([tmp_path])
+
+
+def test_a_copy_of_a_record_is_found_once(floor: Record, tmp_path: Path) -> None:
+    record.write(tmp_path / "one.json", floor)
+    shutil.copy(tmp_path / "one.json", tmp_path / "two.json")
+    assert record.find([tmp_path]) == [floor]
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "_REPOSITORY", tmp_path)
+    assert record.environment()["commit"] == ""  # no checkout
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, "/dev/null")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("one")
+    subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
+    assert record.environment()["commit"] == ""  # no commit yet
+    subprocess.run([*git, "add", "file"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "one"], cwd=tmp_path, check=True)
+    commit = record.environment()["commit"]
+    assert len(commit) == 40
+    (tmp_path / "untracked").write_text("")
+    assert record.environment()["commit"] == commit
+    (tmp_path / "file").write_text("two")
+    assert record.environment()["commit"] == commit + "+dirty"
+
+
+def test_the_device_is_the_cpu_unless_the_caller_says_otherwise(floor: Record) -> None:
+    assert floor.device == record.environment()["device"] == "cpu"
