@@ -1,52 +1,71 @@
-# make demo   set up .venv, train and score LTS on the generated data set mini, print the table
-# make test   set up .venv for development, run ruff, mypy and pytest; CI runs it and make check
-# make check  hold today's code against results/baselines: metrics, masks of pinned weights, short trainings; minutes
-# make slow   the tests that take minutes          make gpu    the tests that need CUDA
-# make bench  speed, as ratios and seconds of this machine
+# A bare `make` prints the targets: every target's purpose stands behind ## on its line.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+export NO_MKDOCS_2_WARNING = 1# mkdocs-material's notice about MkDocs 2, which is not used here
 FLOORS := whole-image,largest-object,random-object,oracle-32
 
-.PHONY: demo test check slow gpu bench clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test check slow gpu bench docs graph dist clean
 
-demo: $(VENV)/train
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/train ## set up .venv, train and score LTS on the generated data set mini, print the table (minutes)
 	$(BIN)/risbench run --method lts --dataset mini
 	$(BIN)/risbench run --method reference/$(FLOORS) --dataset mini
 	$(BIN)/risbench table --dataset mini
 
-test: $(VENV)/dev
+test: $(VENV)/dev ## ruff, mypy --strict, the rules of the rooms, the documentation site, pytest: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: export CUDA_VISIBLE_DEVICES =
 check: export OMP_NUM_THREADS = 1
-check: $(VENV)/train
+check: $(VENV)/train ## compare today's metrics, masks and short trainings with results/baselines (minutes)
 	$(BIN)/risbench data index mini
 	printf '%s\n' results/baselines/*.json | xargs -n 1 -P 2 $(BIN)/risbench check --baseline
 
-slow: $(VENV)/dev
+slow: $(VENV)/dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-gpu: $(VENV)/dev
+gpu: $(VENV)/dev ## the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(VENV)/dev
+bench: $(VENV)/dev ## speed, as ratios and seconds of this machine
 	$(BIN)/python -m pytest benchmarks -m ''
 
-$(VENV)/train: pyproject.toml constraints.txt
+docs: $(VENV)/docs ## build the documentation site into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+graph: $(VENV)/dev ## print the import graph: levels, circles, rooms that reach torch
+	$(BIN)/python tools/import_graph.py
+
+dist: $(VENV)/dev ## build the sdist and the wheel into dist/
+	$(BIN)/python -m hatchling build
+
+clean: ## remove .venv, runs, site and dist
+	rm -rf $(VENV) runs site dist
+
+$(VENV)/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/train: $(VENV)/made
 	@echo "Installing risbench[train] into $(VENV) (torch and its CUDA libraries: several GB, some minutes)"
 	$(PIP) -e '.[train]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/train
-	$(PIP) -e '.[train,dev]'
+	$(PIP) -e '.[train,dev,docs]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) runs
+$(VENV)/docs: $(VENV)/made
+	$(PIP) -e '.[docs]'
+	touch $@

@@ -35,7 +35,7 @@ CARD = Card(
 
 
 def polygons(generator: np.random.Generator, height: int, width: int) -> list[list[float]]:
-    """One to three blobs, which overlap at random: on average 1.2, where 63 real annotations of COCO have 1.1 apart."""
+    """Draw one to three blobs, which overlap at random: 1.2 on average; 63 real annotations of COCO have 1.1."""
     parts = []
     for _ in range(generator.choice([1, 2, 3], p=[0.85, 0.1, 0.05])):
         angles = np.linspace(0, 2 * np.pi, generator.integers(12, 34), endpoint=False)
@@ -57,24 +57,24 @@ def write_large(root: Path) -> None:
     annotations: list[dict[str, Any]] = []
     for i in range(ANNOTATIONS):
         image = i % IMAGES
-        shape = polygons(generator, *sizes[image])
-        more = {"iscrowd": 0, "area": 1234.5, "bbox": [100.5, 100.5, 50.25, 50.25], "category_id": 1 + i % 80}
-        annotations.append({"id": i, "image_id": image, "segmentation": shape, **more})
+        segmentation = polygons(generator, *sizes[image])
+        other_keys = {"iscrowd": 0, "area": 1234.5, "bbox": [100.5, 100.5, 50.25, 50.25], "category_id": 1 + i % 80}
+        annotations.append({"id": i, "image_id": image, "segmentation": segmentation, **other_keys})
     (root / "large").mkdir()
     categories = [{"id": i, "name": f"thing {i}"} for i in range(1, 81)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "large" / "instances.json").write_text(json.dumps(content))
-    (root / "large" / "refs(unc).p").write_bytes(pickle.dumps([ref(i) for i in range(REFS)], protocol=2))
+    (root / "large" / "refs(unc).p").write_bytes(pickle.dumps([make_ref(i) for i in range(REFS)], protocol=2))
 
 
-def ref(i: int) -> dict[str, Any]:
+def make_ref(i: int) -> dict[str, Any]:
     tokens = f"the person number {i} on the left".split()
     text = " ".join(tokens)
     ids = range(i * EXPRESSIONS // REFS, (i + 1) * EXPRESSIONS // REFS)
     sentences = [{"tokens": tokens, "raw": text, "sent": text, "sent_id": s} for s in ids]
     split = "val" if i % 10 == 0 else "train"
-    more = {"sent_ids": list(ids), "file_name": f"COCO_train2014_{i % IMAGES:012d}_{i}.jpg", "category_id": 1}
-    return {"ref_id": i, "ann_id": i, "image_id": i % IMAGES, "split": split, "sentences": sentences, **more}
+    other_keys = {"sent_ids": list(ids), "file_name": f"COCO_train2014_{i % IMAGES:012d}_{i}.jpg", "category_id": 1}
+    return {"ref_id": i, "ann_id": i, "image_id": i % IMAGES, "split": split, "sentences": sentences, **other_keys}
 
 
 @pytest.fixture(scope="module")

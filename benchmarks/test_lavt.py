@@ -21,7 +21,7 @@ from risbench.data.text import WordPieceTokenizer
 EXPRESSIONS = 7  # RefCOCO val has 7.2 expressions to an image
 PIECES = 8  # of each expression, [CLS] and [SEP] included
 GOAL = 1.3  # times the expressions per second of the reference
-_ANSWERS: dict[str, Tensor] = {}
+_LOGITS: dict[str, Tensor] = {}
 _SECONDS: dict[str, float] = {}
 
 
@@ -51,7 +51,7 @@ def words() -> Words:
 
 
 @torch.inference_mode()
-def test_reference(model: Any, image: Tensor, words: Words, plainly: None, benchmark: BenchmarkFixture) -> None:
+def test_reference(model: Any, image: Tensor, words: Words, as_released: None, benchmark: BenchmarkFixture) -> None:
     def loop() -> Tensor:
         return torch.cat([_logits(model, image, _one(words, number)) for number in range(EXPRESSIONS)])
 
@@ -61,20 +61,20 @@ def test_reference(model: Any, image: Tensor, words: Words, plainly: None, bench
 @torch.inference_mode()
 def test_whole_image(model: Any, image: Tensor, words: Words, benchmark: BenchmarkFixture) -> None:
     _measure("whole image", lambda: _logits(model, image, words), benchmark)
-    assert torch.allclose(_ANSWERS["whole image"], _ANSWERS["reference"], atol=1e-4)
+    assert torch.allclose(_LOGITS["whole image"], _LOGITS["reference"], atol=1e-4)
     assert _SECONDS["reference"] / _SECONDS["whole image"] > GOAL
 
 
 def _measure(name: str, compute: Callable[[], Tensor], benchmark: BenchmarkFixture) -> None:
-    _ANSWERS[name] = benchmark.pedantic(compute, rounds=3, warmup_rounds=1)  # type: ignore[no-untyped-call]
+    _LOGITS[name] = benchmark.pedantic(compute, rounds=3, warmup_rounds=1)  # type: ignore[no-untyped-call]
     _SECONDS[name] = benchmark.stats.stats.min  # type: ignore[union-attr]
     benchmark.extra_info["seconds per expression"] = _SECONDS[name] / EXPRESSIONS
 
 
 def _logits(model: Any, image: Tensor, words: Words) -> Tensor:
     features = model.network.encode_image(image)
-    answer: Tensor = model.logits((features.expand(len(words.ids), -1, -1, -1),), words)
-    return answer
+    logits: Tensor = model.logits((features.expand(len(words.ids), -1, -1, -1),), words)
+    return logits
 
 
 def _one(words: Words, number: int) -> Words:

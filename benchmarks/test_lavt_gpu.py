@@ -53,7 +53,7 @@ def _measure(name: str, compute: Callable[[], object], benchmark: BenchmarkFixtu
 @torch.inference_mode()
 def test_evaluation(name: str, benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> None:
     if name == "reference":
-        request.getfixturevalue("plainly")
+        request.getfixturevalue("as_released")
     model = _model(*["model.compile=true"] * (name == "ours")).eval()
     image, words = torch.randn(1, 3, 480, 480, device="cuda"), _words(EXPRESSIONS)
     whole = Batch(image, torch.zeros(EXPRESSIONS, dtype=torch.int64, device="cuda"), words, None)
@@ -78,7 +78,7 @@ def test_evaluation(name: str, benchmark: BenchmarkFixture, request: pytest.Fixt
 @pytest.mark.parametrize("name", ["reference", "ours"])
 def test_training(name: str, benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> None:
     if name == "reference":
-        request.getfixturevalue("plainly")
+        request.getfixturevalue("as_released")
     model = _model(*["model.compile=true"] * (name == "ours")).train()
     optimizer = torch.optim.AdamW(model.parameter_groups(), lr=5e-5)
     image, mask = torch.randn(BATCH, 3, 480, 480, device="cuda"), torch.zeros(BATCH, 480, 480, device="cuda")

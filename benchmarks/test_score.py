@@ -17,8 +17,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from risbench import datasets
 from risbench.data import index, rle
-from risbench.scoring import predictions, protocol
-from risbench.scoring import score as scoring
+from risbench.scoring import predictions_file, protocol
+from risbench.scoring.predictions import Predictions
+from risbench.scoring.score import Score, score_predictions
 
 IMAGES, REFS, SENTENCES = 1250, 4, 2  # 10,000 expressions; RefCOCO val has 1,500 images and 10,834
 SIZE = (480, 640)
@@ -82,17 +83,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "blobs" / "instances.json").write_text(json.dumps(instances))
     (folder / "blobs" / "refs(unc).p").write_bytes(pickle.dumps([ref(i) for i in range(IMAGES * REFS)]))
     (folder / "blobs.toml").write_text(CARD)
-    told = np.repeat(truths, SENTENCES, 0)
-    answers = masks((told + generator.normal(0, 4, told.shape)).clip(0, [639, 479]))
-    peaks: list[tuple[int, int] | None] = [(int(y), int(x)) for x, y in told.mean(axis=1)]
-    given = predictions.build(None, range(len(told)), [SIZE] * len(told), answers, peaks)
-    predictions.write(folder / "val.parquet", given)
+    outlines_ = np.repeat(truths, SENTENCES, 0)
+    masks_ = masks((outlines_ + generator.normal(0, 4, outlines_.shape)).clip(0, [639, 479]))
+    peaks: list[tuple[int, int] | None] = [(int(y), int(x)) for x, y in outlines_.mean(axis=1)]
+    predictions = Predictions.build(None, range(len(outlines_)), [SIZE] * len(outlines_), masks_, peaks)
+    predictions_file.write(folder / "val.parquet", predictions)
     return folder
 
 
-def scored(root: Path, boundaries: bool = False) -> scoring.Score:
+def scored(root: Path, boundaries: bool = False) -> Score:
     opened = index.load(datasets.load(str(root / "blobs.toml")), root)
-    return scoring.score(predictions.read(root / "val.parquet"), opened, "val", protocol.load("original"), boundaries)
+    return score_predictions(
+        predictions_file.read(root / "val.parquet"), opened, "val", protocol.load("original"), boundaries
+    )
 
 
 @pytest.fixture
@@ -104,15 +107,15 @@ def cached(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_scoring_ten_thousand_predictions_of_480_x_640(benchmark: BenchmarkFixture, cached: Path) -> None:
-    found = benchmark(scored, cached)
-    lengths = [len(counts) for counts in predictions.read(cached / "val.parquet").counts]
+    score = benchmark(scored, cached)
+    lengths = [len(counts) for counts in predictions_file.read(cached / "val.parquet").counts]
     benchmark.extra_info["characters of an RLE"] = float(np.mean(lengths))
-    assert found.summary["n"] == 10_000
-    assert 80 < found.summary["oIoU"] < 99
-    assert found.summary["pointing"] > 95
+    assert score.summary["n"] == 10_000
+    assert 80 < score.summary["oIoU"] < 99
+    assert score.summary["pointing"] > 95
     assert benchmark.stats is None or benchmark.stats["median"] < GOAL  # None where only correctness is run
 
 
 def test_boundaries_of_ten_thousand_predictions_of_480_x_640(benchmark: BenchmarkFixture, cached: Path) -> None:
-    found = benchmark.pedantic(scored, (cached, True), rounds=1)  # type: ignore[no-untyped-call]
-    assert 30 < found.summary["boundary IoU"] < found.summary["mIoU"]
+    score = benchmark.pedantic(scored, (cached, True), rounds=1)  # type: ignore[no-untyped-call]
+    assert 30 < score.summary["boundary IoU"] < score.summary["mIoU"]

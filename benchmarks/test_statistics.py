@@ -12,7 +12,8 @@ import pandas as pd
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from risbench.analysis import compare
-from risbench.analysis.sides import Run, Side
+from risbench.analysis.run_rows import RunRows
+from risbench.analysis.sides import Side
 from risbench.scoring import metrics, protocol, statistics
 
 IMAGES, EXPRESSIONS = 1500, 11_000
@@ -31,19 +32,19 @@ def rows(seed: int) -> pd.DataFrame:
 
 
 def test_intervals_of_all_metrics(benchmark: BenchmarkFixture) -> None:
-    found = benchmark(statistics.intervals, rows(1), ORIGINAL)
-    assert set(found) == set(metrics.NAMES)
+    intervals = benchmark(statistics.intervals, rows(1), ORIGINAL)
+    assert set(intervals) == set(metrics.NAMES)
     assert benchmark.stats is None or benchmark.stats["median"] < GOAL  # None where only correctness is run
 
 
 def test_intervals_of_twelve_parts(benchmark: BenchmarkFixture) -> None:
     table = rows(1)
     members = {part: (table["sent_id"] % 12 == part).to_numpy() for part in range(12)}
-    ratio = statistics.ratios(table, ORIGINAL)["oIoU"]
-    assert len(benchmark(statistics.intervals_of_parts, table, members, ratio)) == 12
+    ratio = statistics.ratio_terms(table, ORIGINAL)["oIoU"]
+    assert len(benchmark(statistics.intervals_by_part, table, members, ratio)) == 12
 
 
 def test_comparing_two_runs(benchmark: BenchmarkFixture) -> None:
-    sides = [Side(name, (Run(Path(name), rows(seed), "", "", "original"),)) for seed, name in enumerate("AB", 1)]
+    sides = [Side(name, (RunRows(Path(name), rows(seed), "", "", "original"),)) for seed, name in enumerate("AB", 1)]
     first, second = benchmark(compare.compare, sides)
     assert set(first) == set(second) == set(metrics.NAMES)

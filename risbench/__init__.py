@@ -1,6 +1,7 @@
 """Train, score and compare referring image segmentation methods on the RefCOCO family.
 
-`expressions` and `score` are for notebooks. What is heavy is imported when they are called, so that this import is not.
+`expressions` and `score` are for notebooks. They import heavy libraries when they are called, so that importing this
+package is fast.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from risbench.scoring.predictions import Predictions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 class Expression(NamedTuple):
-    """What a model is asked: the image, and what to find in it."""
+    """An expression of a split and the path of its image."""
 
     sent_id: int
     image: Path
@@ -29,17 +30,17 @@ class Expression(NamedTuple):
 def expressions(
     dataset: str, split: str, data_root: str = "", images: str = "", partial: bool = False
 ) -> list[Expression]:
-    """Every expression of a split, those of an image one after another.
+    """Return every expression of a split, image by image.
 
-    `data_root` (default: RISBENCH_DATA, then ./data) holds the layout of the refer API, `images` overrides the folder
-    of the images, `partial` accepts an incomplete copy.
+    `data_root` is a folder in the layout of the refer API (default: RISBENCH_DATA, then ./data), `images` overrides the
+    folder of the images, `partial` accepts an incomplete copy. Raises InputError for an unknown data set or split.
     """
     from risbench.data import source
 
     index = source.open_index(dataset, data_root, images, partial)
-    asked = index.split(split)
-    places = map(index.image_path, asked.image_id.tolist())
-    return list(map(Expression, asked.sent_id.tolist(), places, asked.sent, asked.raw))
+    columns = index.split(split)
+    images_of_expressions = map(index.image_path, columns.image_id.tolist())
+    return list(map(Expression, columns.sent_id.tolist(), images_of_expressions, columns.sent, columns.raw))
 
 
 def score(
@@ -51,16 +52,17 @@ def score(
     partial: bool = False,
     boundaries: bool = False,
 ) -> dict[str, Any]:
-    """Score a predictions file, or masks by sent_id, each a bool array or tensor (height, width) of its image's size.
+    """Score a predictions file, or masks by sent_id: bool arrays or tensors (height, width) of the image's size.
 
-    Pairs of sent_id and mask are taken one by one, so that a generator keeps one mask in memory. Returns what `risbench
-    score --json` prints, percentages and counts, and under `intervals` the 95 % interval of each metric.
+    Pairs of sent_id and mask are encoded one by one, so that a generator keeps one mask in memory. Returns the output
+    of `risbench score --json`, percentages and counts, and under `intervals` the 95 % interval of each metric. Raises
+    InputError unless there is one prediction for each expression.
     """
     from risbench.data import source
     from risbench.scoring import formats, statistics
     from risbench.scoring import protocol as protocols
-    from risbench.scoring import score as scoring
+    from risbench.scoring.score import score_predictions
 
     chosen, index = protocols.load(protocol), source.open_index(dataset, data_root, partial=partial)
-    scored = scoring.score(formats.of(predictions), index, split, chosen, boundaries)
+    scored = score_predictions(formats.to_predictions(predictions), index, split, chosen, boundaries)
     return {**scored.summary, "intervals": statistics.intervals(scored.rows, chosen)}

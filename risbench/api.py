@@ -1,10 +1,10 @@
-"""Read this first: what the harness gives a method, and what it asks of one.
+"""Read this first: what the harness provides to a method, and what it requires of it.
 
 A method is a folder: methods/lts/ holds lts.py with a class Model(Method), recipe.toml and README.md. The harness
-reads images and expressions, trains, samples masks to the scored size, scores and tabulates. A method turns a Batch
-into named loss terms (training) or into a Prediction (evaluation), and nothing else.
+reads images and expressions, trains, samples masks to the scored size, scores and tabulates. A method only turns a
+Batch into named loss terms (training) or into a Prediction (evaluation).
 
-The whole contract by example, a method that ignores the words:
+A complete method, which ignores the words:
 
     class Model(Method):
         @classmethod
@@ -61,39 +61,39 @@ __all__ = [
 
 
 class Prediction(NamedTuple):
-    """What a method says of a batch, on a grid of its own over the network input."""
+    """A method's prediction of a batch, on any grid over the network input."""
 
     probability: Tensor  # (B, h, w) in [0, 1]
-    peak: Tensor | None = None  # (B, 2) int64: row and column on that grid where the referent is said to be
+    peak: Tensor | None = None  # (B, 2) int64: row and column of the referent on that grid
 
 
 class Panel(NamedTuple):
-    """A map behind a prediction, for people."""
+    """A map that explains a prediction, to be drawn."""
 
     title: str
     values: Tensor  # (h, w) in [0, 1], on any grid over the network input
 
 
 class Converted(NamedTuple):
-    """What a method finds in a checkpoint file of its authors."""
+    """The content of a checkpoint file that a method's authors released."""
 
-    tensors: dict[str, Tensor]  # the weights by the authors' names, in the shapes of ours
-    released: Callable[[str], str]  # from the name of a weight of ours to the authors' name of it
-    model: dict[str, Value]  # the settings of [model] that the shapes of the weights say
+    tensors: dict[str, Tensor]  # the weights under the authors' names, in our shapes
+    released: Callable[[str], str]  # from our name of a weight to the authors'
+    model: dict[str, Value]  # settings of [model] that follow from the weights' shapes
     variants: list[str]  # variants of the recipe besides the one with these settings
-    vocabulary: str  # name on Hugging Face of the model whose word pieces they are
-    pieces: int  # how many of them have an embedding
-    dataset: str = ""  # what it was trained on; empty: the file does not say
-    epoch: int | None = None  # as the file counts
-    needless: Mapping[str, int] = {}  # what is of no use here, counted by kind
-    left: Sequence[str] = ()  # names of what else is in the file
+    vocabulary: str  # name on Hugging Face of the model whose word pieces the weights use
+    pieces: int  # number of word pieces that have an embedding
+    dataset: str = ""  # training data; empty: the file does not name it
+    epoch: int | None = None  # as the file counts epochs
+    needless: Mapping[str, int] = {}  # entries that are not needed, counted by kind
+    left: Sequence[str] = ()  # names of unknown entries
 
 
 class Method(nn.Module, ABC):
     """Base class of every method's Model."""
 
-    weights: str = "from scratch"  # which pretrained weights were loaded; goes into every record
-    frozen: Mapping[str, str] = {}  # beginnings of the names of parameters that are not trained, and why
+    weights: str = "from scratch"  # the pretrained weights that were loaded; stored in every record
+    frozen: Mapping[str, str] = {}  # reasons by the prefix of names of parameters that are not trained
 
     @classmethod
     @abstractmethod
@@ -111,41 +111,41 @@ class Method(nn.Module, ABC):
         """Build the network without pretrained weights; `recipe.model` holds the method's own settings."""
 
     def load_pretrained(self, recipe: Recipe, tokenizer: Any) -> None:  # noqa: B027
-        """Load the pretrained weights that training starts from, if the recipe names any, and set `weights`."""
+        """Load the pretrained weights that the recipe names, if any, and set `weights`."""
 
     @classmethod
     def convert(cls, content: dict[str, Any]) -> Converted:
         """Find the weights in the content of a file that the method's authors released.
 
-        Raises InputError, with a sentence that goes on after the file's name, where it is no such file.
+        Raises InputError when it is another file; the message continues a sentence that begins with the file's name.
         """
-        raise InputError("it cannot be converted: this method knows no checkpoints of its authors. Train it instead.")
+        raise InputError("it cannot be converted: this method reads no checkpoints of its authors. Train it instead.")
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return scalar terms by the paper's names; `total` is optimised, the others are logged."""
+        """Return scalar loss terms under the paper's names; `total` is optimised, the rest is logged."""
 
     @abstractmethod
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Compute what does not depend on the words, once per image: tensors whose first dimension is I."""
+        """Compute, once per image, the features that do not depend on the words: tensors (I, ...)."""
 
     @abstractmethod
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
-        """Predict from features that have been repeated for the expressions: first dimension B."""
+        """Predict from features that have been repeated for the expressions: tensors (B, ...)."""
 
     def predict(self, batch: Batch) -> Prediction:
         """Predict every expression of the batch."""
         return self.predict_from(repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words)
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
-        """Maps behind the prediction of a batch of one expression; `tokens` are the places of a chosen word in its ids.
+        """Return maps that explain the prediction of a batch of one expression.
 
-        `tokens` is empty where no word was chosen. Raises InputError where the method has nothing to show for them.
+        `tokens` are the positions of a chosen word in its ids, or empty. Raises InputError when there is no such map.
         """
-        raise InputError("This method shows nothing but its mask: leave --explain out.")
+        raise InputError("This method has no maps to explain its mask: leave --explain out.")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser; a group may set its own lr or weight_decay. Default: all that need gradients."""
+        """Return groups for the optimiser, which may set lr or weight_decay. Default: all trained parameters in one."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
 
@@ -155,6 +155,6 @@ def repeat_for_expressions(features: tuple[Tensor, ...], image_index: Tensor) ->
 
 
 def peak_of(response: Tensor) -> Tensor:
-    """Row and column of the maximum of each map, the first in row order on ties: (B, h, w) to (B, 2)."""
-    place = response.flatten(1).argmax(dim=1)  # (B,)
-    return torch.stack((place // response.shape[-1], place % response.shape[-1]), dim=1)
+    """Return row and column of each map's maximum, the first in row order on ties: (B, h, w) to (B, 2)."""
+    position = response.flatten(1).argmax(dim=1)  # (B,)
+    return torch.stack((position // response.shape[-1], position % response.shape[-1]), dim=1)

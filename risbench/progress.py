@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars with the rate and the time left, and lines about what was reached."""
+"""Progress on stderr: bars with the rate and the time left, and lines about finished steps."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def bar(label: str, total: int, shown: bool = True) -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr while it is a terminal; call what it gives after each of `total` pieces."""
+    """Show a bar if stderr is a terminal; yield a function to call after each of `total` steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     disable = not (shown and console.is_terminal)
-    with Progress(*columns, console=console, disable=disable, transient=True, speed_estimate_period=60) as drawn:
-        task = drawn.add_task(label, total=total)
-        yield lambda: drawn.advance(task)
+    with Progress(*columns, console=console, disable=disable, transient=True, speed_estimate_period=60) as display:
+        task = display.add_task(label, total=total)
+        yield lambda: display.advance(task)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line to stderr."""
     console.print(line, markup=False)

@@ -1,7 +1,7 @@
-"""A table without a format, and the six formats it can be written in.
+"""Tables, and the six formats in which they can be written.
 
-For people (terminal, markdown, latex, html) numbers have two decimals; for programs (csv, json) they have all digits,
-and the ends of an interval and the spread over seeds stand in columns of their own.
+For people (terminal, markdown, latex, html) numbers have two decimals. For programs (csv, json) they have all digits,
+and the ends of an interval and the spread over seeds have columns of their own.
 """
 
 from __future__ import annotations
@@ -31,56 +31,57 @@ _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 @dataclass(frozen=True)
 class Cell:
-    """One value and what stands beside it."""
+    """One value with its interval, its spread and its marks."""
 
     value: Value = None
     interval: tuple[float, float] | None = None  # 95 %
     spread: float | None = None  # sample standard deviation over seeds
     remark: str = ""  # words for people, not part of the value
-    footnote: str = ""  # its mark
-    form: str = ".2f"  # of a float
-    mark: str = ""  # as a footnote's, but programs read it, too
-    best: bool = False  # of what it can be compared with, beyond chance
-    ditto: bool = False  # as in the row above: people read it once
+    footnote: str = ""  # the mark of a footnote, for people
+    number_format: str = ".2f"  # of a float, for people
+    mark: str = ""  # for people and programs
+    best: bool = False  # of the values it can be compared with, beyond chance
+    ditto: bool = False  # the same as in the row above: left out for people
 
     @property
     def head(self) -> str:
-        """The value as people read it."""
+        """The value and its marks, for people."""
         value = "" if self.value is None else self.value
-        text = format(value, self.form) if isinstance(value, float) else str(value)
+        text = format(value, self.number_format) if isinstance(value, float) else str(value)
         return "" if self.ditto else text + self.mark + self.footnote
 
     @property
-    def beside(self) -> str:
-        """The interval, the spread and the remark."""
+    def annotation(self) -> str:
+        """The interval, the spread and the remark, for people."""
         interval = "[{:.2f}, {:.2f}]".format(*self.interval) if self.interval else ""
         spread = f"± {self.spread:.2f}" if self.spread is not None else ""
         return " ".join(filter(None, [interval, spread, self.remark]))
 
     @property
     def text(self) -> str:
-        """Both on one line."""
-        return f"{self.head} {self.beside}".strip()
+        """Head and annotation on one line."""
+        return f"{self.head} {self.annotation}".strip()
 
-    def parts(self) -> list[tuple[str, Value]]:
-        """The numbers a program reads: the value under "", what stands beside it under its name."""
+    def fields(self) -> dict[str, Value]:
+        """Return what a program reads: the value under "", everything else under its name, None if it is absent."""
         low, high = self.interval or (None, None)
-        numbers: list[tuple[str, Value]] = [("", self.value), ("low", low), ("high", high), ("spread", self.spread)]
-        return [*numbers, ("mark", self.mark or None), ("best", "yes" if self.best else None)]
+        numbers: dict[str, Value] = {"": self.value, "low": low, "high": high, "spread": self.spread}
+        return numbers | {"mark": self.mark or None, "best": "yes" if self.best else None}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: a `block` column groups the rows, a `wide` one is left out in a terminal, a `data` one for people."""
+    """A column, and where it is shown."""
 
     name: str
     shown: Literal["block", "always", "wide", "data"] = "always"
+    """block: groups the rows; wide: not in a terminal; data: only for programs."""
     numeric: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that has no format yet."""
+    """A table, independent of any format."""
 
     name: str
     title: str
@@ -88,36 +89,42 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
-    def only(self, *shown: str) -> Table:
-        """Keep the columns that are shown so."""
+    def select(self, *shown: str) -> Table:
+        """Keep the columns with one of these values of `shown`."""
         kept = [i for i, column in enumerate(self.columns) if column.shown in shown]
         rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
         return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
 
     def names(self) -> list[str]:
-        """Names of the columns."""
+        """Return the names of the columns."""
         return [column.name for column in self.columns]
 
     def blocks(self) -> list[tuple[str, list[tuple[Cell, ...]]]]:
         """Group the rows that agree in the block columns: (heading, rows)."""
-        found: dict[str, list[tuple[Cell, ...]]] = {}
+        blocks: dict[str, list[tuple[Cell, ...]]] = {}
         for row in self.rows:
             parts = [c.text for c, column in zip(row, self.columns, strict=True) if column.shown == "block"]
-            found.setdefault(" ".join(parts), []).append(row)
-        return list(found.items())
+            blocks.setdefault(" ".join(parts), []).append(row)
+        return list(blocks.items())
 
-    def flat(self) -> list[dict[str, Value]]:
-        """Return the rows for programs; the ends of intervals and the spreads, where a column has any, are columns."""
-        parts = [[part for cell in column for part in cell.parts()] for column in zip(*self.rows, strict=True)]
-        kept = [dict.fromkeys(["", *(name for name, value in column if value is not None)]) for column in parts]
+    def as_dicts(self) -> list[dict[str, Value]]:
+        """Return the rows for programs; a field of a cell becomes a column where any row has it."""
+        columns = [[cell.fields() for cell in column] for column in zip(*self.rows, strict=True)]
+        used = [["", *_used_fields(column)] for column in columns]
         return [
             {
-                f"{name} {part}".strip(): dict(cell.parts())[part]
-                for name, cell, wanted in zip(self.names(), row, kept, strict=True)
-                for part in wanted
+                f"{name} {field}".strip(): cell.fields()[field]
+                for name, cell, fields in zip(self.names(), row, used, strict=True)
+                for field in fields
             }
             for row in self.rows
         ]
+
+
+def _used_fields(column: Sequence[dict[str, Value]]) -> list[str]:
+    """Return the fields beside the value that any cell of a column has, in the order in which they occur."""
+    occurring = (field for cell in column for field, value in cell.items() if field and value is not None)
+    return list(dict.fromkeys(occurring))
 
 
 def superscript(number: int) -> str:
@@ -125,11 +132,11 @@ def superscript(number: int) -> str:
     return "".join(_SUPERSCRIPTS[int(digit)] for digit in str(number))
 
 
-def render(tables: Sequence[Table], format: str) -> str:
+def render(tables: Sequence[Table], format_: str) -> str:
     """Write tables as text in one of FORMATS."""
-    if format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    return FORMATS[format](tables)
+    if format_ not in FORMATS:
+        raise unknown("format", format_, FORMATS)
+    return FORMATS[format_](tables)
 
 
 def _terminal(tables: Sequence[Table]) -> str:
@@ -149,9 +156,9 @@ def _terminal(tables: Sequence[Table]) -> str:
 
 
 def _print_block(console: Console, columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], width: int) -> None:
-    """Print a block as loosely as the width allows; where even a close one is too wide, without its intervals."""
-    bare = [tuple(replace(cell, interval=None) for cell in row) for row in rows]
-    loose, close, *narrow = (_grid(columns, cells, gap) for cells in (rows, bare) for gap in (1, 0))
+    """Print a block with the widest spacing that fits, or without intervals if it does not fit otherwise."""
+    without_intervals = [tuple(replace(cell, interval=None) for cell in row) for row in rows]
+    loose, close, *narrow = (_grid(columns, cells, gap) for cells in (rows, without_intervals) for gap in (1, 0))
     fitting = [grid for grid in (close, *narrow) if console.measure(grid).minimum <= width]
     grid = loose if console.measure(loose).maximum <= width else (fitting or [close])[0]
     console.print(grid, width=max(width, console.measure(grid).minimum))
@@ -161,29 +168,29 @@ def _print_block(console: Console, columns: Sequence[Column], rows: Sequence[tup
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], gap: int) -> RichTable:
-    """Lay out one block: what stands beside a value goes below it, columns that are empty here go."""
-    first, *others = (i for i, c in enumerate(columns) if c.shown == "always" and any(row[i].text for row in rows))
+    """Lay out one block: annotations go below their values, columns that are empty in this block are left out."""
+    first, *rest = (i for i, c in enumerate(columns) if c.shown == "always" and any(row[i].text for row in rows))
     grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
     names = max(len(row[first].head) for row in rows)
-    remarks = min(22, max(len(row[first].beside) for row in rows))  # a longer one goes over several lines
+    remarks = min(22, max(len(row[first].annotation) for row in rows))  # longer ones are folded
     grid.add_column(columns[first].name, overflow="fold", width=max(names, remarks, len(columns[first].name)))
-    for column, cells in ((columns[i], [row[i] for row in rows]) for i in others):
-        widest = max((len(line) for cell in cells for line in _lines(cell).plain.splitlines()), default=0)
-        whole = {"justify": "right", "no_wrap": True, "min_width": widest}
-        layout: dict[str, Any] = whole if column.numeric else {"max_width": 11}
+    for column, cells in ((columns[i], [row[i] for row in rows]) for i in rest):
+        widest = max((len(line) for cell in cells for line in _terminal_cell(cell).plain.splitlines()), default=0)
+        unbroken = {"justify": "right", "no_wrap": True, "min_width": widest}
+        layout: dict[str, Any] = unbroken if column.numeric else {"max_width": 11}
         grid.add_column(column.name.replace(" ", "\n"), overflow="fold", **layout)
     for row in rows:
-        grid.add_row(*(_lines(row[i]) for i in (first, *others)))
+        grid.add_row(*(_terminal_cell(row[i]) for i in (first, *rest)))
     return grid
 
 
-def _lines(cell: Cell) -> Text:
-    head = Text(f"{cell.head}*", style="bold") if cell.best else Text(cell.head)  # the star stays where no colours are
-    return Text("\n").join(filter(None, [head, Text(cell.beside, style="dim")]))
+def _terminal_cell(cell: Cell) -> Text:
+    head = Text(f"{cell.head}*", style="bold") if cell.best else Text(cell.head)  # the star, if bold is not visible
+    return Text("\n").join(filter(None, [head, Text(cell.annotation, style="dim")]))
 
 
 def _markdown(tables: Sequence[Table]) -> str:
-    return "\n".join(_markdown_table(table.only("block", "always", "wide")) for table in tables)
+    return "\n".join(_markdown_table(table.select("block", "always", "wide")) for table in tables)
 
 
 def _markdown_table(table: Table) -> str:
@@ -199,16 +206,16 @@ def _markdown_table(table: Table) -> str:
 def _markdown_cell(cell: Cell) -> str:
     head = _markdown_text(cell.head)
     bold = f"**{head}**" if cell.best else head
-    return f"{bold} {_markdown_text(cell.beside)}".strip()
+    return f"{bold} {_markdown_text(cell.annotation)}".strip()
 
 
 def _markdown_text(text: str) -> str:
-    """Escape what Markdown, or a cell of its tables, would read as markup; an interval's bracket is none."""
+    """Escape what Markdown, or a cell of its tables, would read as markup; an interval's bracket stays."""
     return re.sub(r"[\\`*_|]|\[(?![-\d])", r"\\\g<0>", text.replace("<", "&lt;").replace("\n", " "))
 
 
 def _latex(tables: Sequence[Table]) -> str:
-    return "\n".join(_latex_table(table.only("block", "always", "wide")) for table in tables)
+    return "\n".join(_latex_table(table.select("block", "always", "wide")) for table in tables)
 
 
 def _latex_table(table: Table) -> str:
@@ -232,7 +239,7 @@ def _latex_table(table: Table) -> str:
 def _latex_cell(cell: Cell) -> str:
     head = _latex_text(cell.head)
     bold = rf"\textbf{{{head}}}" if cell.best else head
-    return f"{bold} {_latex_text(cell.beside)}".strip()
+    return f"{bold} {_latex_text(cell.annotation)}".strip()
 
 
 _LATEX: dict[str, str] = {
@@ -248,7 +255,7 @@ _LATEX: dict[str, str] = {
     "✓": r"$\surd$",  # \checkmark would need another package
     "×": r"$\times$",
     "–": "--",
-    "[": "{[}",  # a row that begins with a bracket would be the option of the \\\\ before it
+    "[": "{[}",  # otherwise a row that begins with a bracket is read as the option of the \\\\ before it
     "\n": " ",
     **{mark: rf"\textsuperscript{{{digit}}}" for digit, mark in enumerate(_SUPERSCRIPTS)},
 }
@@ -276,7 +283,7 @@ small { color: #667; }
 .notes { color: #555; margin: 0 0 2.5rem; }
 </style>
 {% for table in tables %}
-{% set shown = table.only("always", "wide") %}
+{% set shown = table.select("always", "wide") %}
 <table>
 <caption>{{ table.title }}</caption>
 <thead><tr>
@@ -292,7 +299,7 @@ small { color: #667; }
 {%- for column, cell in zip(table.columns, row) if column.shown != "block" -%}
 <td{% if column.numeric %} class="number"{% endif %}>
 {%- if cell.best %}<b>{{ cell.head }}</b>{% else %}{{ cell.head }}{% endif -%}
-{% if cell.beside %}<small> {{ cell.beside }}</small>{% endif -%}
+{% if cell.annotation %}<small> {{ cell.annotation }}</small>{% endif -%}
 </td>
 {%- endfor -%}
 </tr>
@@ -311,13 +318,13 @@ small { color: #667; }
 
 def _html(tables: Sequence[Table]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    shown = [table.only("block", "always", "wide") for table in tables]
+    shown = [table.select("block", "always", "wide") for table in tables]
     return environment.from_string(_HTML).render(tables=shown, zip=zip)
 
 
 def _csv(tables: Sequence[Table]) -> str:
     """Write the rows of all tables under the union of their columns; the first column names the table."""
-    rows = [{"table": table.name, **row} for table in tables for row in table.flat()]
+    rows = [{"table": table.name, **row} for table in tables for row in table.as_dicts()]
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["table", *tables[0].names()]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -327,8 +334,8 @@ def _csv(tables: Sequence[Table]) -> str:
 
 
 def _json(tables: Sequence[Table]) -> str:
-    found = [{"name": t.name, "title": t.title, "rows": t.flat(), "notes": t.notes} for t in tables]
-    return json.dumps({"tables": found}, indent=1, ensure_ascii=False)
+    content = [{"name": t.name, "title": t.title, "rows": t.as_dicts(), "notes": t.notes} for t in tables]
+    return json.dumps({"tables": content}, indent=1, ensure_ascii=False)
 
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {

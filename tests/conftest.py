@@ -1,4 +1,4 @@
-"""What every test may use: the folder of reference material, a cache of its own, and a small data set on disk."""
+"""Fixtures for every test: the folder of reference material, a cache for the tests, and small data sets on disk."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ EXPRESSIONS = {
 COLOURS = {1: "red", 2: "green", 3: "grey"}
 
 
-# ref id: what it means, as annotations, and how, in the manner of gRefCOCO; every image has one that means nothing
+# ref id: ann_id and expressions, as in gRefCOCO; every image but the third has a no-target ref
 SETS: dict[int, tuple[list[int], list[str]]] = {
     1: ([11], ["red thing", "left one"]),
     2: ([12, 11], ["both things", "everything in the picture"]),
@@ -110,21 +110,25 @@ SETS: dict[int, tuple[list[int], list[str]]] = {
     15: ([62, 61], ["all parts"]),
     16: ([-1], ["the cat"]),
 }
-NOTHING_ON = {3: 1, 5: 2, 10: 4, 13: 5, 16: 6}  # the images of those that mean nothing
+NO_TARGET_IMAGES = {3: 1, 5: 2, 10: 4, 13: 5, 16: 6}  # ref id: image id
 
 
 def _set_refs() -> list[dict[str, Any]]:
     """The refs of SETS as gRefCOCO's file holds them."""
     refs = []
     for key, (members, texts) in SETS.items():
-        image_id = NOTHING_ON.get(key, members[0] // 10)
+        image_id = NO_TARGET_IMAGES.get(key, members[0] // 10)
         sentences = [
             {"sent_id": 10 * key + number, "raw": text, "sent": text, "tokens": text.split()}
             for number, text in enumerate(texts)
         ]
-        meant = {"ann_id": members, "category_id": [one % 10 for one in members], "no_target": members == [-1]}
+        target = {
+            "ann_id": members,
+            "category_id": [ann_id % 10 for ann_id in members],
+            "no_target": members == [-1],
+        }
         refs.append(
-            {"ref_id": key, "image_id": image_id, "split": IMAGES[image_id][3], "sentences": sentences, **meant}
+            {"ref_id": key, "image_id": image_id, "split": IMAGES[image_id][3], "sentences": sentences, **target}
         )
     return refs
 
@@ -174,7 +178,7 @@ def _draw(image: dict[str, Any], folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference material; the test is skipped where there is none."""
+    """The folder of reference material; without it the test is skipped."""
     folder = Path(os.environ.get("RISBENCH_SHARED") or Path(__file__).parents[2] / "shared")
     if not folder.is_dir():
         pytest.skip(f"no reference material: {folder} does not exist (RISBENCH_SHARED names another folder)")
@@ -191,7 +195,7 @@ def real_expressions(shared: Path) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache for this session, so that no test touches the user's."""
+    """A cache for this session, so that no test touches the cache of the user."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RISBENCH_CACHE", str(folder))
@@ -200,7 +204,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root that holds the small data set; its card is `small.toml` in it. Do not write into it."""
+    """A data root with the small data set and its card `small.toml`. Do not write to it."""
     root = tmp_path_factory.mktemp("small_root")
     images = root / "images" / "small"
     images.mkdir(parents=True)
@@ -230,7 +234,7 @@ def small_index(small_root: Path, small_card: Path) -> Index:
 
 @pytest.fixture(scope="session")
 def sets_root(tmp_path_factory: pytest.TempPathFactory, small_root: Path) -> Path:
-    """A data root that holds the images of the small data set with the refs of SETS; its card is `sets.toml` in it."""
+    """A data root with the images of the small data set, the refs of SETS and the card `sets.toml`."""
     root = tmp_path_factory.mktemp("sets_root")
     shutil.copytree(small_root / "images", root / "images")
     (root / "sets").mkdir()
@@ -245,13 +249,13 @@ def sets_root(tmp_path_factory: pytest.TempPathFactory, small_root: Path) -> Pat
 
 @pytest.fixture(scope="session")
 def sets_index(sets_root: Path) -> Index:
-    """The opened index of the refs that mean several objects, or none."""
+    """The opened index of the refs of SETS."""
     return index.load(datasets.load(str(sets_root / "sets.toml")), sets_root)
 
 
 @pytest.fixture(scope="session")
-def short() -> list[str]:
-    """Overrides that make training on the small data set a matter of seconds; later ones may change them."""
+def short_training() -> list[str]:
+    """Overrides for a training of seconds on the small data set; later overrides may change them."""
     return [
         "train.batch_size=4",
         "train.per_image=1",
@@ -269,13 +273,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for `method` over every folder in methods/, or over those of --method."""
+    """Run every test with a parameter `method` over the folders in methods/, or over the --method options."""
     if "method" in metafunc.fixturenames:
         metafunc.parametrize("method", metafunc.config.getoption("--method") or methods.names(), scope="module")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share tests among processes (-n): a file stays together; what learns by heart starts first, each test alone."""
+    """Group tests for processes (-n) by file; the overfitting tests, which take longest, start first and alone."""
     for item in items:
         long = item.path.stem == "test_overfitting"
         item.add_marker(pytest.mark.xdist_group(item.nodeid if long else str(item.path)))

@@ -17,12 +17,12 @@ from torch import Tensor
 from risbench import methods, recipe
 from risbench.api import Batch, Method, Tokenizer, Words, repeat_for_expressions
 from risbench.data.index import Index
-from risbench.data.loader import Samples
+from risbench.data.loader import TrainingSamples
 from risbench.engine import checkpoint
 from risbench.engine.checkpoint import Checkpoint, Facts
 from risbench.errors import InputError
 from risbench.recipe import Recipe
-from risbench.runs import run as running
+from risbench.runs.cost import count_flops
 
 ALLOWED = {"torch", "timm", "transformers", "numpy", "risbench"}
 
@@ -43,12 +43,17 @@ class Case:
 def case(method: str, small_index: Index) -> Case:
     settings, _ = recipe.load(methods.recipe_file(method), ["tiny"], ["text.max_tokens=8", "model.pretrained=false"])
     split = small_index.split("train")
-    expressions = split.raw if settings.text.field == "raw" else split.sent
+    expressions = split.texts(settings.text.field)
     torch.manual_seed(0)
     cls = methods.load(method)
     tokenizer = cls.tokenizer(settings, expressions)
-    places = [(0, row) for row in range(len(split))]
-    samples = Samples([(small_index, split)], places, settings.text.field, tokenizer, settings.image, per_image=1)
+    samples = TrainingSamples(
+        sources=[(small_index, split)],
+        rows=[(0, row) for row in range(len(split))],
+        field=settings.text.field,
+        tokenizer=tokenizer,
+        image=settings.image,
+    )
     numbers = [0, 1, 4, 5, 7, 8]
     model = cls.build(settings, tokenizer)
     return Case(method, settings, model, tokenizer, samples[numbers].batch, [expressions[n] for n in numbers])
@@ -69,7 +74,7 @@ def test_the_folder_is_complete(method: str) -> None:
     folder = methods.folder(method)
     assert (folder / f"{folder.name}.py").is_file()
     assert len((folder / "README.md").read_text(encoding="utf-8")) > 500
-    assert "tiny" in recipe.variants(folder / "recipe.toml")
+    assert "tiny" in recipe.variant_names(folder / "recipe.toml")
 
 
 def test_every_key_of_the_recipe_is_explained(method: str) -> None:
@@ -85,7 +90,7 @@ def test_every_key_of_the_recipe_is_explained(method: str) -> None:
 
 def test_every_variant_resolves_alone_and_with_tiny(method: str) -> None:
     path = methods.recipe_file(method)
-    for name in recipe.variants(path):
+    for name in recipe.variant_names(path):
         assert recipe.load(path, [name])[1] == [name]
         assert recipe.load(path, ["tiny", name])[0]
 
@@ -93,7 +98,7 @@ def test_every_variant_resolves_alone_and_with_tiny(method: str) -> None:
 def test_every_variant_builds_from_scratch(case: Case) -> None:
     """Alone and of the small network; without memory, for it may be large."""
     path = methods.recipe_file(case.name)
-    for name in recipe.variants(path):
+    for name in recipe.variant_names(path):
         for variants in ([name], ["tiny", name]):
             settings, _ = recipe.load(path, variants, ["text.max_tokens=15", "model.pretrained=false"])
             with torch.device("meta"):
@@ -120,7 +125,7 @@ def test_loss_terms_are_finite_scalars_with_a_total(case: Case) -> None:
 
 
 @pytest.mark.parametrize("empty", [slice(0, 1), slice(None)])
-def test_loss_and_gradients_are_finite_where_nothing_is_meant(case: Case, empty: slice) -> None:
+def test_loss_and_gradients_are_finite_without_a_target(case: Case, empty: slice) -> None:
     assert case.batch.mask is not None
     mask = case.batch.mask.clone()
     mask[empty] = 0
@@ -159,7 +164,7 @@ def test_predictions_are_probabilities_with_peaks_on_their_grid(evaluated: Case)
         assert (prediction.peak >= 0).all() and (prediction.peak < limits).all()
 
 
-def test_a_batch_gives_what_its_expressions_give_alone(evaluated: Case) -> None:
+def test_a_batch_gives_the_same_as_its_expressions_alone(evaluated: Case) -> None:
     together = evaluated.model.predict(evaluated.batch).probability
     for number in range(len(evaluated.expressions)):
         alone = evaluated.model.predict(_one(evaluated.batch, number)).probability[0]
@@ -176,7 +181,7 @@ def test_more_padding_changes_nothing(evaluated: Case) -> None:
     )
 
 
-def test_the_words_matter_and_the_image_features_do_not_know_them(evaluated: Case) -> None:
+def test_the_words_change_predictions_but_not_the_image_features(evaluated: Case) -> None:
     batch = evaluated.batch
     other = batch._replace(words=evaluated.tokenizer(evaluated.expressions[::-1]))
     assert not torch.allclose(_logit(evaluated, other), _logit(evaluated, batch), atol=1e-4)
@@ -186,12 +191,12 @@ def test_the_words_matter_and_the_image_features_do_not_know_them(evaluated: Cas
 
 def test_predict_is_encode_image_then_predict_from(evaluated: Case) -> None:
     features = repeat_for_expressions(evaluated.model.encode_image(evaluated.batch), evaluated.batch.image_index)
-    apart = evaluated.model.predict_from(features, evaluated.batch.words).probability
-    assert torch.equal(apart, evaluated.model.predict(evaluated.batch).probability)
+    probability = evaluated.model.predict_from(features, evaluated.batch.words).probability
+    assert torch.equal(probability, evaluated.model.predict(evaluated.batch).probability)
 
 
 @pytest.mark.parametrize("chosen", [True, False])
-def test_an_explanation_is_of_maps_or_one_sentence_that_says_what_to_do(evaluated: Case, chosen: bool) -> None:
+def test_an_explanation_is_maps_or_one_sentence_with_advice(evaluated: Case, chosen: bool) -> None:
     number = 2  # of the batch: "bar on the left of the box"
     word = max(evaluated.expressions[number].split(), key=len) if chosen else ""
     tokens = evaluated.tokenizer.places(evaluated.expressions[number], word) if word else []
@@ -213,21 +218,21 @@ def test_the_places_of_words_hold_words(case: Case) -> None:
     """All places of all words of an expression are the positions of its words, less what stands around the sentence."""
     words = case.tokenizer(case.expressions)
     for expression, ids, mask in zip(case.expressions, *words, strict=True):
-        found = set()
+        positions: set[int] = set()
         for word in expression.split():
             try:
-                found |= set(case.tokenizer.places(expression, word))
+                positions |= set(case.tokenizer.places(expression, word))
             except InputError as error:
                 assert "cut off" in str(error)
-        assert found <= set(mask.nonzero()[:, 0].tolist())
-        assert len(found) >= int(mask.sum()) - 2  # [CLS] and [SEP]
+        assert positions <= set(mask.nonzero()[:, 0].tolist())
+        assert len(positions) >= int(mask.sum()) - 2  # [CLS] and [SEP]
         assert len(ids) == case.tokenizer.max_tokens
 
 
 def test_its_operations_can_be_counted(case: Case) -> None:
     """More expressions, more work; outside inference mode, as a run counts them."""
     case.model.eval()
-    assert running.flops(case.model, case.batch) > running.flops(case.model, _one(case.batch, 0)) > 0
+    assert count_flops(case.model, case.batch) > count_flops(case.model, _one(case.batch, 0)) > 0
 
 
 def test_a_checkpoint_predicts_the_same(evaluated: Case, tmp_path: Path) -> None:

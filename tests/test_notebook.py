@@ -18,8 +18,8 @@ import risbench
 from risbench.data import rle
 from risbench.data.index import Index
 from risbench.errors import InputError
-from risbench.scoring import predictions, protocol, references, statistics
-from risbench.scoring import score as scoring
+from risbench.scoring import predictions_file, protocol, references, statistics
+from risbench.scoring.score import score_predictions
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "score_your_model.py"
@@ -38,7 +38,7 @@ def test_the_example_runs_and_prints_the_score_of_its_masks(
     code = EXAMPLE.read_text(encoding="utf-8").replace('"mini"', repr(where[0])).replace('"val"', '"train"')
     exec(compile(code, str(EXAMPLE), "exec"), {"__name__": "__main__"})
     whole = references.predict("whole-image", small_index, "train")
-    expected = scoring.score(whole, small_index, "train", protocol.load("original")).summary
+    expected = score_predictions(whole, small_index, "train", protocol.load("original")).summary
     out = capsys.readouterr().out
     assert out.startswith(f"10 expressions: oIoU {expected['oIoU']:.2f} [")
     assert out.endswith(f"], mIoU {expected['mIoU']:.2f}\n")
@@ -52,10 +52,10 @@ def test_every_expression_of_a_split_comes_with_its_image(where: tuple[str, str]
         for sentence in ref["sentences"]
         if ref["split"] == "testA"
     }
-    found = risbench.expressions(*where)
-    assert {(each.sent_id, each.sent, each.raw, int(each.image.stem[-12:])) for each in found} == expected
-    assert len(found) == len(expected)
-    for each in found:
+    expressions = risbench.expressions(*where)
+    assert {(each.sent_id, each.sent, each.raw, int(each.image.stem[-12:])) for each in expressions} == expected
+    assert len(expressions) == len(expected)
+    for each in expressions:
         with Image.open(each.image) as image:
             assert image.size == (64, 64)
     assert risbench.expressions(*where, images="elsewhere")[0].image.parent == Path("elsewhere")
@@ -64,37 +64,35 @@ def test_every_expression_of_a_split_comes_with_its_image(where: tuple[str, str]
 def test_a_file_predictions_a_dictionary_and_pairs_have_one_score(
     where: tuple[str, str], small_index: Index, tmp_path: Path
 ) -> None:
-    found = references.predict("largest-object", small_index, "testA")
-    predictions.write(tmp_path / "a.parquet", found)
+    predictions = references.predict("largest-object", small_index, "testA")
+    predictions_file.write(tmp_path / "a.parquet", predictions)
     masks = {
         sent_id: rle.decode(counts, (64, 64))
-        for sent_id, counts in zip(found.sent_id.tolist(), found.counts, strict=True)
+        for sent_id, counts in zip(predictions.sent_id.tolist(), predictions.counts, strict=True)
     }
-    given: list[Any] = [tmp_path / "a.parquet", str(tmp_path / "a.parquet"), found]
-    given += [masks, masks.items(), ((name, mask.tolist()) for name, mask in masks.items())]
-    results = [risbench.score(each, *where) for each in given]
+    sources: list[Any] = [tmp_path / "a.parquet", str(tmp_path / "a.parquet"), predictions]
+    sources += [masks, masks.items(), ((name, mask.tolist()) for name, mask in masks.items())]
+    results = [risbench.score(source, *where) for source in sources]
     for result in results:
-        for held in (result, result["intervals"]):
-            held.pop("pointing", None)  # masks alone have no peaks
+        for values in (result, result["intervals"]):
+            values.pop("pointing", None)  # masks alone have no peaks
         assert result == results[0]
 
 
-def test_a_result_is_what_score_prints_with_an_interval_of_each_metric(
-    where: tuple[str, str], small_index: Index
-) -> None:
-    found, chosen = references.predict("random-object", small_index, "testA"), protocol.load("lts")
-    scored = scoring.score(found, small_index, "testA", chosen)
-    result = risbench.score(found, *where, protocol="lts")
-    assert result.pop("intervals") == statistics.intervals(scored.rows, chosen)
+def test_a_result_is_the_json_of_a_score_with_intervals(where: tuple[str, str], small_index: Index) -> None:
+    predictions, lts = references.predict("random-object", small_index, "testA"), protocol.load("lts")
+    scored = score_predictions(predictions, small_index, "testA", lts)
+    result = risbench.score(predictions, *where, protocol="lts")
+    assert result.pop("intervals") == statistics.intervals(scored.rows, lts)
     assert result == scored.summary
     assert json.loads(json.dumps(result)) == result
 
 
-def test_what_is_missing_or_no_mask_is_refused(where: tuple[str, str]) -> None:
-    asked = risbench.expressions(*where)
-    masks = {each.sent_id: np.ones((64, 64), np.bool_) for each in asked}
-    with pytest.raises(InputError, match=f"Without a prediction: sent_id {asked[1].sent_id} "):
-        risbench.score({key: mask for key, mask in masks.items() if key != asked[1].sent_id}, *where)
+def test_incomplete_predictions_and_wrong_masks_are_refused(where: tuple[str, str]) -> None:
+    expressions = risbench.expressions(*where)
+    masks = {each.sent_id: np.ones((64, 64), np.bool_) for each in expressions}
+    with pytest.raises(InputError, match=f"Without a prediction: sent_id {expressions[1].sent_id} "):
+        risbench.score({key: mask for key, mask in masks.items() if key != expressions[1].sent_id}, *where)
     with pytest.raises(InputError, match="3 masks differ in size from their images"):
         risbench.score({key: mask[1:] for key, mask in masks.items()}, *where)
     with pytest.raises(InputError, match="holds values from 0.4 to 0.4"):

@@ -24,7 +24,7 @@ def test_variants_compose_left_to_right_and_overrides_come_last(tmp_path: Path) 
     assert tiny.model["fusion_channels"] != 96
 
 
-def test_the_default_variant_comes_first_unless_full_is_asked_for() -> None:
+def test_the_default_variant_comes_first_unless_full_is_among_the_variants() -> None:
     assert recipe.load(LTS, [], default_variant="tiny")[1] == ["tiny"]
     assert recipe.load(LTS, ["full"], default_variant="tiny")[1] == []
     assert recipe.load(LTS, ["full"], default_variant="tiny")[0].image.size == 416
@@ -75,16 +75,16 @@ def test_an_unknown_variant_lists_the_known_ones() -> None:
         recipe.load(LTS, ["tiney"])
 
 
-def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_recipe_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_bytes(b"# \xff")
     with pytest.raises(InputError, match="recipe.toml is not valid TOML"):
         recipe.read(tmp_path / "recipe.toml")
 
 
-class Own(recipe.Section):
+class ModelSettings(recipe.Section):
     """The [model] of some method."""
 
-    width: int = recipe.Field(gt=0)
+    width: recipe.PositiveInt
     rates: list[int]
 
 
@@ -98,7 +98,7 @@ class Own(recipe.Section):
     ],
 )
 def test_a_section_of_a_method_is_checked_against_its_own_schema(values: dict[str, Any], words: str) -> None:
-    assert recipe.section(Own, {"width": 1, "rates": [2]}, "model").width == 1
+    assert recipe.validate_section(ModelSettings, {"width": 1, "rates": [2]}, "model").width == 1
     with pytest.raises(InputError) as error:
-        recipe.section(Own, values, "model")
+        recipe.validate_section(ModelSettings, values, "model")
     assert words in str(error.value) and "\n" not in str(error.value)

@@ -1,4 +1,7 @@
-"""From the fused maps S_o to pixel embeddings and mask embeddings, in the manner of MaskFormer. Our reading."""
+"""Pixel embeddings and mask embeddings from the fused maps S_o, in the manner of MaskFormer. Our reading.
+
+B expressions, N masks, C and D channels, H W the network input, h w the grid of a map.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,16 @@ class FPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps (B, h, w, C), the finest first, to pixel embeddings (B, D, H/4, W/4)."""
-        *finer, x = (
-            cast(Tensor, lateral(own)).permute(0, 3, 1, 2) for lateral, own in zip(self.laterals, maps, strict=True)
-        )
-        for own, smooth in zip(finer[::-1], self.smooth, strict=True):
-            x = functional.interpolate(x, own.shape[2:], mode="bilinear", align_corners=False)
-            x = smooth(x + own)
+        pairs = zip(self.laterals, maps, strict=True)
+        *finer, x = (cast(Tensor, lateral(fused)).permute(0, 3, 1, 2) for lateral, fused in pairs)  # (B, D, h, w)
+        for fine, smooth in zip(finer[::-1], self.smooth, strict=True):
+            x = functional.interpolate(x, fine.shape[2:], mode="bilinear", align_corners=False)
+            x = smooth(x + fine)
         return x
 
 
 class MaskGenerator(nn.Module):
-    """Learned queries that read the coarsest of the fused maps and become mask embeddings Q_o."""
+    """Learned queries that attend to the coarsest fused map and become mask embeddings Q_o."""
 
     def __init__(self, masks: int, pixel_width: int, width: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -42,15 +44,15 @@ class MaskGenerator(nn.Module):
         layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, batch_first=True, norm_first=True)
         self.decoder = nn.TransformerDecoder(layer, layers)
         self.norm = nn.LayerNorm(width)
-        for parameter in self.decoder.parameters():  # the copies of a layer all start alike otherwise
+        for parameter in self.decoder.parameters():  # TransformerDecoder copies one layer, weights included
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The coarsest map (B, h, w, C) to mask embeddings Q_o (B, N, D)."""
         width = self.queries.shape[1]
-        places = build_sincos2d_pos_embed(list(pixels.shape[1:3]), width, device=pixels.device)  # (hw, D)
-        memory = self.memory(pixels.flatten(1, 2)) + places
-        answer = self.decoder(self.queries.expand(len(pixels), -1, -1), memory)
-        apart = answer - answer.mean(dim=1, keepdim=True)  # what all have in common tells none from the others
-        return cast(Tensor, self.norm(apart))
+        positions = build_sincos2d_pos_embed(list(pixels.shape[1:3]), width, device=pixels.device)  # (hw, D)
+        memory = self.memory(pixels.flatten(1, 2)) + positions  # (B, hw, D)
+        embeddings = self.decoder(self.queries.expand(len(pixels), -1, -1), memory)  # (B, N, D)
+        centred = embeddings - embeddings.mean(dim=1, keepdim=True)  # the common part distinguishes no mask
+        return cast(Tensor, self.norm(centred))

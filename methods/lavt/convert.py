@@ -1,7 +1,7 @@
-"""The checkpoint files that the authors of LAVT released: which of their weights is which of ours.
+"""The checkpoint files that the authors of LAVT released: their weights, and our names for them.
 
-A file is a dictionary. That of `lavt` has the network in `model` and BERT in `bert_model`; that of `lavt_one` has both
-in `model`, BERT as `text_encoder.*`. `args`, `epoch`, `optimizer` and `lr_scheduler` come from training.
+A file is a dictionary. A file of `lavt` has the network in `model` and BERT in `bert_model`; a file of `lavt_one` has
+both in `model`, BERT as `text_encoder.*`. `args`, `epoch`, `optimizer` and `lr_scheduler` come from training.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from risbench.api import Converted
 from risbench.errors import InputError
 from risbench.recipe import Value
 
-_NETWORK, _BERT, _BERT_INSIDE = "model", "bert_model", "text_encoder"
+_NETWORK, _BERT, _BERT_IN_NETWORK = "model", "bert_model", "text_encoder"
 _TRAINING = ("optimizer", "lr_scheduler")
-_BUFFERS = ("relative_position_index", "position_ids")  # follow from the sizes
-_DATASETS = {  # by dataset and splitBy of the arguments
+_BUFFERS = ("relative_position_index", "position_ids")  # computed from the sizes
+_DATASETS = {  # by the arguments dataset and splitBy
     ("refcoco", "unc"): "refcoco",
     ("refcoco+", "unc"): "refcoco+",
     ("refcocog", "umd"): "refcocog",
     ("refcocog", "google"): "refcocog-google",
 }
-_HEAD_WIDTH = 64  # of every BERT that was published
+_HEAD_WIDTH = 64  # of every published BERT
 
 
 def convert(content: dict[str, Any]) -> Converted:
-    """Find the weights of LAVT in the content of a file."""
-    network, inside = content.get(_NETWORK), _BERT not in content
+    """Find the weights of LAVT in the content of a file. Raises InputError when it is another file."""
+    network, bert_in_network = content.get(_NETWORK), _BERT not in content
     if not isinstance(network, dict):
         known = ", ".join([_NETWORK, _BERT, *_TRAINING, "epoch", "args"])
-        raise InputError(f"it holds {_shortened(content)}, but a file of LAVT holds {known}. Give such a file.")
-    bert = {} if inside else content[_BERT]
+        raise InputError(f"it holds {_first_keys(content)}, but a file of LAVT holds {known}. Give such a file.")
+    bert = {} if bert_in_network else content[_BERT]
     if not isinstance(bert, dict):
         raise InputError(f"its {_BERT} is a {type(bert).__name__}, not a dictionary of weights. Give another file.")
-    text = _BERT_INSIDE if inside else _BERT
-    tensors = _dense({**network, **{f"{_BERT}.{key}": value for key, value in bert.items()}})
+    text = _BERT_IN_NETWORK if bert_in_network else _BERT
+    tensors = _check_dense({**network, **{f"{_BERT}.{key}": value for key, value in bert.items()}})
     args, epoch = content.get("args"), content.get("epoch")
     _check_heads(args)
-    buffers = Counter(kind for key in tensors if (kind := key.rpartition(".")[2]) in _BUFFERS)
+    buffers = Counter(_leaf(key) for key in tensors if _leaf(key) in _BUFFERS)
     return Converted(
-        tensors={key: _linear(key, value) for key, value in tensors.items() if key.rpartition(".")[2] not in _BUFFERS},
-        released=_names(text),
-        model=_sizes(tensors, text),
-        variants=["one"] if inside else [],
+        tensors={key: _as_linear(key, value) for key, value in tensors.items() if _leaf(key) not in _BUFFERS},
+        released=_released_names(text),
+        model=_read_sizes(tensors, text),
+        variants=["one"] if bert_in_network else [],
         vocabulary="bert-base-uncased",
         pieces=_shape(tensors, f"{text}.embeddings.word_embeddings.weight", 2)[0],
         dataset=_DATASETS.get((str(getattr(args, "dataset", "")), str(getattr(args, "splitBy", ""))), ""),
@@ -59,8 +59,8 @@ def convert(content: dict[str, Any]) -> Converted:
     )
 
 
-def _names(text: str) -> Callable[[str], str]:
-    """From our names to the authors', with BERT under the name `text`."""
+def _released_names(text: str) -> Callable[[str], str]:
+    """Return a function from our names to the authors', who have BERT under the name `text`."""
     modules = {"decoder.logits": "classifier.conv1_1"}
     for stage in range(4):
         layer, fusion = f"backbone.layers.{stage}", f"backbone.layers.{stage}.fusion"
@@ -78,9 +78,9 @@ def _names(text: str) -> Callable[[str], str]:
             f"backbone.layers.{stage + 1}.downsample.reduction": f"{layer}.downsample.reduction",
         }
     for level, map_number in enumerate((4, 3, 2)):
-        for place in (0, 1):
-            modules[f"decoder.levels.{level}.{place}.conv"] = f"classifier.conv{place + 1}_{map_number}"
-            modules[f"decoder.levels.{level}.{place}.norm"] = f"classifier.bn{place + 1}_{map_number}"
+        for layer_number in (0, 1):
+            ours, theirs = f"decoder.levels.{level}.{layer_number}", f"{layer_number + 1}_{map_number}"
+            modules |= {f"{ours}.conv": f"classifier.conv{theirs}", f"{ours}.norm": f"classifier.bn{theirs}"}
 
     def released(name: str) -> str:
         module, _, leaf = name.removeprefix("network.").rpartition(".")
@@ -89,35 +89,41 @@ def _names(text: str) -> Callable[[str], str]:
     return released
 
 
-def _sizes(tensors: dict[str, Tensor], text: str) -> dict[str, Value]:
-    """The settings of [model] that the shapes say."""
+def _read_sizes(tensors: dict[str, Tensor], text: str) -> dict[str, Value]:
+    """Return the settings of [model] that follow from the shapes."""
     width, _, patch, _ = _shape(tensors, "backbone.patch_embed.proj.weight", 4)
     stages = [f"backbone.layers.{stage}.blocks" for stage in range(4)]
     tables = [_shape(tensors, f"{stage}.0.attn.relative_position_bias_table", 2) for stage in stages]
     text_width = _shape(tensors, f"{text}.embeddings.word_embeddings.weight", 2)[1]
     if text_width % _HEAD_WIDTH:
         raise InputError(f"its BERT is {text_width} wide, no multiple of {_HEAD_WIDTH}. Give a file with another BERT.")
-    window = (isqrt(tables[0][0]) + 1) // 2  # a table has a row for each of (2 window - 1)^2 offsets
+    window = (isqrt(tables[0][0]) + 1) // 2  # a table has (2 window - 1)^2 rows, one per offset
     return {
         "backbone": "swin",
         "width": width,
-        "depths": [_count(tensors, stage) for stage in stages],
+        "depths": [_count_children(tensors, stage) for stage in stages],
         "heads": [heads for _, heads in tables],
         "window": window,
         "patch": patch,
         "text_width": text_width,
-        "text_layers": _count(tensors, f"{text}.encoder.layer"),
+        "text_layers": _count_children(tensors, f"{text}.encoder.layer"),
         "text_heads": text_width // _HEAD_WIDTH,
         "decoder_channels": _shape(tensors, "classifier.conv1_4.weight", 4)[0],
     }
 
 
-def _count(tensors: dict[str, Tensor], module: str) -> int:
-    """How many numbered parts a module has."""
+def _leaf(key: str) -> str:
+    """Return the part of a weight's name after its module."""
+    return key.rpartition(".")[2]
+
+
+def _count_children(tensors: dict[str, Tensor], module: str) -> int:
+    """Return the number of a module's numbered children."""
     return len({key[len(module) + 1 :].partition(".")[0] for key in tensors if key.startswith(f"{module}.")})
 
 
 def _shape(tensors: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a weight. Raises InputError when it is missing or has other dimensions."""
     if key not in tensors:
         raise InputError(f"the weight {key} is missing. Give a whole file of LAVT.")
     shape = tuple(tensors[key].shape)
@@ -126,26 +132,26 @@ def _shape(tensors: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, 
     return shape
 
 
-def _dense(weights: dict[Any, Any]) -> dict[str, Tensor]:
-    """Refuse what is no tensor of numbers."""
+def _check_dense(weights: dict[Any, Any]) -> dict[str, Tensor]:
+    """Return the weights. Raises InputError when a value is no dense tensor in memory."""
     for key, value in weights.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
             raise InputError(f"{key} is no dense tensor, so this is no file of LAVT. Give another one.")
     return {str(key): value for key, value in weights.items()}
 
 
-def _linear(key: str, value: Tensor) -> Tensor:
-    """The authors' 1x1 convolutions over positions are linear layers here: (C, D, 1) to (C, D)."""
+def _as_linear(key: str, value: Tensor) -> Tensor:
+    """Return the weight of a linear layer for the authors' 1x1 convolution over positions: (C, D, 1) to (C, D)."""
     return value.squeeze(2) if ".fusion." in key and value.ndim == 3 else value
 
 
 def _check_heads(args: Any) -> None:
-    """The authors' code can give its pixel-word attention several heads, of which the weights do not tell."""
+    """Raise InputError for attention of several heads, which the authors' code allows and the weights do not show."""
     heads = str(getattr(args, "mha", "") or "1")
     if set(re.findall(r"\d+", heads)) != {"1"}:
         raise InputError(f"it was trained with --mha {heads}, but attention has one head here. Give another file.")
 
 
-def _shortened(content: dict[str, Any]) -> str:
+def _first_keys(content: dict[str, Any]) -> str:
     keys = [str(key) for key in content]
     return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "") or "nothing"

@@ -1,4 +1,7 @@
-"""Pixel-word attention and the language gate (LAVT, sections 3.2 and 3.3)."""
+"""Pixel-word attention and the language gate (LAVT, sections 3.2 and 3.3).
+
+B expressions, T words, D text width, C channels, h w the grid of a map, N positions.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from torch.nn import functional
 
 
 class PWAM(nn.Module):
-    """Pixel-Word Attention Module: each pixel gathers words, and the answer modulates it.
+    """Pixel-Word Attention Module: each pixel gathers words, and the result modulates it.
 
-    All layers are 1x1 convolutions of the paper, written as linear layers over the channels that come last.
+    All layers are 1x1 convolutions in the paper and linear layers over the last dimension, the channels, here.
     """
 
     def __init__(self, width: int, text_width: int, dropout: float) -> None:
@@ -25,7 +28,6 @@ class PWAM(nn.Module):
 
     def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """Pixels (B, h, w, C), words (B, T, D) and their mask (B, T) to F_i (B, h, w, C), eq. 1-5."""
-        size = pixels.shape
         flat = pixels.flatten(1, 2)  # (B, hw, C)
         visual = self.dropout(functional.gelu(self.visual(flat)))
         gathered = functional.scaled_dot_product_attention(  # one head; scale C^-0.5
@@ -36,10 +38,10 @@ class PWAM(nn.Module):
         )[:, 0]  # (B, hw, C)
         language = instance_norm(self.out(gathered))
         fused: Tensor = self.dropout(functional.gelu(self.project(visual * language)))
-        return fused.view(size)
+        return fused.view(pixels.shape)
 
     def attention(self, pixels: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """The weights with which each pixel gathers the words' values: (B, h, w, T), of sum 1 over the words."""
+        """Return the weights with which each pixel gathers the words: (B, h, w, T), of sum 1 over the words."""
         query = instance_norm(self.query(pixels.flatten(1, 2)))  # (B, hw, C)
         scores = query @ self.key(words).mT * query.shape[-1] ** -0.5  # (B, hw, T)
         weights: Tensor = scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
@@ -47,7 +49,7 @@ class PWAM(nn.Module):
 
 
 class LanguageGate(nn.Module):
-    """How much of what the words said flows into the next stage (eq. 6-7)."""
+    """Decide how much of the language flows into the next stage (eq. 6-7)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -62,8 +64,8 @@ class LanguageGate(nn.Module):
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalise each channel over the positions, without parameters: (B, N, C) to the same shape."""
+    """Normalise each channel over the positions, without parameters, in float32 or better: (B, N, C) to (B, N, C)."""
     with torch.autocast(x.device.type, enabled=False):
-        whole = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        variance, mean = torch.var_mean(whole, dim=1, correction=0, keepdim=True)  # (B, 1, C)
-        return ((whole - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
+        precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        variance, mean = torch.var_mean(precise, dim=1, correction=0, keepdim=True)  # (B, 1, C)
+        return ((precise - mean) * torch.rsqrt(variance + eps)).to(x.dtype)

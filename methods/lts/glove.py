@@ -1,4 +1,4 @@
-"""The word embedding of LTS: random vectors, or GloVe's where a file is given."""
+"""The word embedding of LTS: random vectors, or vectors from a GloVe file (Pennington et al., EMNLP 2014)."""
 
 from __future__ import annotations
 
@@ -6,27 +6,57 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from risbench.data import text
+from risbench.errors import InputError
 
-_SPREAD = 0.4  # standard deviation of random vectors; close to that of GloVe's own numbers
+_RANDOM_STD = 0.4  # of random vectors, close to the standard deviation of GloVe's
 
 
 def random_vectors(words: int, width: int) -> nn.Embedding:
-    """An embedding of padding (0), unknown words (1) and the vocabulary behind them."""
+    """Return an embedding of padding (0, a zero vector), unknown words (1) and the vocabulary (from 2)."""
     table = nn.Embedding(words, width, padding_idx=0)
-    nn.init.normal_(table.weight, std=_SPREAD)
+    nn.init.normal_(table.weight, std=_RANDOM_STD)
     with torch.no_grad():
         table.weight[0].zero_()
     return table
 
 
-def fill(table: nn.Embedding, vocabulary: Sequence[str], glove: str) -> str:
-    """Put the vectors of a GloVe file under their words; say for how many there was one."""
-    vectors = text.glove(Path(glove), vocabulary, table.embedding_dim)
+def load_glove(table: nn.Embedding, vocabulary: Sequence[str], glove: str) -> str:
+    """Copy the vectors of a GloVe file into the embedding; return the file and the number of words it knows."""
+    vectors = read_vectors(Path(glove), vocabulary, table.embedding_dim)
     with torch.no_grad():
         for number, word in enumerate(vocabulary, start=2):
             if word in vectors:
                 table.weight[number] = vectors[word]
     return f"{Path(glove).name} for {len(vectors)} of {len(vocabulary)} words"
+
+
+def read_vectors(path: Path, vocabulary: Sequence[str], width: int) -> dict[str, Tensor]:
+    """Read the vectors (width,) of the vocabulary's words from a GloVe text file."""
+    wanted = set(vocabulary)
+    vectors: dict[str, Tensor] = {}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                word, *numbers = line.rstrip().split(" ")
+                if word in wanted:
+                    vectors[word] = _vector(numbers, width, f"{path}, line {number}: {word!r}")
+    except FileNotFoundError:
+        raise InputError(
+            f"There is no GloVe file at {path}. Give another model.glove, or an empty one for random vectors."
+        ) from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise InputError(f"{path} is no GloVe text file. Unpack the archive and give the .txt.") from None
+    return vectors
+
+
+def _vector(numbers: Sequence[str], width: int, where: str) -> Tensor:
+    if len(numbers) != width:
+        raise InputError(
+            f"{where} has {len(numbers)} numbers, but model.word_width is {width}. Give the GloVe file of that width."
+        )
+    try:
+        return torch.tensor([float(number) for number in numbers])
+    except ValueError as error:
+        raise InputError(f"{where}: {error}. Give the unpacked GloVe .txt.") from None

@@ -1,4 +1,4 @@
-"""Localisation: where the multi-modal feature fits the sentence (eq. 8, eq. 9, Table 5).
+"""Localisation: how well each position of the multi-modal feature fits the sentence (eq. 8, eq. 9, Table 5).
 
 B expressions, T words, C channels of F_m3, C_t of the text, h w the grid of F_m3, which is H/8.
 """
@@ -11,13 +11,13 @@ import torch
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from risbench.nn.segmentation import Logit
+from risbench.nn.logits import Logit
 
 from .text import Text
 
 
 class RelevanceFilter(nn.Module):
-    """The sentence becomes a 1x1 kernel that answers where F_m3 fits it (eq. 8), or n kernels, one after the other."""
+    """The sentence becomes a 1x1 kernel on F_m3 (eq. 8), or several kernels that are applied in turn."""
 
     def __init__(self, text_channels: int, channels: int, times: int) -> None:
         super().__init__()
@@ -26,12 +26,12 @@ class RelevanceFilter(nn.Module):
 
     def forward(self, multi: Tensor, text: Text) -> Tensor:
         """F_m3 (B, C, h, w) and f_text (B, C_t) to the logits of H_mask (B, h, w)."""
-        kernels = self.kernel(text.sentence).chunk(self.times, dim=1)  # n times (B, C)
-        return refined(torch.einsum("bchw,bc->bhw", multi, kernel) for kernel in kernels)
+        kernels = self.kernel(text.sentence).chunk(self.times, dim=1)  # each (B, C)
+        return apply_in_turn(torch.einsum("bchw,bc->bhw", multi, kernel) for kernel in kernels)
 
 
 class WordFilter(nn.Module):
-    """Every word becomes a kernel, and they answer in their order, as in DMN (LTS-WordFilter, Table 5)."""
+    """Every word becomes a 1x1 kernel, applied in the words' order, as in DMN (LTS-WordFilter, Table 5)."""
 
     def __init__(self, text_channels: int, channels: int) -> None:
         super().__init__()
@@ -39,42 +39,44 @@ class WordFilter(nn.Module):
 
     def forward(self, multi: Tensor, text: Text) -> Tensor:
         """F_m3 (B, C, h, w) and h_t (B, T, C_t) to the logits of H_mask (B, h, w)."""
-        answers = torch.einsum("bchw,btc->tbhw", multi, self.kernel(text.words))
-        return refined(answers * text.mask.T[:, :, None, None])  # padding answers nothing
+        responses = torch.einsum("bchw,btc->tbhw", multi, self.kernel(text.words))  # (T, B, h, w)
+        return apply_in_turn(responses * text.mask.T[:, :, None, None])  # padding responds with 0
 
 
-def refined(answers: Iterable[Tensor]) -> Tensor:
-    """Add up what one kernel after the other answers (B, h, w), each to F_m3 weighted by the sigmoid of the sum so far.
+def apply_in_turn(responses: Iterable[Tensor]) -> Tensor:
+    """Add up the kernels' responses to F_m3 (B, h, w), each weighted by the sigmoid of the sum before it.
 
-    That is the sigmoid times its answer to F_m3. Without weights all kernels together would be a single one.
+    The weighted response is the response to a weighted F_m3. Without weights the kernels would be equal to one kernel.
     """
-    heat, *further = answers
-    for answer in further:
-        heat = heat + heat.sigmoid() * answer
+    heat, *later = responses
+    for response in later:
+        heat = heat + heat.sigmoid() * response
     return heat
 
 
 class Transformer(nn.Module):
-    """One layer of a transformer's decoder: positions attend to each other and are told the sentence (eq. 9)."""
+    """One layer of a transformer's decoder: positions attend to each other and to the sentence (eq. 9)."""
 
     def __init__(self, text_channels: int, channels: int, heads: int, hidden: int, response: nn.Module) -> None:
         super().__init__()
         self.memory = nn.Linear(text_channels, channels)
         self.layer = nn.TransformerDecoderLayer(channels, heads, hidden, dropout=0.0, batch_first=True)
-        self.response = response  # reads H_mask out of what the layer answers
+        self.response = response  # from the layer's output to H_mask
 
     def forward(self, multi: Tensor, text: Text) -> Tensor:
         """F_m3 (B, C, h, w) and f_text (B, C_t) to the logits of H_mask (B, h, w)."""
         _, channels, height, width = multi.shape
-        places = build_sincos2d_pos_embed([height, width], channels, device=multi.device, dtype=multi.dtype)  # (hw, C)
-        x = multi.flatten(2).transpose(1, 2) + places  # (B, hw, C)
+        positions = build_sincos2d_pos_embed(
+            [height, width], channels, device=multi.device, dtype=multi.dtype
+        )  # (hw, C)
+        x = multi.flatten(2).transpose(1, 2) + positions  # (B, hw, C)
         x = self.layer(x, self.memory(text.sentence)[:, None])
         heat: Tensor = self.response(x.transpose(1, 2).unflatten(2, (height, width)), text)
         return heat
 
 
 class Response(nn.Module):
-    """Reads H_mask out of the transformer where no filter does: by one kernel for all sentences."""
+    """From the transformer's output to H_mask, when there is no filter: by one kernel for all sentences."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -21,10 +21,20 @@ from risbench.api import Batch, Method, Panel, Prediction, Words, peak_of, repea
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 from risbench.nn.darknet import darknet53, load_weights
-from risbench.nn.segmentation import ASPPDeconvolution, Logit, area_average, summed_bce
-from risbench.recipe import Field, Recipe, Section, section
+from risbench.nn.logits import Logit
+from risbench.nn.segmentation import ASPPDeconvolution, area_average, summed_bce
+from risbench.recipe import (
+    Field,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Recipe,
+    Section,
+    validate_section,
+)
 
-from .glove import fill, random_vectors
+from .glove import load_glove, random_vectors
 from .localisation import RelevanceFilter, Response, Transformer, WordFilter
 from .text import Text, TextEncoder
 
@@ -32,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Fusion(nn.Module):
-    """Multi-modal feature F_m3 from three visual levels and the sentence, or from the levels alone (eq. 5-7)."""
+    """The multi-modal feature F_m3 of three visual levels and, optionally, the sentence (eq. 5-7)."""
 
     def __init__(self, visual: Sequence[int], text_channels: int | None, channels: int, slope: float) -> None:
         super().__init__()
@@ -54,12 +64,12 @@ class Fusion(nn.Module):
         multi1 = self.visual1(coarse)
         if self.text is not None:
             multi1 = multi1 * self.text(sentence)[:, :, None, None]
-        multi2 = torch.cat((self.multi1(double(multi1)), self.visual2(middle)), dim=1)
-        return torch.cat((self.multi2(double(multi2)), self.visual3(fine)), dim=1)
+        multi2 = torch.cat((self.multi1(upsample_twofold(multi1)), self.visual2(middle)), dim=1)
+        return torch.cat((self.multi2(upsample_twofold(multi2)), self.visual3(fine)), dim=1)
 
 
 class LTS(nn.Module):
-    """Locate by the sentence, then segment around the answer; the rows of Table 2 leave out one or the other."""
+    """Locate the referent by the sentence, then segment it; rows of Table 2 leave out one of the two."""
 
     def __init__(
         self, text: TextEncoder, fusion: Fusion, localisation: nn.Module | None, segmentation: nn.Module | None
@@ -71,14 +81,14 @@ class LTS(nn.Module):
         self.segmentation = segmentation
 
     def forward(self, visual: Sequence[Tensor], words: Words) -> tuple[Tensor | None, Tensor]:
-        """Visual levels (B, ...) to logits of H_mask (B, H/8, W/8), None without localisation, and of P_mask.
+        """Visual levels (B, C, h, w) to the logits of H_mask (B, H/8, W/8) and of P_mask (B, H/4, W/4).
 
-        P_mask is at H/4; without the segmentation module it is at H/8: H_mask itself, or what F_m3 alone says.
+        H_mask is None without localisation. P_mask is H_mask without segmentation; without both it is at H/8.
         """
         text: Text = self.text(words)
         multi = self.fusion(visual, text.sentence)  # (B, C, H/8, W/8)
         if self.localisation is None:
-            assert self.segmentation is not None  # something must make P_mask
+            assert self.segmentation is not None  # P_mask needs one of the two
             return None, self.segmentation(multi)
         heat = self.localisation(multi, text)  # (B, H/8, W/8)
         if self.segmentation is None:
@@ -86,40 +96,36 @@ class LTS(nn.Module):
         return heat, self.segmentation(torch.cat((multi, heat[:, None]), dim=1))
 
 
-Positive = Annotated[int, Field(gt=0)]
-Slope = Annotated[float, Field(ge=0, lt=1)]
-
-
 class Settings(Section):
-    """[model] of recipe.toml, which says what each key means."""
+    """[model] of recipe.toml, which explains every key."""
 
     pretrained: bool
     backbone_weights: str
-    backbone_slope: Slope
-    stem_channels: Positive
+    backbone_slope: Fraction
+    stem_channels: PositiveInt
     stage_channels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=5, max_length=5)]
-    stage_depths: Annotated[list[Positive], Field(min_length=5, max_length=5)]
+    stage_depths: Annotated[list[PositiveInt], Field(min_length=5, max_length=5)]
     glove: str
-    word_width: Positive
-    text_channels: Annotated[int, Field(gt=0, multiple_of=2)]  # half for each direction
-    fusion_channels: Positive
-    slope: Slope
-    aspp_channels: Positive
-    aspp_rates: Annotated[list[Positive], Field(min_length=3, max_length=3)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    loc_weight: Annotated[float, Field(ge=0)]
-    # The rows of the ablations; checkpoints that are older than these keys hold the network of the defaults.
+    word_width: PositiveInt
+    text_channels: Annotated[int, Field(gt=0, multiple_of=2)]  # half of them for each direction
+    fusion_channels: PositiveInt
+    slope: Fraction
+    aspp_channels: PositiveInt
+    aspp_rates: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    dropout: Fraction
+    loc_weight: NonNegativeFloat
+    # Parts that rows of the ablations leave out. Older checkpoints lack these keys; the defaults are their network.
     fusion: bool = True
-    filters: Annotated[int, Field(ge=0)] = 1
+    filters: NonNegativeInt = 1
     word_filter: bool = False
     transformer: bool = False
-    transformer_heads: Positive = 4
-    transformer_hidden: Positive = 1024
+    transformer_heads: PositiveInt = 4
+    transformer_hidden: PositiveInt = 1024
     segmentation: bool = True
 
     @property
-    def locates(self) -> bool:
-        """Whether there is an H_mask."""
+    def has_localisation(self) -> bool:
+        """Whether there is a localisation module, which makes H_mask."""
         return self.filters > 0 or self.transformer
 
 
@@ -134,44 +140,47 @@ class Model(Method):
 
     @classmethod
     def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordTokenizer:
-        """A vocabulary of all words of the training expressions."""
+        """Make a vocabulary of all words of the training expressions."""
         return WordTokenizer.build(expressions, recipe.text.max_tokens)
 
     @classmethod
     def build(cls, recipe: Recipe, tokenizer: WordTokenizer) -> Self:
         """Build the network of section 3 with the numbers of [model]."""
-        model = section(Settings, recipe.model, "model")
-        _check_parts(model)
+        settings = validate_section(Settings, recipe.model, "model")
+        _check_parts(settings)
         _check_side(recipe.image.size)
-        slope, text_channels, channels = model.slope, model.text_channels, model.fusion_channels
-        backbone = darknet53(model.stem_channels, model.stage_channels, model.stage_depths, model.backbone_slope)
-        network = LTS(
-            TextEncoder(random_vectors(len(tokenizer), model.word_width), text_channels),
-            Fusion(model.stage_channels[:1:-1], text_channels if model.fusion else None, channels, slope),
-            _localisation(model),
-            _segmentation(model),
+        slope, text_channels, channels = settings.slope, settings.text_channels, settings.fusion_channels
+        backbone = darknet53(
+            settings.stem_channels, settings.stage_channels, settings.stage_depths, settings.backbone_slope
         )
-        return cls(backbone, network, model.loc_weight)
+        network = LTS(
+            TextEncoder(random_vectors(len(tokenizer), settings.word_width), text_channels),
+            Fusion(settings.stage_channels[:1:-1], text_channels if settings.fusion else None, channels, slope),
+            _build_localisation(settings),
+            _build_segmentation(settings),
+        )
+        return cls(backbone, network, settings.loc_weight)
 
     def load_pretrained(self, recipe: Recipe, tokenizer: WordTokenizer) -> None:
-        """Darknet53's weights and GloVe's vectors, as [model] names them."""
-        model = section(Settings, recipe.model, "model")
-        if not model.pretrained:
+        """Load Darknet53's weights and GloVe's vectors, as [model] names them."""
+        settings = validate_section(Settings, recipe.model, "model")
+        if not settings.pretrained:
             return
-        loaded = load_weights(self.backbone, model.backbone_weights, model.backbone_slope)
-        if not model.glove:
+        backbone, vectors = load_weights(self.backbone, settings.backbone_weights, settings.backbone_slope), "random"
+        if settings.glove:
+            vectors = load_glove(self.network.text.vectors, tokenizer.vocabulary, settings.glove)
+        else:
             _log.warning("No GloVe file is given (model.glove): word vectors start random; the paper's are GloVe's.")
-        loaded_words = fill(self.network.text.vectors, tokenizer.vocabulary, model.glove) if model.glove else "random"
-        self.weights = f"Darknet53 {loaded}; word vectors {loaded_words}"
+        self.weights = f"Darknet53 {backbone}; word vectors {vectors}"
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
-        """F_v1 (I, C1, H/32, W/32), F_v2 (I, C2, H/16, W/16), F_v3 (I, C3, H/8, W/8)."""
+        """Compute F_v1 (I, C1, H/32, W/32), F_v2 (I, C2, H/16, W/16), F_v3 (I, C3, H/8, W/8)."""
         _check_side(batch.image.shape[-1])  # a protocol may set another size than the recipe
         fine, middle, coarse = self.backbone(batch.image)
         return coarse, middle, fine
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """L = L_seg + lambda L_loc (eq. 11-13), on the grids of P_mask and H_mask; L_seg alone where lambda is 0."""
+        """L = L_seg + lambda L_loc (eq. 11-13), on the grids of P_mask and H_mask; only L_seg when lambda is 0."""
         assert batch.mask is not None
         heat, mask = self.network(repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words)
         seg = summed_bce(mask, area_average(batch.mask, (mask.shape[1], mask.shape[2])))
@@ -181,62 +190,66 @@ class Model(Method):
         return {"total": seg + self.loc_weight * loc, "L_seg": seg, "L_loc": loc}
 
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
-        """P_mask as the probability; the maximum of H_mask, where there is one, as the peak, on P_mask's grid."""
+        """Return P_mask as the probability and the maximum of H_mask, if there is one, as the peak on P_mask's grid."""
         heat, mask = self.network(features, words)
         if heat is None:
             return Prediction(mask.sigmoid())
-        finer = mask.shape[-1] // heat.shape[-1]  # 2: the peak is the cell whose corner is the coarse cell's centre
-        return Prediction(mask.sigmoid(), finer * peak_of(heat) + finer // 2)
+        scale = mask.shape[-1] // heat.shape[-1]  # 2: the peak is the cell whose corner is the coarse cell's centre
+        return Prediction(mask.sigmoid(), scale * peak_of(heat) + scale // 2)
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
-        """H_mask, the heat map of Fig. 4: where the localisation module says that the referent is."""
+        """Return H_mask, the heat map of Fig. 4."""
         if tokens:
-            raise InputError("LTS shows H_mask, a map of the whole sentence and of no word: leave --word out.")
+            raise InputError("LTS shows H_mask, a map of the whole sentence, not of a word: leave --word out.")
         heat, _ = self.network(repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words)
         if heat is None:
-            raise InputError("This LTS has no localisation, and so no H_mask to show: leave --explain out.")
+            raise InputError("This LTS has no localisation and so no H_mask to show: leave --explain out.")
         values = heat[0].float().sigmoid()  # (H/8, W/8)
         return [Panel(f"H_mask, where the referent is: at most {values.max():.2f}", values)]
 
 
-def _localisation(model: Settings) -> nn.Module | None:
-    """The module that makes H_mask, if there is one."""
-    text_channels, channels = model.text_channels, 2 * model.fusion_channels
+def _build_localisation(settings: Settings) -> nn.Module | None:
+    """Build the module that makes H_mask, or None."""
+    text_channels, channels = settings.text_channels, 2 * settings.fusion_channels
     response: nn.Module | None = None
-    if model.word_filter:
+    if settings.word_filter:
         response = WordFilter(text_channels, channels)
-    elif model.filters:
-        response = RelevanceFilter(text_channels, channels, model.filters)
-    if not model.transformer:
+    elif settings.filters:
+        response = RelevanceFilter(text_channels, channels, settings.filters)
+    if not settings.transformer:
         return response
     response = response or Response(channels)
-    return Transformer(text_channels, channels, model.transformer_heads, model.transformer_hidden, response)
+    return Transformer(text_channels, channels, settings.transformer_heads, settings.transformer_hidden, response)
 
 
-def _segmentation(model: Settings) -> nn.Module | None:
-    """The module that makes P_mask; none where P_mask is H_mask."""
-    channels = 2 * model.fusion_channels
-    if model.segmentation:
-        in_channels = channels + model.locates  # F_m3 and H_mask
-        return ASPPDeconvolution(in_channels, model.aspp_channels, model.aspp_rates, model.dropout, model.slope)
-    return None if model.locates else Logit(channels)
+def _build_segmentation(settings: Settings) -> nn.Module | None:
+    """Build the module that makes P_mask, or None when P_mask is H_mask."""
+    channels = 2 * settings.fusion_channels
+    if settings.segmentation:
+        in_channels = channels + settings.has_localisation  # F_m3 and H_mask
+        return ASPPDeconvolution(
+            in_channels, settings.aspp_channels, settings.aspp_rates, settings.dropout, settings.slope
+        )
+    return None if settings.has_localisation else Logit(channels)
 
 
-def _check_parts(model: Settings) -> None:
-    """Refuse parts that do not fit together."""
-    if not (model.fusion or model.locates):
+def _check_parts(settings: Settings) -> None:
+    """Raise InputError for parts that do not fit together."""
+    if not (settings.fusion or settings.has_localisation):
         raise InputError(
             "model.fusion=false and model.filters=0 leave nothing that reads the words: set model.fusion=true, "
             "model.filters=1 or model.transformer=true."
         )
-    if model.word_filter and model.filters != 1:
-        raise InputError(f"model.filters={model.filters} with model.word_filter=true: each word filters once, give 1.")
-    if model.loc_weight and not (model.locates and model.segmentation):
+    if settings.word_filter and settings.filters != 1:
         raise InputError(
-            f"model.loc_weight={model.loc_weight} trains H_mask beside P_mask, but they are not both there: give 0."
+            f"model.filters={settings.filters} with model.word_filter=true: each word filters once. Give 1."
         )
-    channels, heads = 2 * model.fusion_channels, model.transformer_heads
-    if model.transformer and channels % math.lcm(heads, 4):  # 4: sine and cosine of rows and of columns
+    if settings.loc_weight and not (settings.has_localisation and settings.segmentation):
+        raise InputError(
+            f"model.loc_weight={settings.loc_weight} trains H_mask beside P_mask, but one of them is missing. Give 0."
+        )
+    channels, heads = 2 * settings.fusion_channels, settings.transformer_heads
+    if settings.transformer and channels % math.lcm(heads, 4):  # 4: sine and cosine of rows and of columns
         raise InputError(
             f"model.transformer_heads={heads}, and the four parts of a position, cannot share {channels} channels "
             f"(twice model.fusion_channels). Give channels that are a multiple of {math.lcm(heads, 4)}."
@@ -244,17 +257,18 @@ def _check_parts(model: Settings) -> None:
 
 
 def _check_side(side: int) -> None:
+    """Raise InputError for an input whose coarsest map is no whole number of cells."""
     if side % 32:
         raise InputError(f"image.size={side} does not fit LTS, whose coarsest map is H/32: give a multiple of 32.")
 
 
 def projection(in_channels: int, channels: int, slope: float) -> nn.Module:
-    """g(x W): 1x1 convolution, batch normalisation, LeakyReLU."""
+    """Return g(x W): 1x1 convolution, batch normalisation, LeakyReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels), nn.LeakyReLU(slope)
     )
 
 
-def double(x: Tensor) -> Tensor:
-    """Up-sample by 2, bilinearly: (B, C, h, w) to (B, C, 2h, 2w)."""
+def upsample_twofold(x: Tensor) -> Tensor:
+    """Double the resolution bilinearly: (B, C, h, w) to (B, C, 2h, 2w)."""
     return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

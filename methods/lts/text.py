@@ -1,4 +1,4 @@
-"""The sentence of LTS (section 3.2). B expressions, T words, C channels."""
+"""The text encoder of LTS (section 3.2). B expressions, T words, C channels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from risbench.api import Words
 
 
 class Text(NamedTuple):
-    """What the encoder makes of a sentence."""
+    """An encoded sentence."""
 
     sentence: Tensor  # f_text (B, C)
-    words: Tensor  # h_t (B, T, C), zero behind the words; T is that of the longest sentence
-    mask: Tensor  # (B, T) bool: True where there is a word
+    words: Tensor  # h_t (B, T, C), zero after the last word; T is the length of the longest sentence
+    mask: Tensor  # (B, T) bool, True at words
 
 
 class TextEncoder(nn.Module):
@@ -27,7 +27,7 @@ class TextEncoder(nn.Module):
         self.gru = nn.GRU(vectors.embedding_dim, channels // 2, bidirectional=True, batch_first=True)
 
     def forward(self, words: Words) -> Text:
-        """(B, T) to the sentence and its words; padding is left out of the GRU and of the mean."""
+        """Words (B, T) to the sentence and its words, without padding in the GRU and in the mean."""
         lengths = words.mask.sum(dim=1)  # (B,)
         packed = pack_padded_sequence(self.vectors(words.ids), lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)

@@ -1,4 +1,4 @@
-"""The command line: one function for each command; what is heavy is imported inside, so that --help answers at once."""
+"""The command line: one function for each command. Heavy imports stand inside the functions, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from risbench import __version__
-from risbench.cli import data as cli_data
-from risbench.cli import options
-from risbench.cli import results as cli_results
+from risbench.cli import data, options, results
 from risbench.cli.arguments import (
     Checkpoint,
     Dataset,
@@ -34,24 +33,41 @@ from risbench.cli.arguments import (
     Variant,
 )
 from risbench.errors import InputError
-from risbench.runs import job as jobs
+from risbench.runs.job import job_from_options, parse_seeds, refuse_options
 
 if TYPE_CHECKING:
+    from risbench.runs.run import Run
     from risbench.scoring.record import Record
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.add_typer(cli_data.app, name="data")
-app.add_typer(cli_results.app)
+_TRAINING_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "lightning_fabric",
+    "safetensors",
+    "huggingface_hub",
+    "filelock",
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},  # every command inherits it
+)
+app.add_typer(data.app, name="data")
+app.add_typer(results.app)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(__version__)
         raise typer.Exit
 
 
 @app.callback()
-def about(
+def risbench(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -72,7 +88,7 @@ def run(
     checkpoint: Checkpoint = "",
     init: Init = "",
     resume: Resume = None,
-    plan: Annotated[Path | None, typer.Option(help="File of such commands, to be worked off (risbench plan).")] = None,
+    plan: Annotated[Path | None, typer.Option(help="File of commands to run: see risbench plan.")] = None,
     data_root: Root = "",
     images: Images = "",
     partial: Partial = False,
@@ -80,25 +96,18 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train, predict, score and record; with --checkpoint, without training."""
+    options_by_name = locals()
     if plan is not None:
-        jobs.refuse_beside(context, "--plan", set(context.params) - {"plan", "as_json"})
-        made, failures = options.work_off(plan, context.command)
-        if made or as_json:
-            _show(made, as_json)
-        if failures:
-            raise InputError(f"Of the plan {len(failures)} failed: {' '.join(failures)}")
-        return
-    if method.split("/")[0] == "reference":
-        jobs.refuse_beside(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])
-        chosen, where = options.chosen_references(method), (data_root, images, partial)
-        _show(options.score_references(chosen, dataset, split, protocol, seed, where, runs), as_json)
-        return
-    records = []
-    for opened in options.open_runs(locals(), resume):
-        records += opened.evaluate(opened.train(resume is not None))
-        if _is_main():
-            print(f"Kept in {opened.folder}", file=sys.stderr)
-    _show(records, as_json)
+        refuse_options(context, "--plan", set(context.params) - {"plan", "as_json"})
+        _run_plan(plan, context.command, as_json)
+    elif method.split("/")[0] == "reference":
+        from risbench.runs.reference_runs import run_references
+
+        refuse_options(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])
+        job, seeds = job_from_options(options_by_name), parse_seeds(seed)
+        _print_records(run_references(options.reference_names(method), job, seeds, runs), as_json)
+    else:
+        _print_records(_run_and_report(options.open_runs(options_by_name, resume)), as_json)
 
 
 @app.command()
@@ -117,11 +126,14 @@ def train(
     partial: Partial = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Train alone; leaves checkpoints/best and checkpoints/last in the folder of the run."""
-    for opened in options.open_runs(locals(), resume):
-        best = opened.train(resume is not None).folder
-        if _is_main():
-            print(best)
+    """Train without evaluation; write checkpoints/best and checkpoints/last in the folder of the run."""
+    options_by_name = locals()
+    from risbench.runs import training
+
+    for opened in options.open_runs(options_by_name, resume):
+        best = training.train(opened)
+        if _is_main_process():
+            print(best.folder)
 
 
 @app.command()
@@ -131,17 +143,18 @@ def predict(
     split: Annotated[str, typer.Option(help="The split to predict.")],
     overrides: Overrides = None,
     dataset: Dataset = "mini",
-    protocol: Annotated[str, typer.Option(help="The protocol whose input half counts.")] = "original",
+    protocol: Annotated[str, typer.Option(help="The protocol; its input half counts.")] = "original",
     data_root: Root = "",
     images: Images = "",
     partial: Partial = False,
 ) -> None:
-    """Predict a split with a checkpoint; a killed prediction goes on where it was."""
+    """Predict a split with a checkpoint; a killed prediction continues where it stopped."""
+    job = job_from_options(locals())
     options.check_output(output, ".parquet", "a predictions file")
-    from risbench.runs import run as running
+    from risbench.runs.evaluation import predict_to_file
 
-    running.predict_to(jobs.job_of(locals()), output)
-    if _is_main():
+    predict_to_file(job, output)
+    if _is_main_process():
         print(output)
 
 
@@ -154,11 +167,11 @@ def segment(
     explain: Annotated[bool, typer.Option("--explain", help="Draw the maps behind the mask as well.")] = False,
     word: Annotated[str, typer.Option(help="A word of the expression whose maps --explain shows.")] = "",
 ) -> None:
-    """Draw the mask of what an expression refers to."""
-    from risbench.engine.segment import draw
+    """Draw the mask of the referent of an expression."""
+    from risbench.engine.segment import draw_segmentation
 
-    covered = draw(Path(checkpoint), image, expression, output, explain, word)
-    print(f"{output}: {100 * covered:.1f} % of the image")
+    share = draw_segmentation(Path(checkpoint), image, expression, output, explain=explain, word=word)
+    print(f"{output}: {100 * share:.1f} % of the image")
 
 
 @app.command()
@@ -169,12 +182,12 @@ def convert(
     vocabulary: Annotated[
         Path | None, typer.Option(help="The word pieces (vocab.txt). Default: from Hugging Face or its cache.")
     ] = None,
-    dataset: Annotated[str, typer.Option(help="What it was trained on, where the file does not say.")] = "",
+    dataset: Annotated[str, typer.Option(help="The training data set, if the file does not name it.")] = "",
 ) -> None:
-    """Turn a checkpoint file of a method's authors into a checkpoint folder; nothing in the file is run."""
-    from risbench.engine import convert as converting
+    """Convert a checkpoint file of a method's authors to a checkpoint folder; no code in the file is run."""
+    from risbench.engine.convert import convert_checkpoint
 
-    print("\n".join(converting.convert(method, file, folder, vocabulary, dataset)))
+    print("\n".join(convert_checkpoint(method, file, folder, vocabulary, dataset)))
 
 
 @app.command("list")
@@ -183,90 +196,102 @@ def list_names(as_json: Json = False) -> None:
     from risbench import datasets, methods, recipe
     from risbench.scoring import protocol, references
 
-    found: dict[str, Any] = {
-        "methods": {name: recipe.variants(methods.recipe_file(name)) for name in methods.names()},
+    names: dict[str, Any] = {
+        "methods": {name: recipe.variant_names(methods.recipe_file(name)) for name in methods.names()},
         "references": [f"reference/{name}" for name in references.names()],
         "datasets": {name: datasets.load(name).title for name in datasets.names()},
         "protocols": protocol.names(),
     }
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(names))
         return
-    for name, variants in found["methods"].items():
+    for name, variants in names["methods"].items():
         print(f"method     {name}  (variants: {', '.join([recipe.FULL, *variants])})")
-    for name in found["references"]:
+    for name in names["references"]:
         print(f"method     {name}")
-    for name, title in found["datasets"].items():
+    for name, title in names["datasets"].items():
         print(f"data set   {name}  ({title})")
-    for name in found["protocols"]:
+    for name in names["protocols"]:
         print(f"protocol   {name}")
 
 
 @app.command()
 def doctor() -> None:
-    """Examine this environment: versions, devices, and what does not fit together."""
+    """Examine this environment: versions, devices, and libraries that do not fit together."""
     from risbench.cli.doctor import examine
 
-    findings, broken = examine()
-    print("\n".join(findings))
+    lines, broken = examine()
+    print("\n".join(lines))
     raise typer.Exit(1 if broken else 0)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for stream in (sys.stdout, sys.stderr):  # a terminal of few characters shows ? for the others
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows ?
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app()
     except InputError as error:
-        sys.exit(_fail(str(error)))
+        sys.exit(_print_error(str(error)))
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _TRAIN:
+        if (error.name or "").partition(".")[0] not in _TRAINING_LIBRARIES:
             raise
-        sys.exit(_fail(f"This command needs {error.name}: pip install 'risbench[train]'."))
+        sys.exit(_print_error(f"This command needs {error.name}: run pip install '.[train]' in the clone of risbench."))
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        sys.exit(_fail("torch and torchvision do not fit together. Run risbench doctor: it says how to mend it."))
+        message = "torch and torchvision do not fit together. Run risbench doctor: it says how to mend it."
+        sys.exit(_print_error(message))
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(f"{where}{error.strerror or error}. Give a path that can be read and written, or free space."))
+        path = f"{error.filename}: " if error.filename else ""
+        problem = error.strerror or error
+        sys.exit(_print_error(f"{path}{problem}. Give a path that can be read and written, or free space."))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-_TRAIN = (
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "lightning_fabric",
-    "safetensors",
-    "huggingface_hub",
-    "filelock",
-)
-
-
-def _fail(message: str) -> int:
+def _print_error(message: str) -> int:
+    """Print a user's mistake; return its exit code."""
     print(f"error: {message}", file=sys.stderr)
     return 2
 
 
-def _show(records: list[Record], as_json: bool) -> None:
-    """Print what was measured."""
-    from risbench import render
-    from risbench.tables import comparison as table
+def _run_plan(plan: Path, command: Any, as_json: bool) -> None:
+    from risbench.runs.plan_runner import read_plan, run_plan
 
-    if not _is_main():
+    records, failures = run_plan(read_plan(plan, command))
+    if records or as_json:
+        _print_records(records, as_json)
+    if failures:
+        raise InputError(f"Of the plan {len(failures)} failed: {' '.join(failures)}")
+
+
+def _run_and_report(runs: Iterable[Run]) -> list[Record]:
+    """Train and evaluate runs one after the other, and print their folders."""
+    from risbench.runs import evaluation, training
+
+    records = []
+    for opened in runs:
+        records += evaluation.evaluate(opened, training.train(opened))
+        if _is_main_process():
+            print(f"Kept in {opened.folder}", file=sys.stderr)
+    return records
+
+
+def _print_records(records: list[Record], as_json: bool) -> None:
+    from risbench import render
+    from risbench.tables import comparison
+
+    if not _is_main_process():
         return
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records]))
         return
-    print(render.render(table.tables(records), "terminal"))
+    print(render.render(comparison.comparison_tables(records), "terminal"))
 
 
-def _is_main() -> bool:
-    """Whether this is the first process of those that a launcher started."""
+def _is_main_process() -> bool:
+    """Whether this is the first of the processes that a launcher started."""
     return not int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)

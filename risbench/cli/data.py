@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from risbench.cli.arguments import Images, Partial, Root
+from risbench.cli.arguments import Format, Images, Partial, Root
 from risbench.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, make, index, doctor, leaks.")
@@ -27,28 +27,28 @@ def data_list() -> None:
 
 @app.command("make")
 def data_make(
-    dataset: Annotated[str, typer.Argument(help="A data set that is generated: mini.")], data_root: Root = ""
+    dataset: Annotated[str, typer.Argument(help="A generated data set: mini.")], data_root: Root = ""
 ) -> None:
     """Generate a data set (default: into the cache)."""
     from risbench import datasets
-    from risbench.data import index, source
+    from risbench.data import index_store, source
 
     card = datasets.load(dataset)
     if not card.generator:
         raise InputError(f"{dataset} is not generated. {card.where}")
-    root = Path(data_root) if data_root else index.cache_folder() / "data"
-    made = source.make(card, root)
-    print(f"{root / card.folder} {'is made' if made else 'was there already: nothing was done'}")
+    root = Path(data_root) if data_root else index_store.cache_folder() / "data"
+    is_new = source.make(card, root)
+    print(f"{root / card.folder} {'is made' if is_new else 'exists already: nothing was done'}")
 
 
 @app.command("index")
 def data_index(dataset: str, data_root: Root = "", partial: Partial = False) -> None:
-    """Build the index of a data set, and show what it holds."""
+    """Build the index of a data set, and print its counts."""
     from risbench.data import source
 
     opened = source.open_index(dataset, data_root, partial=partial)
     for name in opened.split_names():
-        print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in opened.found(name).items()))
+        print(f"{name}: " + ", ".join(f"{count} {noun}" for noun, count in opened.counts(name).items()))
     print(f"index {opened.hash}{' (partial)' if opened.partial else ''}")
 
 
@@ -62,17 +62,19 @@ def data_doctor(dataset: str, data_root: Root = "", images: Images = "", partial
 
 @app.command("leaks")
 def data_leaks(
-    dataset: Annotated[str, typer.Argument(help="Whose evaluation splits. Default: all data sets at hand.")] = "",
+    dataset: Annotated[
+        str, typer.Argument(help="Data set of the evaluation splits. Default: all that are present.")
+    ] = "",
     train: Annotated[
         list[Path] | None,
         typer.Option(help="A training set: COCO's instances_*.json, a JSON list of image ids, or one id on each line."),
     ] = None,
     data_root: Root = "",
     partial: Partial = False,
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    format_: Format = "terminal",
 ) -> None:
-    """Count the images of evaluation splits that training sets hold, too."""
+    """Count the images of evaluation splits that are also in training sets."""
     from risbench import render
     from risbench.data import leaks
 
-    print(render.render([leaks.table(dataset, train or [], data_root, partial)], form))
+    print(render.render([leaks.table(dataset, train or [], data_root, partial)], format_))

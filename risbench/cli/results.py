@@ -1,4 +1,4 @@
-"""The commands about results: what needs predictions, records and published numbers, and no torch."""
+"""The commands about results, which need predictions, records and published numbers, but no torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from risbench.cli import options
-from risbench.cli.arguments import Dataset, Images, Json, Overrides, Partial, RecordFolders, Root, Seeds
+from risbench.cli.arguments import Dataset, Format, Images, Json, Overrides, Partial, RecordFolders, Root, Seeds
 from risbench.errors import InputError
-from risbench.runs import job as jobs
+from risbench.runs.job import comma_separated, parse_seeds, refuse_options
 
 app = typer.Typer()
 
@@ -20,32 +20,31 @@ app = typer.Typer()
 @app.command()
 def score(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
+    file: Annotated[Path, typer.Argument(help="Predictions of any program: Parquet or JSON Lines.")],
     split: Annotated[str, typer.Option(help="The split that was predicted.")],
     dataset: Dataset = "mini",
     protocol: Annotated[str, typer.Option(help="The protocol, or all.")] = "original",
     data_root: Root = "",
     partial: Partial = False,
-    boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary IoU, too: nine times as slow.")] = False,
+    boundaries: Annotated[
+        bool, typer.Option("--boundaries", help="Add boundary IoU; takes nine times as long.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a predictions file; risbench import makes one of other formats."""
-    from risbench.data import source
-    from risbench.scoring import predictions
-    from risbench.scoring import protocol as protocols
-    from risbench.scoring import score as scoring
+    """Score a predictions file; risbench import converts other formats to one."""
+    from risbench.data.source import open_index
+    from risbench.scoring import predictions_file
+    from risbench.scoring.protocol import load as load_protocol
+    from risbench.scoring.score import score_predictions, score_under_all_protocols
 
-    chosen = None if protocol == "all" else protocols.load(protocol)
-    found, index = predictions.read(file), source.open_index(dataset, data_root, partial=partial)
+    chosen = None if protocol == "all" else load_protocol(protocol)
+    predictions, index = predictions_file.read(file), open_index(dataset, data_root, partial=partial)
     if chosen is None:
-        jobs.refuse_beside(context, "--protocol all", ["boundaries"])
-        _print_all(*scoring.under_all(found, index, split), as_json)
+        refuse_options(context, "--protocol all", ["boundaries"])
+        _print_scores(*score_under_all_protocols(predictions, index, split), as_json)
         return
-    summary = scoring.score(found, index, split, chosen, boundaries).summary
-    if as_json:
-        print(json.dumps(summary))
-        return
-    print("\n".join(_lines(summary)))
+    summary = score_predictions(predictions, index, split, chosen, boundaries).summary
+    print(json.dumps(summary) if as_json else "\n".join(_summary_lines(summary)))
 
 
 @app.command("import")
@@ -53,37 +52,45 @@ def import_masks(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help="COCO results, a folder of PNG masks, .npz, .pth or JSON Lines.")],
     output: Annotated[Path, typer.Option(help="The predictions file to write (.parquet).")],
-    form: Annotated[str, typer.Option("--format", help="coco, png, npz, pth, jsonl; auto goes by the name.")] = "auto",
+    format_: Annotated[
+        str, typer.Option("--format", help="coco, png, npz, pth, jsonl, or auto: by the file name.")
+    ] = "auto",
     pattern: Annotated[
         str, typer.Option(help="Names of PNG masks: {sent_id}.png (default), {ref_id}_{sentence}.png.")
     ] = "",
     threshold: Annotated[
-        float | None, typer.Option(help="Foreground is above it, in the unit of the stored values: 0.5, or 127 of 255.")
+        float | None, typer.Option(help="Values above it are foreground, in the unit of the file: 0.5, or 127 of 255.")
     ] = None,
     dataset: Dataset = "mini",
-    split: Annotated[str, typer.Option(help="Refuse masks that do not answer each expression of this split.")] = "",
+    split: Annotated[str, typer.Option(help="Require one mask for each expression of this split.")] = "",
     data_root: Root = "",
     partial: Partial = False,
 ) -> None:
-    """Make a predictions file of the masks of any program."""
+    """Convert the masks of any program to a predictions file."""
     from risbench.data import rle
-    from risbench.data import source as sources
-    from risbench.scoring import formats, predictions
+    from risbench.data.source import open_index
+    from risbench.scoring import formats, predictions_file
 
     options.check_output(output, ".parquet", "a predictions file")
     if not split:
-        jobs.refuse_beside(context, "An import without --split", ["dataset", "data_root", "partial"])
-    asked = sources.open_index(dataset, data_root, partial=partial).split(split) if split else None
-    found = formats.read(source, form, pattern, threshold, asked)
-    predictions.write(output, found)
-    sizes = zip(found.height.tolist(), found.width.tolist(), strict=True)
-    empty = sum(rle.area(counts, size) == 0 for counts, size in zip(found.counts, sizes, strict=True))
-    print(f"{output}: {len(found)} masks, {empty} of them empty")
+        refuse_options(context, "An import without --split", ["dataset", "data_root", "partial"])
+    expressions = open_index(dataset, data_root, partial=partial).split(split) if split else None
+    predictions = formats.read(source, format_, pattern, threshold, expressions, _load_torch)
+    predictions_file.write(output, predictions)
+    sizes = zip(predictions.height.tolist(), predictions.width.tolist(), strict=True)
+    num_empty = sum(rle.area(counts, size) == 0 for counts, size in zip(predictions.counts, sizes, strict=True))
+    print(f"{output}: {len(predictions)} masks, {num_empty} of them empty")
+
+
+def _load_torch(path: Path) -> dict[Any, Any]:
+    from risbench.nn import weights
+
+    return weights.read(path, contents="masks")
 
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="Predictions: Parquet or JSON Lines, of any program.")],
+    file: Annotated[Path, typer.Argument(help="Predictions of any program: Parquet or JSON Lines.")],
     output: Annotated[Path, typer.Option(help="The COCO results to write (.json).")],
     split: Annotated[str, typer.Option(help="The split that was predicted.")],
     dataset: Dataset = "mini",
@@ -91,11 +98,12 @@ def export(
     partial: Partial = False,
 ) -> None:
     """Write predictions as COCO results, with the sent_id of each."""
-    from risbench.data import source
-    from risbench.scoring import formats, predictions
+    from risbench.data.source import open_index
+    from risbench.scoring import formats, predictions_file
 
     options.check_output(output, ".json", "COCO results")
-    formats.write_coco(output, predictions.read(file), source.open_index(dataset, data_root, partial=partial), split)
+    predictions = predictions_file.read(file)
+    formats.write_coco(output, predictions, open_index(dataset, data_root, partial=partial), split)
     print(output)
 
 
@@ -103,29 +111,31 @@ def export(
 def print_table(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The comparison, or a paper's table: --list names them.")] = "comparison",
-    names: Annotated[bool, typer.Option("--list", help="Name the tables.")] = False,
-    dataset: Annotated[str, typer.Option(help="Only this data set; one that a paper's table lacks: measured.")] = "",
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    names: Annotated[bool, typer.Option("--list", help="List the tables.")] = False,
+    dataset: Annotated[
+        str, typer.Option(help="Show only this data set, also one that a paper's table does not have.")
+    ] = "",
+    format_: Format = "terminal",
     slices: Annotated[
-        str, typer.Option(help="Divide by these slices, or all. Default: kind-of-expression,same-class-distractors.")
+        str, typer.Option(help="Slices, or all. Default: kind-of-expression,same-class-distractors.")
     ] = "",
     records: RecordFolders = None,
 ) -> None:
-    """Print measured records, published numbers beside them."""
+    """Print measured records beside published numbers."""
     from risbench import render
     from risbench.scoring import record
-    from risbench.scoring import slices as divisions
-    from risbench.tables import comparison as table
+    from risbench.scoring.slices import choose
+    from risbench.tables import comparison
 
     if names:
-        jobs.refuse_beside(context, "--list", set(context.params) - {"names"})
-        print("\n".join(f"{known:24}{title}" for known, title in table.titles().items()))
+        refuse_options(context, "--list", set(context.params) - {"names"})
+        print("\n".join(f"{table:24}{title}" for table, title in comparison.titles().items()))
         return
-    if slices and name != table.COMPARISON:
+    if slices and name != comparison.COMPARISON:
         raise InputError(f"--slices divides the comparison, not the table {name}: leave it out.")
-    shown = divisions.choose(jobs.parts(slices))
-    found = record.find(options.record_folders(records))
-    print(render.render(table.named(name, found, dataset or None, shown), form))
+    chosen = choose(comma_separated(slices))
+    tables = comparison.build(name, record.find(options.record_folders(records)), dataset or None, chosen)
+    print(render.render(tables, format_))
 
 
 @app.command()
@@ -133,46 +143,60 @@ def compare(
     sides: Annotated[
         list[str], typer.Argument(help="Run folders, files of rows or predictions; seeds of one method: A1,A2 B1,B2.")
     ],
-    metric: Annotated[str, typer.Option(help="Of the first table. Default: the headline metric of the protocol.")] = "",
-    split: Annotated[str, typer.Option(help="Default: what the files say; of run folders, val if all have it.")] = "",
-    protocol: Annotated[str, typer.Option(help="Default: what the files say; of run folders, original.")] = "",
-    flips: Annotated[int, typer.Option(min=0, help="How many expressions that flipped to list each way.")] = 10,
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
-    dataset: Annotated[str, typer.Option(help="Name or card: to score predictions, to show expressions.")] = "",
+    metric: Annotated[
+        str, typer.Option(help="Metric of the first table. Default: the protocol's headline metric.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option(help="The split. Default: the files'; for run folders val, if all have it.")
+    ] = "",
+    protocol: Annotated[str, typer.Option(help="The protocol. Default: the files'; for run folders original.")] = "",
+    flips: Annotated[int, typer.Option(min=0, help="Number of flipped expressions to list in each direction.")] = 10,
+    format_: Format = "terminal",
+    dataset: Annotated[str, typer.Option(help="Name or card, to score predictions and to show expressions.")] = "",
     data_root: Root = "",
     partial: Partial = False,
 ) -> None:
-    """Compare answers to the same expressions, image by image: differences, intervals, p-values, flips."""
+    """Compare predictions of the same expressions, image by image: differences, intervals, p-values, flips."""
     from risbench import render
-    from risbench.analysis import compare as comparing
-    from risbench.analysis.sides import Asked, expressions, open_sides
+    from risbench.analysis.compare_tables import compare_tables
+    from risbench.analysis.run_rows import RunOptions
+    from risbench.analysis.sides import expression_texts, open_sides
 
-    asked = Asked(dataset, split, protocol, data_root, partial)
-    opened = open_sides(sides, asked)
-    texts = expressions(opened[0].runs[0], asked)
-    print(render.render(comparing.tables(opened, metric, flips, texts), form))
+    run_options = RunOptions(dataset, split, protocol, data_root, partial)
+    opened = open_sides(sides, run_options)
+    texts = expression_texts(opened[0].runs[0], run_options)
+    print(render.render(compare_tables(opened, metric, flips, texts), format_))
 
 
 @app.command("plan")
 def print_plan(
     name: Annotated[str, typer.Argument(help="A paper's table: risbench table --list names them.")],
     overrides: Overrides = None,
-    dataset: Annotated[str, typer.Option(help="Only this data set; one that the table lacks: in its shape.")] = "",
+    dataset: Annotated[str, typer.Option(help="Plan only this data set, also one that the table does not have.")] = "",
     seed: Seeds = "0",
-    protocol: Annotated[str, typer.Option(help="Default: the source's, original where none is known.")] = "",
+    protocol: Annotated[str, typer.Option(help="The protocol. Default: the source's, or original.")] = "",
     data_root: Root = "",
     images: Images = "",
     partial: Partial = False,
     records: RecordFolders = None,
 ) -> None:
-    """Print the commands that fill the empty cells of a paper's table; run --plan FILE works them off."""
-    from risbench.runs import plan
+    """Print the commands that fill the empty cells of a paper's table; run --plan FILE runs them."""
+    from risbench.runs.plan import make_plan
     from risbench.scoring import record
 
-    found = record.find(options.record_folders(records))
-    where, runs = (data_root, images, partial), Path("runs")  # where `risbench run` looks for it
-    made = plan.make(name, found, dataset or None, jobs.seeds_of(seed), protocol, *where, overrides or [], runs)
-    print("\n".join(made.lines()))
+    plan = make_plan(
+        name,
+        record.find(options.record_folders(records)),
+        dataset=dataset or None,
+        seeds=parse_seeds(seed),
+        protocol_name=protocol,
+        data_root=data_root,
+        images=images,
+        partial=partial,
+        overrides=overrides or [],
+        runs=Path("runs"),  # the default of `risbench run`
+    )
+    print("\n".join(plan.lines()))
 
 
 @app.command()
@@ -180,55 +204,58 @@ def check(
     context: typer.Context,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Two runs as `compare` takes them; with --update, what the new baseline is made of."),
+        typer.Argument(help="Two runs, as for `compare`; with --update, the runs or file of the new baseline."),
     ] = None,
     baseline: Annotated[
         list[Path] | None, typer.Option(help="NAME.json, once or more. Default: all in results/baselines.")
     ] = None,
-    tier: Annotated[str, typer.Option(help="What to check of a baseline.")] = "golden,network,training",
-    update: Annotated[bool, typer.Option("--update", help="Write the baseline anew, and show what changes.")] = False,
-    margin: Annotated[float, typer.Option(min=0, help="Of two runs: a fall of so many points is none.")] = 0.5,
-    metric: Annotated[str, typer.Option(help="Of two runs. Default: the headline metric of the protocol.")] = "",
+    tier: Annotated[str, typer.Option(help="Tiers of a baseline to check.")] = "golden,network,training",
+    update: Annotated[bool, typer.Option("--update", help="Rewrite the baseline, and show the changes.")] = False,
+    margin: Annotated[float, typer.Option(min=0, help="For two runs: points that a number may fall.")] = 0.5,
+    metric: Annotated[str, typer.Option(help="For two runs. Default: the protocol's headline metric.")] = "",
     split: Annotated[
-        str, typer.Option(help="Of two runs or a new baseline. Default: what files say, of runs val.")
+        str, typer.Option(help="For two runs or a new baseline. Default: the files'; for run folders val.")
     ] = "",
-    protocol: Annotated[str, typer.Option(help="Of two runs, or of predictions for a baseline.")] = "",
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
-    dataset: Annotated[str, typer.Option(help="Name or card of the data set. Default: what the files say.")] = "",
+    protocol: Annotated[str, typer.Option(help="For two runs, or for the predictions of a new baseline.")] = "",
+    format_: Format = "terminal",
+    dataset: Annotated[str, typer.Option(help="Name or card of the data set. Default: the files'.")] = "",
     data_root: Root = "",
     images: Images = "",
     partial: Partial = False,
 ) -> None:
-    """Guard numbers: exit 1 where one has changed, or has fallen beyond what chance explains."""
+    """Guard numbers: exit with 1 if one has changed, or has fallen beyond chance."""
     from risbench import render
-    from risbench.analysis.sides import Asked
-    from risbench.gate import check as checking
-    from risbench.gate.baseline import Where
+    from risbench.analysis.run_rows import RunOptions
+    from risbench.gate.baseline import DataLocation
+    from risbench.gate.check import check_baseline
+    from risbench.gate.check_runs import check_runs
+    from risbench.gate.outcome import report
+    from risbench.gate.update import update_baseline
 
-    where = Where(data_root, images, partial)
+    location = DataLocation(dataset, data_root, images, partial)
     if update:
-        jobs.refuse_beside(context, "--update", ["tier", "margin", "metric"])
+        refuse_options(context, "--update", ["tier", "margin", "metric"])
         sources = [Path(run) for run in runs or []]
         if sources and len(baseline or []) != 1:
             raise InputError("Which baseline do the runs make? Give one --baseline NAME.json.")
-        files, given = options.baselines(baseline), (dataset, split, protocol, where)
-        print(render.render([checking.update(file, sources, *given) for file in files], form))
+        files = options.baseline_files(baseline)
+        print(render.render([update_baseline(file, sources, location, split, protocol) for file in files], format_))
         return
     if runs:
-        jobs.refuse_beside(context, "A check of two runs", ["baseline", "tier", "images"])
-        outcomes = [checking.two(runs, Asked(dataset, split, protocol, data_root, partial), metric, margin)]
+        refuse_options(context, "A check of two runs", ["baseline", "tier", "images"])
+        outcomes = [check_runs(runs, RunOptions(dataset, split, protocol, data_root, partial), metric, margin)]
     else:
-        jobs.refuse_beside(context, "A check of baselines", ["margin", "metric", "split", "protocol"])
-        tiers = jobs.parts(tier)
-        outcomes = [one for file in options.baselines(baseline) for one in checking.check(file, tiers, dataset, where)]
-    print(render.render(checking.report(outcomes), form))
+        refuse_options(context, "A check of baselines", ["margin", "metric", "split", "protocol"])
+        tiers, files = comma_separated(tier), options.baseline_files(baseline)
+        outcomes = [outcome for file in files for outcome in check_baseline(file, tiers, location)]
+    print(render.render(report(outcomes), format_))
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(1)
 
 
 @app.command()
 def protocols(as_json: Json = False) -> None:
-    """Show what each protocol compares, what differs from the default, and the sources."""
+    """Show the settings of each protocol, the differences from the default, and the sources."""
     from risbench import render
     from risbench.scoring import protocol
     from risbench.tables import protocols
@@ -242,24 +269,27 @@ def protocols(as_json: Json = False) -> None:
 @app.command("explain")
 def print_explanation(
     a: Annotated[Path, typer.Argument(help="A record of a run (.json), or a predictions file.")],
-    b: Annotated[Path | None, typer.Argument(help="The other one. Left out: the same file, two protocols.")] = None,
-    protocol: Annotated[str, typer.Option(help="Of predictions files, one for each: original,lavt.")] = "",
-    dataset: Annotated[str, typer.Option(help="Name or card of the data set. Default: as the files say.")] = "",
-    split: Annotated[str, typer.Option(help="The split. Default: as the files say.")] = "",
+    b: Annotated[
+        Path | None, typer.Argument(help="The other file. Default: the same file under two protocols.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="One protocol for each predictions file: original,lavt.")] = "",
+    dataset: Annotated[str, typer.Option(help="Name or card of the data set. Default: the files'.")] = "",
+    split: Annotated[str, typer.Option(help="The split. Default: the files'.")] = "",
     data_root: Root = "",
     partial: Partial = False,
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")] = "terminal",
+    format_: Format = "terminal",
 ) -> None:
     """Split the difference between two numbers into steps, one for each knob of the protocol."""
     from risbench import render
-    from risbench.analysis import explain
+    from risbench.analysis.endpoints import read_endpoints
+    from risbench.analysis.explain import explain, explanation_table
 
-    found = explain.between(*explain.sides(a, b, protocol), dataset, split, data_root, partial)
-    print(render.render([explain.table(found, exact=form in ("csv", "json"))], form))
+    explanation = explain(*read_endpoints(a, b, protocol), dataset, split, data_root, partial)
+    print(render.render([explanation_table(explanation, exact=format_ in ("csv", "json"))], format_))
 
 
-def _print_all(scores: list[dict[str, Any]], refused: dict[str, str], as_json: bool) -> None:
-    """One file under every protocol."""
+def _print_scores(scores: list[dict[str, Any]], refused: dict[str, str], as_json: bool) -> None:
+    """Print the scores of one file under every protocol, and the protocols that cannot score it."""
     from risbench import render
     from risbench.tables import protocols
 
@@ -269,17 +299,18 @@ def _print_all(scores: list[dict[str, Any]], refused: dict[str, str], as_json: b
     print(render.render([protocols.scores(scores, refused)], "terminal"))
 
 
-def _lines(summary: dict[str, Any]) -> Iterator[str]:
-    """A score as people read it."""
+def _summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Format the summary of a score for the terminal."""
     from risbench.render import Cell
-    from risbench.scoring.slices import SHOWN
+    from risbench.scoring.slices import DEFAULT_SLICES
 
     for key, value in summary.items():
         if key != "slices" and value is not None:
             yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
-    for name in (one.name for one in SHOWN if one.name in summary["slices"]):
-        parts = summary["slices"][name]
-        of = "gIoU" if "gIoU" in summary else "oIoU"
-        yield f"{of} by {name}"
-        for value, part in parts.items():
-            yield f"  {value:12} {part['n']:5} expressions  {Cell(part[of], part['intervals'].get(of)).text}"
+    metric = "gIoU" if "gIoU" in summary else "oIoU"
+    for slice_ in DEFAULT_SLICES:
+        if slice_.name in summary["slices"]:
+            yield f"{metric} by {slice_.name}"
+            for value, part in summary["slices"][slice_.name].items():
+                cell = Cell(part[metric], part["intervals"].get(metric))
+                yield f"  {value:12} {part['n']:5} expressions  {cell.text}"

@@ -1,4 +1,4 @@
-"""Images to network input, and probabilities back to the scored size: one implementation for all methods."""
+"""Resize images to the network input, and probabilities back to the scored size: one implementation for all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FILTERS = {"bilinear": PIL.Resampling.BILINEAR, "bicubic": PIL.Resampling.BICUB
 class Frame(NamedTuple):
     """Where an image of some size lies in the square network input, in pixels of that input."""
 
-    size: Size  # height, width of the image itself
+    size: Size  # height, width of the image
     side: int  # of the network input
     top: int
     left: int
@@ -31,28 +31,28 @@ class Frame(NamedTuple):
     width: int
 
 
-def frame(size: Size, recipe: Image) -> Frame:
+def fit_to_input(size: Size, settings: Image) -> Frame:
     """Place an image: stretched over the whole input, or letterboxed (aspect kept, centred)."""
-    side = recipe.size
-    if recipe.geometry == "stretch":
+    side = settings.size
+    if settings.geometry == "stretch":
         return Frame(size, side, 0, 0, side, side)
     scale = side / max(size)
     height, width = (max(1, round(scale * length)) for length in size)
     return Frame(size, side, (side - height) // 2, (side - width) // 2, height, width)
 
 
-def shrunk(place: Frame, min_scale: float, draw: np.random.Generator) -> Frame:
-    """Shrink an image at random to between `min_scale` and 1 of its place, and put it anywhere in the input."""
-    scale = draw.uniform(min_scale, 1)
-    height, width = max(1, round(place.height * scale)), max(1, round(place.width * scale))
-    top, left = (int(draw.integers(place.side - length + 1)) for length in (height, width))
-    return place._replace(top=top, left=left, height=height, width=width)
+def shrink_at_random(frame: Frame, min_scale: float, generator: np.random.Generator) -> Frame:
+    """Shrink a frame at random to between `min_scale` and 1 of its size, and place it at random in the input."""
+    scale = generator.uniform(min_scale, 1)
+    height, width = max(1, round(frame.height * scale)), max(1, round(frame.width * scale))
+    top, left = (int(generator.integers(frame.side - length + 1)) for length in (height, width))
+    return frame._replace(top=top, left=left, height=height, width=width)
 
 
 def read(path: Path, size: Size | None = None, upright: bool = False) -> PIL.Image:
-    """Decode an image to RGB; `size` (height, width) is what the annotations say it has.
+    """Decode an image to RGB; raises InputError if its height and width differ from the annotated `size`.
 
-    `upright` turns a photograph as its EXIF orientation says; COCO's annotations were drawn on the pixels as stored.
+    `upright` applies the EXIF orientation, for photographs of users; COCO's annotations follow the stored pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -67,10 +67,8 @@ def read(path: Path, size: Size | None = None, upright: bool = False) -> PIL.Ima
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"The image {path} cannot be read ({error}). Copy the file again.") from None
     except (PIL.DecompressionBombError, PIL.DecompressionBombWarning):
-        raise InputError(
-            f"The image {path} has more than {PIL.MAX_IMAGE_PIXELS} pixels, which no data set here has. Shrink it."
-        ) from None
-    if mode.startswith(("I", "F")):  # whose values above 255 convert() would cut off
+        raise InputError(f"The image {path} has more than {PIL.MAX_IMAGE_PIXELS} pixels. Shrink it.") from None
+    if mode.startswith(("I", "F")):  # convert() would cut off values above 255
         raise InputError(f"The image {path} is of mode {mode}, more than 8 bits a channel. Save it with 8 bits.")
     if size is not None and (rgb.height, rgb.width) != size:
         raise InputError(
@@ -80,36 +78,36 @@ def read(path: Path, size: Size | None = None, upright: bool = False) -> PIL.Ima
     return rgb
 
 
-def to_input(image: PIL.Image, place: Frame, recipe: Image) -> Tensor:
+def to_input(image: PIL.Image, frame: Frame, settings: Image) -> Tensor:
     """Resize, pad and normalise: float32 (3, side, side)."""
-    resized = image.resize((place.width, place.height), _FILTERS[recipe.resampling])
-    canvas = np.full((place.side, place.side, 3), recipe.border, dtype=np.uint8)
-    canvas[place.top : place.top + place.height, place.left : place.left + place.width] = np.asarray(resized)
+    resized = image.resize((frame.width, frame.height), _FILTERS[settings.resampling])
+    canvas = np.full((frame.side, frame.side, 3), settings.border, dtype=np.uint8)
+    canvas[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width] = np.asarray(resized)
     pixels = torch.from_numpy(canvas).permute(2, 0, 1).float().div_(255)  # (3, side, side)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.mean, recipe.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (settings.mean, settings.std))
     return pixels.sub_(mean).div_(std)
 
 
-def mask_to_input(mask: Mask, place: Frame) -> Tensor:
+def mask_to_input(mask: Mask, frame: Frame) -> Tensor:
     """Resize a ground-truth mask by nearest neighbour and pad it with background: float32 (side, side)."""
-    resized = PIL.fromarray(mask).resize((place.width, place.height), PIL.Resampling.NEAREST)
-    canvas = torch.zeros(place.side, place.side)
-    canvas[place.top : place.top + place.height, place.left : place.left + place.width] = torch.from_numpy(
+    resized = PIL.fromarray(mask).resize((frame.width, frame.height), PIL.Resampling.NEAREST)
+    canvas = torch.zeros(frame.side, frame.side)
+    canvas[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width] = torch.from_numpy(
         np.array(resized, dtype=np.float32)
     )
     return canvas
 
 
-def to_size(probability: Tensor, place: Frame) -> Tensor:
-    """Sample probabilities from their grid over the network input to the image's own size: (B, h, w) to (B, H, W).
+def sample_to_size(probability: Tensor, frame: Frame) -> Tensor:
+    """Sample probabilities from their grid over the network input to the size of the image: (B, h, w) to (B, H, W).
 
-    Bilinear, pixel centres aligned as align_corners=False; no sampling where the sizes are equal.
+    Bilinear, with pixel centres as in align_corners=False; equal sizes are not sampled.
     """
     grid_size = (probability.shape[1], probability.shape[2])
-    if grid_size == place.size and (place.height, place.width) == (place.side, place.side):
+    if grid_size == frame.size and (frame.height, frame.width) == (frame.side, frame.side):
         return probability
-    rows = _positions(place.size[0], place.top, place.height, place.side, probability.device)  # (H,)
-    columns = _positions(place.size[1], place.left, place.width, place.side, probability.device)  # (W,)
+    rows = _positions(frame.size[0], frame.top, frame.height, frame.side, probability.device)  # (H,)
+    columns = _positions(frame.size[1], frame.left, frame.width, frame.side, probability.device)  # (W,)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)  # (H, W, 2): x, y
     sampled = functional.grid_sample(
         probability[None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False
@@ -117,28 +115,29 @@ def to_size(probability: Tensor, place: Frame) -> Tensor:
     return sampled[0]
 
 
-def cut(probability: Tensor, place: Frame, threshold: float, at: Literal["scored", "network"]) -> Tensor:
-    """Foreground at the image's own size, where the probability is above the threshold: (B, h, w) to (B, H, W), bool.
+def to_masks(probability: Tensor, frame: Frame, threshold: float, cut_at: Literal["scored", "network"]) -> Tensor:
+    """Cut probabilities at the threshold (>) to masks of the size of the image: (B, h, w) to (B, H, W) of bool.
 
-    Cut at the network's size, the mask without the border is enlarged bilinearly: all above 0 is foreground.
+    A mask that is cut at the size of the network input loses its border and is enlarged bilinearly; every pixel above 0
+    is foreground.
     """
-    if at == "scored":
-        return to_size(probability, place) > threshold
-    side = (place.side, place.side)
+    if cut_at == "scored":
+        return sample_to_size(probability, frame) > threshold
+    side = (frame.side, frame.side)
     whole = functional.interpolate(probability[None].float(), side, mode="bilinear", align_corners=False)
-    inside = (whole > threshold)[..., place.top : place.top + place.height, place.left : place.left + place.width]
-    return functional.interpolate(inside.float(), place.size, mode="bilinear", align_corners=False)[0] > 0
+    inside = (whole > threshold)[..., frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
+    return functional.interpolate(inside.float(), frame.size, mode="bilinear", align_corners=False)[0] > 0
 
 
-def peak_to_size(peak: tuple[int, int], grid_size: Size, place: Frame) -> tuple[int, int]:
-    """The pixel of the image under the centre of a grid cell (row, column)."""
-    rows = _pixel(peak[0], grid_size[0], place.side, place.top, place.height, place.size[0])
-    columns = _pixel(peak[1], grid_size[1], place.side, place.left, place.width, place.size[1])
-    return rows, columns
+def peak_to_size(peak: tuple[int, int], grid_size: Size, frame: Frame) -> tuple[int, int]:
+    """Return the pixel (row, column) of the image under the centre of a grid cell (row, column)."""
+    row = _pixel(peak[0], grid_size[0], frame.side, frame.top, frame.height, frame.size[0])
+    column = _pixel(peak[1], grid_size[1], frame.side, frame.left, frame.width, frame.size[1])
+    return row, column
 
 
 def _positions(length: int, start: int, extent: int, side: int, device: torch.device) -> Tensor:
-    """Centres of `length` pixels spread over [start, start + extent] of the input, in [-1, 1] of its side."""
+    """Return the centres of `length` pixels over [start, start + extent] of the input, scaled to [-1, 1]."""
     centres = (torch.arange(length, device=device, dtype=torch.float32) + 0.5) * (extent / length) + start
     return centres * (2 / side) - 1
 

@@ -1,7 +1,7 @@
-"""Leaks: images of an evaluation split that training sets hold, too.
+"""Leaks: images of an evaluation split that are also in training sets.
 
-An image is told by its id, among data sets whose cards name one folder of images: a family. RefCOCO, RefCOCO+ and
-RefCOCOg take theirs from COCO's train2014, and an image of COCO has one id in every release.
+Image ids are compared among data sets whose cards name the same folder of images: a family. RefCOCO, RefCOCO+ and
+RefCOCOg use images of COCO's train2014, and an image of COCO has the same id in every release.
 """
 
 from __future__ import annotations
@@ -51,29 +51,35 @@ class Overlap:
 
 
 def table(dataset: str, files: Sequence[Path], data_root: str = "", partial: bool = False) -> Table:
-    """Compare the evaluation splits of a data set, or of all at hand, with training sets at hand and in files."""
-    given = {str(path): image_ids(path) for path in files}
-    at_hand = [name for name in datasets.names() if source.is_at_hand(name, data_root)]
-    if not dataset and not at_hand:
+    """Compare evaluation splits with the training sets below the data root and in files of image ids.
+
+    The evaluation splits are those of `dataset`, or of every data set below the data root. Raises InputError if there
+    is nothing to compare.
+    """
+    from_files = {str(path): image_ids(path) for path in files}
+    available = [name for name in datasets.names() if source.is_available(name, data_root)]
+    if not dataset and not available:
         raise InputError("No data set lies below the data root: give its folder with --data-root, or name a data set.")
-    evaluated = [source.open_index(name, data_root, partial=partial) for name in ([dataset] if dataset else at_hand)]
+    evaluated = [source.open_index(name, data_root, partial=partial) for name in ([dataset] if dataset else available)]
     related = {name for index in evaluated for name in _family(index.card)} - {index.card.name for index in evaluated}
-    others = [source.open_index(name, data_root, partial=partial) for name in at_hand if name in related]
-    sets = [(one.card, ids) for one in [*evaluated, *others] if len(ids := training_images(one))]
-    found: list[Overlap] = []
+    indices = evaluated + [source.open_index(name, data_root, partial=partial) for name in available if name in related]
+    training = [(index.card, ids) for index in indices if len(ids := training_images(index))]
+    overlaps: list[Overlap] = []
     for index in evaluated:
-        family = {f"{card.name} train": ids for card, ids in sets if card.images == index.card.images}
-        theirs = {} if index.card.generator and not dataset else given  # files hold ids of COCO's images
-        found += compare(index, {**family, **theirs})
-    if not found:
-        raise InputError(f"No training set of {evaluated[0].card.name} is at hand: give one with --train FILE.")
-    missing = sorted(related - {*at_hand})
-    said = {
-        "shared: on images whose ids the training set has, too.": True,
-        f"Not at hand, and not compared: {', '.join(missing)}.": missing,
-        "Read from incomplete copies: more may be shared.": any(index.partial for index in [*evaluated, *others]),
+        family = {f"{card.name} train": ids for card, ids in training if card.images == index.card.images}
+        uses_files = dataset or not index.card.generator  # files hold ids of COCO's images
+        overlaps += compare(index, family | (from_files if uses_files else {}))
+    if not overlaps:
+        raise InputError(
+            f"No training set of {evaluated[0].card.name} lies below the data root: give one with --train FILE."
+        )
+    missing = sorted(related - {*available})
+    notes = {
+        "shared: on images whose ids are also in the training set.": True,
+        f"Not below the data root, and not compared: {', '.join(missing)}.": missing,
+        "Read from incomplete copies: more may be shared.": any(index.partial for index in indices),
     }
-    return _table(found, [text for text, applies in said.items() if applies])
+    return _table(overlaps, [note for note, applies in notes.items() if applies])
 
 
 def compare(index: Index, training: Mapping[str, Ints]) -> Iterator[Overlap]:
@@ -82,37 +88,50 @@ def compare(index: Index, training: Mapping[str, Ints]) -> Iterator[Overlap]:
         if index.card.splits[name].evaluation:
             split = index.split(name)
             images = np.unique(split.image_id)
-            for trained, ids in training.items():
-                shared, on_shared = (int(np.isin(some, ids).sum()) for some in (images, split.image_id))
-                yield Overlap(trained, index.card.name, name, len(images), shared, len(split), on_shared)
+            for training_set, ids in training.items():
+                shared_images, shared_expressions = (
+                    int(np.isin(column, ids).sum()) for column in (images, split.image_id)
+                )
+                yield Overlap(
+                    training=training_set,
+                    dataset=index.card.name,
+                    split=name,
+                    images=len(images),
+                    shared_images=shared_images,
+                    expressions=len(split),
+                    shared_expressions=shared_expressions,
+                )
 
 
-def leaked(training_data: Iterable[str], index: Index, split: str, data_root: str = "") -> float | None:
-    """Percent of the expressions of a split whose image was trained on, as far as training sets are at hand."""
-    named = set(training_data)
-    opened = [index] if index.card.name in named else []
+def leaked_percent(training_data: Iterable[str], index: Index, split: str, data_root: str = "") -> float | None:
+    """Return the percentage of the expressions of a split whose image is in the named training sets.
+
+    Training sets that are not below the data root are left out; None if none is left.
+    """
+    names = set(training_data)
+    indices = [index] if index.card.name in names else []
     for name in _family(index.card):
-        if name in named - {index.card.name} and source.is_at_hand(name, data_root):
+        if name in names - {index.card.name} and source.is_available(name, data_root):
             with suppress(InputError):  # a damaged copy of another data set is no reason to lose a result
-                opened.append(source.open_index(name, data_root, partial=True))
-    ids = _union(map(training_images, opened))
+                indices.append(source.open_index(name, data_root, partial=True))
+    ids = _union(map(training_images, indices))
     return 100 * float(np.isin(index.split(split).image_id, ids).mean()) if len(ids) else None
 
 
 def training_images(index: Index) -> Ints:
-    """Ids of the images in the splits that are for training only."""
+    """Return the ids of the images of the splits that are not for evaluation."""
     names = [name for name in index.split_names() if not index.card.splits[name].evaluation]
     return _union(index.split(name).image_id for name in names)
 
 
 def image_ids(path: Path) -> Ints:
-    """Image ids of a file: of COCO's instances, of a JSON list, or of a text with one on each line."""
+    """Read the image ids of a file: COCO's instances, a JSON list, or a text with one id on each line."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"The training set {path} cannot be read: {error.strerror}. Give another path.") from None
     content = content.removeprefix(codecs.BOM_UTF8)
-    ids = _of_json(content) if path.suffix.lower() == ".json" else _of_lines(content)
+    ids = _ids_in_json(content) if path.suffix.lower() == ".json" else _ids_in_lines(content)
     if not ids:
         raise InputError(
             f"{path} holds no list of image ids: give COCO's instances_*.json, a JSON list of numbers (both .json), or "
@@ -121,22 +140,22 @@ def image_ids(path: Path) -> Ints:
     return np.unique(np.array(ids, np.int64))
 
 
-def _of_json(content: bytes) -> list[int]:
-    reader: TypeAdapter[_Instances | list[int]] = TypeAdapter(_Instances | list[_Id])
+def _ids_in_json(content: bytes) -> list[int]:
+    adapter: TypeAdapter[_Instances | list[int]] = TypeAdapter(_Instances | list[_Id])
     try:
-        found = reader.validate_json(content)
+        value = adapter.validate_json(content)
     except ValidationError:
         return []
-    return [image.id for image in found.images] if isinstance(found, _Instances) else found
+    return [image.id for image in value.images] if isinstance(value, _Instances) else value
 
 
-def _of_lines(content: bytes) -> list[int]:
+def _ids_in_lines(content: bytes) -> list[int]:
     lines = [line.strip() for line in content.splitlines() if line.strip()]
     return [int(line) for line in lines] if all(line.isdigit() and len(line) < 19 for line in lines) else []
 
 
 def _family(card: Card) -> list[str]:
-    """Names of the data sets whose images lie in the same folder, so that equal ids are one image."""
+    """Return the names of the data sets with the same folder of images, in which equal ids are the same image."""
     return [name for name in datasets.names() if datasets.load(name).images == card.images]
 
 
@@ -144,20 +163,20 @@ def _union(ids: Iterable[Ints]) -> Ints:
     return np.unique(np.concatenate([np.empty(0, np.int64), *ids]))
 
 
-def _table(found: Iterable[Overlap], notes: Iterable[str]) -> Table:
+def _table(overlaps: Iterable[Overlap], notes: Iterable[str]) -> Table:
     rows = tuple(
         (
-            Cell(one.training),
-            Cell(one.dataset),
-            Cell(one.split),
-            Cell(one.images),
-            Cell(one.shared_images),
-            Cell(100 * one.shared_images / one.images),
-            Cell(one.expressions),
-            Cell(one.shared_expressions),
-            Cell(100 * one.shared_expressions / one.expressions),
+            Cell(overlap.training),
+            Cell(overlap.dataset),
+            Cell(overlap.split),
+            Cell(overlap.images),
+            Cell(overlap.shared_images),
+            Cell(100 * overlap.shared_images / overlap.images),
+            Cell(overlap.expressions),
+            Cell(overlap.shared_expressions),
+            Cell(100 * overlap.shared_expressions / overlap.expressions),
         )
-        for one in sorted(found, key=lambda overlap: overlap.training)
+        for overlap in sorted(overlaps, key=lambda overlap: overlap.training)
     )
     columns = (
         Column("training set", "block"),

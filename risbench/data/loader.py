@@ -14,176 +14,197 @@ from torch.utils.data import DataLoader, Dataset
 
 from risbench.data import images, rle
 from risbench.data.images import Frame
-from risbench.data.index import Index, Split
+from risbench.data.index import Index
+from risbench.data.split import Split
 from risbench.data.text import Tokenizer, Words
 from risbench.errors import InputError
 from risbench.recipe import Image
 
 
 class Batch(NamedTuple):
-    """Expressions with their images; several expressions may speak of one image, which is then there once."""
+    """Expressions with their images; expressions of one image may share it."""
 
     image: Tensor  # (I, 3, H, W) float32, normalised by the recipe's mean and std
-    image_index: Tensor  # (B,) int64: which image each expression speaks of
+    image_index: Tensor  # (B,) int64: the image of each expression
     words: Words
-    mask: Tensor | None  # (B, H, W) float32, 0 or 1, perhaps all 0: ground truth on the input; None in evaluation
+    mask: Tensor | None  # (B, H, W) float32, 0 or 1, all 0 for no-target: ground truth on the input; None in evaluation
 
 
 class Item(NamedTuple):
-    """A batch with what the harness alone needs to bring predictions back to the images."""
+    """A batch with what the harness needs to bring predictions back to the images."""
 
     batch: Batch
-    numbers: list[int]  # (B,) positions in the samples
+    positions: list[int]  # (B,) in the samples
     frames: list[Frame]  # (I,)
 
 
 @dataclass(frozen=True)
-class Samples(Dataset[Item]):
-    """Expressions of one split or of several data sets; `samples[numbers]` is the batch of these expressions.
+class EvaluationSamples(Dataset[Item]):
+    """Every expression of a split, in its order; `samples[positions]` is the batch of these expressions.
 
-    In training (per_image > 0) there are masks, and each run of `per_image` expressions brings its image, so that all
-    batches have one shape: convolutions are prepared once for each shape. In evaluation each image is there once.
+    A batch holds each image once and no masks.
     """
 
-    sources: Sequence[tuple[Index, Split]]
-    places: Sequence[tuple[int, int]]  # (N,) source and row in its split
+    index: Index
+    split: Split
     field: str  # raw or sent
     tokenizer: Tokenizer
     image: Image
-    per_image: int = 0
-    min_scale: float = 1.0  # of training images, see images.shrunk
-    sentences: Literal["each", "random"] = "each"  # of a ref in one epoch of training
-    ground_truth: Literal["union", "once"] = "union"  # as in protocol.ScoreHalf
-    draw: tuple[int, int] = (0, 0)  # seed and epoch of what is drawn at random
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.split)
 
-    def __getitem__(self, numbers: list[int]) -> Item:
-        places = [self.places[number] for number in numbers]
-        keys = [(source, int(self.sources[source][1].image_id[row])) for source, row in places]
-        wanted = keys[:: self.per_image] if self.per_image else list(dict.fromkeys(keys))
-        frames = [self._frame(*key) for key in wanted]
-        pixels = [self._pixels(*key, place) for key, place in zip(wanted, frames, strict=True)]
-        image_index = [i // self.per_image if self.per_image else wanted.index(key) for i, key in enumerate(keys)]
-        masks = [self._mask(*place, frames[i]) for place, i in zip(places, image_index, strict=True)]
+    def __getitem__(self, positions: list[int]) -> Item:
+        image_ids = self.split.image_id[positions].tolist()
+        distinct = list(dict.fromkeys(image_ids))
+        frames = [images.fit_to_input(self.index.image_size(image_id), self.image) for image_id in distinct]
+        pixels = [_pixels(self.index, *pair, self.image) for pair in zip(distinct, frames, strict=True)]
+        texts = self.split.texts(self.field)
+        batch = Batch(
+            image=torch.stack(pixels),  # (I, 3, side, side)
+            image_index=torch.tensor([distinct.index(image_id) for image_id in image_ids]),
+            words=self.tokenizer([texts[position] for position in positions]),
+            mask=None,
+        )
+        return Item(batch, positions, frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSamples(Dataset[Item]):
+    """Training expressions of one or several data sets; `samples[positions]` is the batch of these expressions.
+
+    A batch holds one image for each `per_image` expressions, so that all batches have one shape: convolutions are
+    prepared once for each shape.
+    """
+
+    sources: Sequence[tuple[Index, Split]]
+    rows: Sequence[tuple[int, int]]  # (N,) number of the source, row in its split
+    field: str  # raw or sent
+    tokenizer: Tokenizer
+    image: Image
+    per_image: int = 1
+    min_scale: float = 1.0  # see images.shrink_at_random
+    sentences: Literal["each", "random"] = "each"  # of a ref in one epoch
+    ground_truth: Literal["union", "once"] = "union"  # as in protocol.ScoreHalf
+    epoch_seed: tuple[int, int] = (0, 0)  # seed of the run, epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: list[int]) -> Item:
+        rows = [self.rows[position] for position in positions]
+        image_index = [i // self.per_image for i in range(len(rows))]
+        image_keys = [(source, self._image_id(source, row)) for source, row in rows[:: self.per_image]]
+        frames = [self._frame(*key) for key in image_keys]
+        pixels = [
+            _pixels(self.sources[source][0], image_id, frame, self.image)
+            for (source, image_id), frame in zip(image_keys, frames, strict=True)
+        ]
+        masks = [self._mask(*row, frames[i]) for row, i in zip(rows, image_index, strict=True)]
         batch = Batch(
             image=torch.stack(pixels),  # (I, 3, side, side)
             image_index=torch.tensor(image_index),
-            words=self.tokenizer([self.expression(number) for number in numbers]),
-            mask=torch.stack(masks) if self.per_image else None,  # (B, side, side)
+            words=self.tokenizer([self.sources[source][1].texts(self.field)[row] for source, row in rows]),
+            mask=torch.stack(masks),  # (B, side, side)
         )
-        return Item(batch, numbers, frames)
+        return Item(batch, positions, frames)
 
-    def of_epoch(self) -> NDArray[np.int64]:
-        """The numbers of the samples of one epoch, rising: all, or one that is drawn for each ref."""
-        numbers = np.arange(len(self))
+    def draw_epoch(self) -> NDArray[np.int64]:
+        """Return the positions of one epoch, rising: all, or one drawn for each ref."""
+        positions = np.arange(len(self))
         if self.sentences == "each":
-            return numbers
-        shuffled = np.random.default_rng([*self.draw, 1]).permutation(numbers)  # 1: not the draw of the batches
-        refs = np.array([(source, self.sources[source][1].ref_id[row]) for source, row in self.places])
+            return positions
+        shuffled = np.random.default_rng([*self.epoch_seed, 1]).permutation(positions)  # 1: not the batches' generator
+        refs = np.array([(source, self.sources[source][1].ref_id[row]) for source, row in self.rows])
         _, first = np.unique(refs[shuffled], axis=0, return_index=True)
         return np.sort(shuffled[first])
 
-    def by_image(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Some numbers of samples, those of each image together."""
-        places = [self.places[number] for number in numbers]
-        keys = [(source, self.sources[source][1].image_id[row]) for source, row in places]
-        _, owner = np.unique(np.array(keys), axis=0, return_inverse=True)
-        order = np.argsort(owner, kind="stable")
-        return np.split(numbers[order], np.flatnonzero(np.diff(owner[order])) + 1)
+    def group_by_image(self, positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Split positions into one array for each image."""
+        keys = [(source, self._image_id(source, row)) for source, row in (self.rows[p] for p in positions)]
+        _, image = np.unique(np.array(keys), axis=0, return_inverse=True)
+        order = np.argsort(image, kind="stable")
+        return np.split(positions[order], np.flatnonzero(np.diff(image[order])) + 1)
 
-    def expression(self, number: int) -> str:
-        """The text of a sample."""
-        source, row = self.places[number]
-        split = self.sources[source][1]
-        return (split.raw if self.field == "raw" else split.sent)[row]
+    def _image_id(self, source: int, row: int) -> int:
+        return int(self.sources[source][1].image_id[row])
 
     def _frame(self, source: int, image_id: int) -> Frame:
-        place = images.frame(self.sources[source][0].size(image_id), self.image)
-        if not self.per_image or self.min_scale == 1:
-            return place
-        return images.shrunk(place, self.min_scale, np.random.default_rng([*self.draw, image_id]))
+        frame = images.fit_to_input(self.sources[source][0].image_size(image_id), self.image)
+        if self.min_scale == 1:
+            return frame
+        return images.shrink_at_random(frame, self.min_scale, np.random.default_rng([*self.epoch_seed, image_id]))
 
-    def _pixels(self, source: int, image_id: int, place: Frame) -> torch.Tensor:
-        index = self.sources[source][0]
-        return images.to_input(images.read(index.image_path(image_id), place.size), place, self.image)
-
-    def _mask(self, source: int, row: int, place: Frame) -> torch.Tensor:
-        if not self.per_image:
-            return torch.empty(0)
+    def _mask(self, source: int, row: int, frame: Frame) -> Tensor:
         index, split = self.sources[source]
-        return images.mask_to_input(
-            rle.decode(index.truth(int(split.ann_id[row]), self.ground_truth), place.size), place
-        )
+        counts = index.ground_truth(int(split.ann_id[row]), self.ground_truth)
+        return images.mask_to_input(rle.decode(counts, frame.size), frame)
 
 
-def evaluation(index: Index, split: Split, field: str, tokenizer: Tokenizer, image: Image) -> Samples:
-    """Every expression of a split, in its order."""
-    places = [(0, row) for row in range(len(split))]
-    return Samples([(index, split)], places, field, tokenizer, image)
+def _pixels(index: Index, image_id: int, frame: Frame, settings: Image) -> Tensor:
+    return images.to_input(images.read(index.image_path(image_id), frame.size), frame, settings)
 
 
-def training_places(indices: Sequence[Index], evaluated: Index) -> list[tuple[int, int]]:
-    """Rows of the train splits, as (data set, row).
+def training_rows(indices: Sequence[Index], evaluated: Index) -> list[tuple[int, int]]:
+    """Return the rows of the train splits, as (number of the data set, row).
 
-    Several data sets share images: their train splits lose every image of any evaluation split of any of them. One
-    data set trained for itself keeps its official train split.
+    Data sets that are trained on together share images: their train splits lose every image of any evaluation split of
+    any of them, `evaluated` included. A data set that is trained on alone keeps its official train split.
     """
     together = {index.card.name: index for index in (*indices, evaluated)}
-    held_out = (
-        set()
-        if len(together) == 1
-        else {
-            (index.card.images, int(image_id))
-            for index in together.values()
-            for name in index.split_names()
-            if index.card.splits[name].evaluation
-            for image_id in np.unique(index.split(name).image_id)
-        }
-    )
-    places = [
+    held_out = set().union(*map(_evaluation_images, together.values())) if len(together) > 1 else set()
+    rows = [
         (source, row)
         for source, index in enumerate(indices)
         for row, image_id in enumerate(index.split("train").image_id)
         if (index.card.images, int(image_id)) not in held_out
     ]
-    if not places:
+    if not rows:
         raise InputError("No training expression is left: every image of the train splits is in an evaluation split.")
-    return places
+    return rows
 
 
-def whole_images(split: Split, images_per_batch: int) -> list[list[int]]:
-    """Evaluation batches: whole images with all their expressions, the same for any number of processes."""
+def _evaluation_images(index: Index) -> set[tuple[str, int]]:
+    """Return the folder and id of every image of an evaluation split."""
+    splits = [name for name in index.split_names() if index.card.splits[name].evaluation]
+    return {(index.card.images, int(i)) for name in splits for i in np.unique(index.split(name).image_id)}
+
+
+def evaluation_batches(split: Split, images_per_batch: int) -> list[list[int]]:
+    """Cut a split into batches of whole images with all their expressions, whatever the number of processes."""
     starts = np.flatnonzero(np.diff(split.image_id, prepend=-1))  # first expression of each image
     edges = [*starts[::images_per_batch].tolist(), len(split)]
     return [list(range(low, high)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def epoch_batches(samples: Samples, batch_size: int) -> list[list[int]]:
-    """Training batches of the epoch that `samples.draw` names, in random order, the incomplete last one left out.
+def training_batches(samples: TrainingSamples, batch_size: int) -> list[list[int]]:
+    """Draw the batches of one epoch, in random order, without the incomplete last one.
 
-    Every expression of the epoch (`Samples.of_epoch`) comes once, in groups of `per_image` expressions of one image;
-    an image's last group is filled up with others of its expressions.
+    Every expression of the epoch (`TrainingSamples.draw_epoch`) comes once, in groups of `per_image` expressions of one
+    image. The last group of an image is filled up with others of its expressions.
     """
-    numbers = samples.of_epoch()
-    if len(numbers) < batch_size:
+    positions = samples.draw_epoch()
+    if len(positions) < batch_size:
         raise InputError(
-            f"There are {len(numbers)} training expressions in an epoch, fewer than train.batch_size={batch_size}. "
+            f"There are {len(positions)} training expressions in an epoch, fewer than train.batch_size={batch_size}. "
             "Lower it."
         )
-    draw = np.random.default_rng(samples.draw)
-    groups = [group for own in samples.by_image(numbers) for group in _groups(draw.permutation(own), samples.per_image)]
-    order = draw.permutation(len(groups))
+    generator = np.random.default_rng(samples.epoch_seed)
+    groups = [
+        group
+        for image_positions in samples.group_by_image(positions)
+        for group in _groups(generator.permutation(image_positions), samples.per_image)
+    ]
+    order = generator.permutation(len(groups))
     size = batch_size // samples.per_image  # groups
     starts = range(0, len(groups) - size + 1, size)
-    return [[number for place in order[low : low + size] for number in groups[place]] for low in starts]
+    return [[position for group in order[low : low + size] for position in groups[group]] for low in starts]
 
 
-def _groups(numbers: NDArray[np.int64], size: int) -> list[list[int]]:
+def _groups(positions: NDArray[np.int64], size: int) -> list[list[int]]:
     """Cut into groups of one size; the last is filled up from the beginning."""
-    count = -(-len(numbers) // size)
-    return np.resize(numbers, (count, size)).tolist()
+    count = -(-len(positions) // size)
+    return np.resize(positions, (count, size)).tolist()
 
 
 def check_batch_size(batch_size: int, accumulate: int, processes: int, per_image: int) -> None:
@@ -197,15 +218,15 @@ def check_batch_size(batch_size: int, accumulate: int, processes: int, per_image
         )
 
 
-def shares(batches: Sequence[list[int]], accumulate: int, rank: int, processes: int, per_image: int) -> list[list[int]]:
-    """Cut each batch into micro-batches and keep those of one process: `accumulate` of them for each batch."""
+def micro_batches(batches: Sequence[list[int]], accumulate: int, rank: int, processes: int) -> list[list[int]]:
+    """Cut each batch into micro-batches and return those of one process: `accumulate` of them for each batch."""
     pieces = accumulate * processes
     size = len(batches[0]) // pieces if batches else 0
     return [batch[piece * size : (piece + 1) * size] for batch in batches for piece in range(rank, pieces, processes)]
 
 
-def load(samples: Samples, batches: Sequence[list[int]], workers: int) -> Iterator[Item]:
-    """Read batches in the given order, in loader processes if `workers` is not 0."""
+def load(samples: Dataset[Item], batches: Sequence[list[int]], workers: int) -> Iterator[Item]:
+    """Read batches in order, in loader processes if `workers` is not 0."""
     loader: DataLoader[Item] = DataLoader(
         samples, sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
     )

@@ -1,4 +1,4 @@
-"""A split: its expressions as columns, and the ways in which a protocol asks them."""
+"""A split: its expressions as columns, and the selections of them that protocols evaluate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Split:
     name: str
     sent_id: Ints
     ref_id: Ints
-    ann_id: Ints  # its target: an annotation, or below zero a set of them (see `targets`)
+    ann_id: Ints  # the target: an annotation, or below zero a set of annotations or no-target (data/targets.py)
     image_id: Ints
     height: NDArray[np.int32]
     width: NDArray[np.int32]
@@ -31,26 +31,30 @@ class Split:
     def __len__(self) -> int:
         return len(self.sent_id)
 
+    def texts(self, field: str) -> list[str]:
+        """Return the text of each expression: the field raw or sent of the annotation file."""
+        return self.raw if field == "raw" else self.sent
+
     def take(self, rows: NDArray[np.intp]) -> Split:
-        """Some of its expressions, in this order."""
+        """Return the expressions of these rows, in this order."""
         ids: dict[str, Any] = {key: getattr(self, key)[rows] for key in IDS}
         texts: dict[str, Any] = {key: [getattr(self, key)[row] for row in rows] for key in TEXTS}
         return Split(self.name, **ids, **texts)
 
-    def one_of_each_ref(self, seed: int) -> Split:
-        """One expression of each ref at random: which one depends on the seed and the ref alone, not on the order."""
-        drawn = [own[np.random.default_rng((seed, ref)).integers(len(own))] for ref, own in self._refs()]
+    def draw_one_per_ref(self, seed: int) -> Split:
+        """Draw one expression of each ref; the draw depends on the seed and the ref_id alone, not on the order."""
+        drawn = [rows[np.random.default_rng((seed, ref_id)).integers(len(rows))] for ref_id, rows in self._refs()]
         return self.take(np.sort(drawn))
 
-    def joined(self) -> Split:
-        """The sentences of each ref as one expression: joined by spaces in the order of their ids, under the first."""
-        rows = sorted((own for _, own in self._refs()), key=lambda own: int(own[0]))
-        raw, sent = ([" ".join(texts[row] for row in own) for own in rows] for texts in (self.raw, self.sent))
-        first = self.take(np.array([own[0] for own in rows]))
-        return replace(first, raw=raw, sent=sent, kind=[""] * len(rows))  # a kind is that of one sentence
+    def join_by_ref(self) -> Split:
+        """Join the sentences of each ref by spaces, in the order of their ids; the first sent_id is kept."""
+        refs = sorted((rows for _, rows in self._refs()), key=lambda rows: int(rows[0]))
+        raw, sent = ([" ".join(texts[row] for row in rows) for rows in refs] for texts in (self.raw, self.sent))
+        first = self.take(np.array([rows[0] for rows in refs]))
+        return replace(first, raw=raw, sent=sent, kind=[""] * len(refs))  # the sentences may differ in kind
 
     def _refs(self) -> list[tuple[int, NDArray[np.intp]]]:
-        """Every ref, rising, and its rows by sent_id."""
+        """Return every ref_id, rising, with its rows by sent_id."""
         order = np.lexsort((self.sent_id, self.ref_id))
-        refs, starts = np.unique(self.ref_id[order], return_index=True)
-        return list(zip(refs.tolist(), np.split(order, starts[1:]), strict=True))
+        ref_ids, starts = np.unique(self.ref_id[order], return_index=True)
+        return list(zip(ref_ids.tolist(), np.split(order, starts[1:]), strict=True))

@@ -1,7 +1,7 @@
 """Find a data set by its name, or by the path of its card.
 
-A card is a TOML file of facts: files, splits with counts and their sources, licence, citation. The built-in ones lie in
-datasets/ at the top of a checkout, and in this very folder in an installed wheel.
+A card is a TOML file of facts: files, splits with counts and their sources, licence, citation. The built-in cards are
+in datasets/ at the top of a checkout, and in this folder in an installed wheel.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from risbench.errors import InputError, unknown
 
-_HERE = Path(__file__).parent
-_REPOSITORY = _HERE.parents[1]
+_PACKAGE = Path(__file__).parent
+_REPOSITORY = _PACKAGE.parents[1]
 
 
-class _Facts(BaseModel):
+class _CardTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Count(_Facts):
-    """How many there are. With a source the count is enforced, without one it is unverified and only warns."""
+class Count(_CardTable):
+    """A number of images, refs or expressions: enforced if it has a source, else unverified, and only warned about."""
 
     n: int = Field(ge=0)
     source: str = ""
 
 
-class SplitCounts(_Facts):
-    """The size of a split. A count written as a bare number has the split's `source`; None is not known."""
+class SplitCounts(_CardTable):
+    """The size of a split. A count written as a bare number has the `source` of the split; None is unknown."""
 
     images: Count | None = None
     refs: Count | None = None
@@ -48,12 +48,12 @@ class SplitCounts(_Facts):
         return {k: {"n": v, "source": source} if type(v) is int else v for k, v in values.items()}
 
     def counts(self) -> dict[str, Count]:
-        """The counts that are known, by the name of what is counted."""
-        named = {"images": self.images, "refs": self.refs, "expressions": self.expressions}
-        return {name: count for name, count in named.items() if count is not None}
+        """Return the known counts by the unit: images, refs, expressions."""
+        counts = {"images": self.images, "refs": self.refs, "expressions": self.expressions}
+        return {unit: count for unit, count in counts.items() if count is not None}
 
 
-class Card(_Facts):
+class Card(_CardTable):
     """The facts of one data set."""
 
     name: str
@@ -71,7 +71,7 @@ class Card(_Facts):
     max_words: int
     default_variant: str = ""
     generator: str = ""
-    """Module of risbench.data that makes the files on first use."""
+    """Package of risbench.data that generates the files on first use."""
     where: str
     """How to get the files."""
     licence: str
@@ -81,11 +81,11 @@ class Card(_Facts):
     kinds: dict[str, float] = {}
     notes: str = ""
     file_sha256: str = ""
-    """Of the card's own file; `load` sets it."""
+    """sha256 of the card itself; `load` sets it."""
 
 
 def names() -> list[str]:
-    """Names of the data sets that have a card."""
+    """Return the names of the data sets with a built-in card."""
     return sorted(_cards())
 
 
@@ -101,7 +101,7 @@ def load(name_or_path: str) -> Card:
 
 
 def _cards() -> dict[str, Path]:
-    folder = _REPOSITORY / "datasets" if (_REPOSITORY / "pyproject.toml").is_file() else _HERE
+    folder = _REPOSITORY / "datasets" if (_REPOSITORY / "pyproject.toml").is_file() else _PACKAGE
     return {path.stem: path for path in folder.glob("*.toml")}
 
 
@@ -116,15 +116,15 @@ def _read(path: Path) -> Card:
     try:
         return Card(**{**values, "file_sha256": hashlib.sha256(content).hexdigest()})
     except ValidationError as error:
-        raise _explained(error, path) from None
+        raise _card_error(error, path) from None
 
 
-def _explained(error: ValidationError, path: Path) -> InputError:
-    """Say in one sentence what is wrong; an unknown key first, since a known one may be missing because of it."""
+def _card_error(error: ValidationError, path: Path) -> InputError:
+    """Describe the first defect; an unknown key comes first, because it may be a misspelt required key."""
     first = min(error.errors(), key=lambda defect: defect["type"] != "extra_forbidden")
     *table, key = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        model: type[_Facts] = (Card, SplitCounts, Count)[max(0, len(table) - 1)]
+        model: type[_CardTable] = (Card, SplitCounts, Count)[max(0, len(table) - 1)]
         inside = f" of [{'.'.join(table)}]" if table else ""
         return unknown(f"key{inside} in the card {path}:", key, model.model_fields)
     return InputError(f"The card {path} has a wrong value at {'.'.join([*table, key])}: {first['msg']}. Mend it.")

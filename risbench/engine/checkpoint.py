@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that needs nothing else to predict, and the training state beside it.
+"""Checkpoints: a folder that holds all that a prediction needs, and in `last` the training state.
 
 weights.safetensors, recipe.toml (resolved), text/ (vocabulary), checkpoint.json; state.pt only in `last`.
 """
@@ -29,7 +29,7 @@ _WEIGHTS, _RECIPE, _FACTS, _TEXT, _STATE = "weights.safetensors", "recipe.toml",
 
 
 class Facts(BaseModel):
-    """checkpoint.json: where the weights come from."""
+    """The content of checkpoint.json: the origin of the weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,9 +38,9 @@ class Facts(BaseModel):
     method: str
     variants: list[str]
     training_data: list[str]
-    weights: str  # what training started from
+    weights: str  # the weights that training started from
     seed: int | None
-    epoch: int | None  # None: unknown, as of converted weights
+    epoch: int | None  # None: not known, as for some converted weights
     training_seconds: float | None
     sha256: str = ""  # of weights.safetensors
     files: dict[str, str] = {}  # sha256 of recipe.toml and of each file in text/
@@ -115,7 +115,7 @@ def save(
     facts: Facts,
     state: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder; at any moment the old one or the new one is whole."""
+    """Write a checkpoint folder. A crash at any moment leaves the old or the new checkpoint whole."""
     new = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     (new / _TEXT).mkdir(parents=True)
     try:
@@ -125,49 +125,50 @@ def save(
         tokenizer.save(new / _TEXT)
         files = [new / _RECIPE, *sorted(path for path in (new / _TEXT).rglob("*") if path.is_file())]
         hashes = {path.relative_to(new).as_posix(): file_sha256(path) for path in files}
-        written = facts.model_copy(update={"sha256": file_sha256(new / _WEIGHTS), "files": hashes})
-        (new / _FACTS).write_text(written.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        complete = facts.model_copy(update={"sha256": file_sha256(new / _WEIGHTS), "files": hashes})
+        (new / _FACTS).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if state is not None:
             torch.save(state, new / _STATE)
-        _put_in_place(new, folder)
+        _replace(folder, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def recover(folder: Path) -> Path:
-    """Finish a replacement that was killed between its two renames."""
-    if not folder.exists() and _old(folder).exists():
-        _old(folder).rename(folder)
+    """Finish a replacement that was killed between its two renames, and return the folder."""
+    if not folder.exists() and _old_folder(folder).exists():
+        _old_folder(folder).rename(folder)
     return folder
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights into a model of the same shape; a difference is an error that names the first keys."""
+    """Load weights into a model. Raises InputError, naming the first keys, if keys or shapes differ."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors ({error}). Copy the checkpoint again.") from None
-    own = model.state_dict()
+    state = model.state_dict()
+    common = state.keys() & tensors.keys()
     wrong = sorted(
-        {*own.keys() ^ tensors.keys()} | {k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape}
+        {*(state.keys() ^ tensors.keys()), *(key for key in common if state[key].shape != tensors[key].shape)}
     )
     if wrong:
         raise InputError(
-            f"{path} does not fit the model: {len(wrong)} of {len(own)} keys are missing, left over or of another "
+            f"{path} does not fit the model: {len(wrong)} of {len(state)} keys are missing, left over or of another "
             f"shape, first {', '.join(wrong[:3])}. Build the model with the recipe and vocabulary of the checkpoint."
         )
     model.load_state_dict(tensors)
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file's content."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _put_in_place(new: Path, folder: Path) -> None:
+def _replace(folder: Path, new: Path) -> None:
     recover(folder)
-    old = _old(folder)
+    old = _old_folder(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.rename(folder, old)
@@ -175,5 +176,5 @@ def _put_in_place(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _old(folder: Path) -> Path:
+def _old_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-old")

@@ -1,9 +1,9 @@
-"""Turn a checkpoint file that a method's authors released into a checkpoint folder."""
+"""Convert a checkpoint file that a method's authors released to a checkpoint folder."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,44 +19,46 @@ from risbench.errors import InputError
 from risbench.nn import weights
 from risbench.recipe import Recipe
 
-_ALLOWED = [Namespace]  # training scripts keep their arguments in their files; no other class is read
+_ALLOWED_CLASSES = [Namespace]  # training scripts store their arguments; no other class is read
 
 
-def convert(method: str, source: Path, target: Path, vocabulary: Path | None = None, dataset: str = "") -> list[str]:
-    """Write the checkpoint folder `target`; return lines that say what it is, and what of the file was not used.
+def convert_checkpoint(
+    method: str, source: Path, target: Path, vocabulary: Path | None = None, dataset: str = ""
+) -> list[str]:
+    """Write the checkpoint folder `target`; return lines that describe it and name the unused entries of the file.
 
-    The word pieces come from `vocabulary`, or else from Hugging Face or its cache; `dataset` is what the weights were
-    trained on, where the file does not say. Nothing in the file is run. Raises InputError, and writes nothing, where
-    the file is none of the method's, damaged or incomplete, or the target is not free.
+    The word pieces come from `vocabulary`, or else from Hugging Face or its cache. `dataset` names the training data if
+    the file does not. No code in the file is run. Raises InputError, and writes nothing, if the file is not one of the
+    method's, damaged or incomplete, or if the target is taken.
     """
     _check_free(target)
-    asked = datasets.load(dataset).name if dataset else ""
+    dataset = datasets.load(dataset).name if dataset else ""
     cls = methods.load(method)
-    content = weights.read(source, _ALLOWED)
-    with _about(source):
+    content = weights.read(source, _ALLOWED_CLASSES)
+    with _prefix_errors(source):
         converted = cls.convert(content)
-        trained_on = _trained_on(converted, asked)
+        training_dataset = _training_dataset(converted, dataset)
     settings, variants = _settings(methods.recipe_file(method), converted)
     tokenizer = _tokenizer(source, converted, vocabulary, settings.text.max_tokens)
-    with _about(source):
-        model = _empty(cls, settings, tokenizer)
-        unused = [*converted.left, *_fill(model, converted)]
+    with _prefix_errors(source):
+        model = _build_without_memory(cls, settings, tokenizer)
+        unused = [*converted.left, *_load_tensors(model, converted)]
     facts = Facts(
         method=methods.folder(method).name,
         variants=variants,
-        training_data=[trained_on or "unknown", *settings.train.pretraining],
+        training_data=[training_dataset or "unknown", *settings.train.pretraining],
         weights=f"released {methods.folder(method).name}, {source.name} sha256 {checkpoint.file_sha256(source)[:12]}",
         seed=None,
         epoch=converted.epoch,
         training_seconds=None,
     )
     checkpoint.save(target.resolve(), model, tokenizer, settings, facts)
-    return [f"{target}: {_description(model, facts)}", *_remarks(trained_on, converted, unused)]
+    return [f"{target}: {_description(model, facts)}", *_remarks(training_dataset, converted, unused)]
 
 
 @contextmanager
-def _about(source: Path) -> Iterator[None]:
-    """Say in an error which file it is about."""
+def _prefix_errors(source: Path) -> Iterator[None]:
+    """Put the name of the file before an error message."""
     try:
         yield
     except InputError as error:
@@ -69,16 +71,17 @@ def _check_free(target: Path) -> None:
         raise InputError(f"{target} is no place for a checkpoint: give the path of a new folder, or of an empty one.")
 
 
-def _trained_on(converted: Converted, asked: str) -> str:
-    if asked and converted.dataset not in ("", asked):
-        raise InputError(f"it says that it was trained on {converted.dataset}, not on {asked}. Leave --dataset out.")
-    return converted.dataset or asked
+def _training_dataset(converted: Converted, dataset: str) -> str:
+    """Return the data set that the file or else the option names; "" if neither does."""
+    if dataset and converted.dataset not in ("", dataset):
+        raise InputError(f"it says that it was trained on {converted.dataset}, not on {dataset}. Leave --dataset out.")
+    return converted.dataset or dataset
 
 
 def _settings(path: Path, converted: Converted) -> tuple[Recipe, list[str]]:
-    """The recipe of the variant that has the sizes of the weights; where none has, the recipe with these sizes."""
-    for sized in ([], *([name] for name in recipe.variants(path))):
-        settings, variants = recipe.load(path, [*sized, *converted.variants])
+    """Return the recipe of the variant with the sizes of the weights, or else the recipe with these sizes put in."""
+    for size_variant in ([], *([name] for name in recipe.variant_names(path))):
+        settings, variants = recipe.load(path, [*size_variant, *converted.variants])
         if converted.model.items() <= settings.model.items():
             return settings, variants
     settings, variants = recipe.load(path, converted.variants)
@@ -95,8 +98,8 @@ def _tokenizer(source: Path, converted: Converted, vocabulary: Path | None, max_
     return tokenizer
 
 
-def _empty(cls: type[Method], settings: Recipe, tokenizer: WordPieceTokenizer) -> Method:
-    """Build the network without memory: the tensors of the file become its own."""
+def _build_without_memory(cls: type[Method], settings: Recipe, tokenizer: WordPieceTokenizer) -> Method:
+    """Build the network without memory: the tensors of the file become its parameters."""
     try:
         with torch.device("meta"):
             return cls.build(settings, tokenizer)
@@ -104,36 +107,41 @@ def _empty(cls: type[Method], settings: Recipe, tokenizer: WordPieceTokenizer) -
         raise InputError(f"no network has the sizes of its weights ({error}). Give another file.") from None
 
 
-def _fill(model: Method, converted: Converted) -> list[str]:
-    """Put the tensors of the file into the model; return the authors' names of those that it has no place for."""
-    own, tensors = model.state_dict(), converted.tensors
-    released = {name: converted.released(name) for name in own}
-    weights_of_ours = [name for name, tensor in own.items() if tensor.is_floating_point()]
-    missing = [released[name] for name in weights_of_ours if released[name] not in tensors]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(weights_of_ours)} weights are missing: {', '.join(missing)}. Give a whole file."
-        )
-    found: dict[str, Tensor] = {}
-    memory: set[int] = set()
-    for name, place in own.items():
+def _load_tensors(model: Method, converted: Converted) -> list[str]:
+    """Load the tensors of the file into the model; return the authors' names of the unused ones."""
+    state, tensors = model.state_dict(), converted.tensors
+    released = {name: converted.released(name) for name in state}
+    _check_complete(state, released, tensors)
+    loaded: dict[str, Tensor] = {}
+    addresses: set[int] = set()
+    for name, expected in state.items():
         tensor = tensors.get(released[name])
         if tensor is None:  # a counter of training steps
-            tensor = torch.zeros(place.shape, dtype=place.dtype)
-        if tensor.shape != place.shape or tensor.is_floating_point() != place.is_floating_point():
+            tensor = torch.zeros(expected.shape, dtype=expected.dtype)
+        if tensor.shape != expected.shape or tensor.is_floating_point() != expected.is_floating_point():
             raise InputError(
-                f"{released[name]} is {_said(tensor)}, where a network of the file's sizes has {_said(place)}. Give "
-                "a file that the authors' own training code wrote."
+                f"{released[name]} is {_shape_and_type(tensor)}, where a network of the file's sizes has "
+                f"{_shape_and_type(expected)}. Give a file that the authors' own training code wrote."
             )
-        shared = tensor.untyped_storage().data_ptr() in memory  # which safetensors cannot write
-        found[name] = tensor.detach().to(place.dtype, copy=shared)
-        memory.add(tensor.untyped_storage().data_ptr())
-    model.load_state_dict(found, assign=True)
+        is_shared = tensor.untyped_storage().data_ptr() in addresses  # safetensors cannot write shared memory
+        loaded[name] = tensor.detach().to(expected.dtype, copy=is_shared)
+        addresses.add(tensor.untyped_storage().data_ptr())
+    model.load_state_dict(loaded, assign=True)
     return sorted(tensors.keys() - set(released.values()))
 
 
-def _said(tensor: Tensor) -> str:
-    """Shape and type: 96 x 3 x 4 x 4 float32."""
+def _check_complete(state: Mapping[str, Tensor], released: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a file that lacks a weight of the model."""
+    names = [name for name, tensor in state.items() if tensor.is_floating_point()]
+    missing = [released[name] for name in names if released[name] not in tensors]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(names)} weights are missing: {', '.join(missing)}. Give a whole file."
+        )
+
+
+def _shape_and_type(tensor: Tensor) -> str:
+    """Describe a tensor: 96 x 3 x 4 x 4 float32."""
     return f"{' x '.join(map(str, tensor.shape)) or 'one'} {str(tensor.dtype).removeprefix('torch.')}"
 
 
@@ -143,9 +151,9 @@ def _description(model: Method, facts: Facts) -> str:
     return f"{name}, {size:,} parameters, trained on {', '.join(facts.training_data)}"
 
 
-def _remarks(trained_on: str, converted: Converted, unused: list[str]) -> list[str]:
-    lines = [] if trained_on else ["The file does not say what it was trained on. If you know, give --dataset NAME."]
+def _remarks(dataset: str, converted: Converted, unused: list[str]) -> list[str]:
+    lines = [] if dataset else ["The file does not say what it was trained on. If you know, give --dataset NAME."]
     if converted.needless:
         counts = ", ".join(f"{count} {kind}" for kind, count in converted.needless.items())
-        lines.append(f"Left out, for nothing here needs it: {counts}")
+        lines.append(f"Left out because it is not needed: {counts}")
     return [*lines, *(f"Unexpected, and not used: {name}" for name in unused)]

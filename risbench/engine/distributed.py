@@ -1,6 +1,7 @@
 """Devices and processes: the only file that touches torch.distributed.
 
-One process by default. Under torchrun or srun each process takes its place by itself; NCCL on CUDA, gloo on CPU.
+One process by default. torchrun and srun start several, which read their ranks from the environment. The backend is
+NCCL on CUDA and gloo on the CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 def start(precision: str = "32-true") -> Fabric:
-    """Set up the device, the precision and, where a launcher started several processes, their group."""
+    """Set up the device and the precision, and the process group if a launcher started several processes."""
     cuda = torch.cuda.is_available()
     if precision == "16-mixed" and not cuda:
         raise InputError("train.precision=16-mixed needs CUDA, which is not here: take 32-true or bf16-mixed.")
@@ -35,7 +36,7 @@ def start(precision: str = "32-true") -> Fabric:
         num_nodes=nodes,
         strategy=DDPStrategy() if world > 1 else "auto",
         precision=precision,  # type: ignore[arg-type]
-        plugins=[environment],  # Fabric by itself takes an allocation of Slurm for a launch by srun
+        plugins=[environment],  # Fabric's detection takes any Slurm allocation for a launch by srun
     )
     if world > 1:
         fabric.launch()
@@ -43,17 +44,15 @@ def start(precision: str = "32-true") -> Fabric:
 
 
 def _launched() -> tuple[int, int, ClusterEnvironment]:
-    """The number of processes, that of nodes, and what knows this process's rank; (1, 1, ...) without a launcher."""
-    given = os.environ
-    torchrun = {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= given.keys()
-    if torchrun:  # first, since srun may have started it
-        world = int(given["WORLD_SIZE"])
-        nodes = -(-world // int(given.get("LOCAL_WORLD_SIZE", 1)))
-    elif {"SLURM_STEP_ID", "SLURM_PROCID"} <= given.keys():  # srun; a batch script and salloc start no step
-        world = int(given.get("SLURM_STEP_NUM_TASKS") or given.get("SLURM_NTASKS") or 1)
-        nodes = int(
-            given.get("SLURM_STEP_NUM_NODES") or given.get("SLURM_NNODES") or given.get("SLURM_JOB_NUM_NODES") or 1
-        )
+    """Return the numbers of processes and nodes and Fabric's environment; without a launcher 1, 1 and Lightning's."""
+    variables = os.environ
+    torchrun = {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= variables.keys()
+    if torchrun:  # first, since srun may have started torchrun
+        world = int(variables["WORLD_SIZE"])
+        nodes = -(-world // int(variables.get("LOCAL_WORLD_SIZE", 1)))
+    elif {"SLURM_STEP_ID", "SLURM_PROCID"} <= variables.keys():  # srun; a batch script and salloc start no step
+        world = _first_number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+        nodes = _first_number("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")
     else:
         world = nodes = 1
     if world % nodes:
@@ -65,9 +64,14 @@ def _launched() -> tuple[int, int, ClusterEnvironment]:
         return 1, 1, LightningEnvironment()
     if torchrun:
         return world, nodes, TorchElasticEnvironment()
-    # Fabric wants these to agree, but srun sets the last one only for its option --ntasks-per-node
-    given.update(SLURM_NTASKS=str(world), SLURM_NNODES=str(nodes), SLURM_NTASKS_PER_NODE=str(world // nodes))
+    # Fabric compares these three, but srun sets the last one only with its option --ntasks-per-node
+    variables.update(SLURM_NTASKS=str(world), SLURM_NNODES=str(nodes), SLURM_NTASKS_PER_NODE=str(world // nodes))
     return world, nodes, SLURMEnvironment()
+
+
+def _first_number(*names: str) -> int:
+    """Return the first of these environment variables that is set, or 1."""
+    return int(next((value for name in names if (value := os.environ.get(name))), 1))
 
 
 def barrier(fabric: Fabric) -> None:
@@ -76,28 +80,28 @@ def barrier(fabric: Fabric) -> None:
 
 
 def from_main(fabric: Fabric, value: T) -> T:
-    """The main process's value, in every process."""
+    """Return the main process's value in every process."""
     return fabric.broadcast(value, src=0)
 
 
-def synchronised(model: nn.Module, fabric: Fabric) -> nn.Module:
-    """Let batch normalisation see the batches of all processes; only CUDA has it."""
+def synchronise_normalisation(model: nn.Module, fabric: Fabric) -> nn.Module:
+    """Let batch normalisation see the batches of all processes; only CUDA supports it."""
     if fabric.world_size > 1 and fabric.device.type == "cuda":
-        # timm's, for torch's own drops the activations inside timm's normalisations
+        # timm's function, because torch's drops the activations inside timm's normalisation layers
         converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
     return model
 
 
-def same_buffers(model: nn.Module, fabric: Fabric) -> None:
-    """Give every process the main one's buffers: running statistics differ between processes while training."""
+def copy_buffers(model: nn.Module, fabric: Fabric) -> None:
+    """Copy the main process's buffers to every process: running statistics differ while training."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
 
 
 def device_name(fabric: Fabric) -> str:
-    """What the run computed on, for the record."""
+    """Return the name of the device for the record."""
     if fabric.device.type == "cuda":
         return f"{fabric.world_size} x {torch.cuda.get_device_name(fabric.device)}"
     return f"cpu, {fabric.world_size} x {torch.get_num_threads()} threads"

@@ -12,32 +12,33 @@ from risbench.recipe import Train
 _OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
 
 
-def optimizer(groups: list[dict[str, Any]], recipe: Train) -> Optimizer:
-    """Make the optimiser; a group without lr or weight_decay of its own gets the recipe's."""
-    made = _OPTIMIZERS[recipe.optimizer](groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    for group in made.param_groups:
+def build_optimizer(groups: list[dict[str, Any]], settings: Train) -> Optimizer:
+    """Build the optimiser; a parameter group without lr or weight_decay gets the recipe's."""
+    optimizer = _OPTIMIZERS[settings.optimizer](groups, lr=settings.lr, weight_decay=settings.weight_decay)
+    for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    return made
+    return optimizer
 
 
-def factor(recipe: Train, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of an optimiser step (from 0) as a share of the initial one.
+def rate_factor(settings: Train, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of an optimiser step (counted from 0) divided by the initial rate.
 
-    step: times `decay` after each epoch of `milestones`. poly: (1 - step / all steps) ** decay. During the first
-    `warmup` epochs either is also multiplied by the share of them that is done.
+    Schedule "step": multiplied by `decay` after each epoch of `milestones`. "poly": (1 - step / all steps) ** decay.
+    During the first `warmup` epochs the factor is also multiplied by the finished share of the warm-up.
     """
-    rising = recipe.warmup * steps_per_epoch  # steps
-    return _falling(recipe, step, steps_per_epoch) * (min(1.0, (step + 1) / rising) if rising else 1.0)
+    warmup_steps = settings.warmup * steps_per_epoch
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return _decay_factor(settings, step, steps_per_epoch) * warmup
 
 
-def _falling(recipe: Train, step: int, steps_per_epoch: int) -> float:
-    if recipe.schedule == "step":
-        return recipe.decay ** bisect_right(recipe.milestones, step // steps_per_epoch)
-    share: float = (1 - step / (steps_per_epoch * recipe.epochs)) ** recipe.decay
-    return share
+def _decay_factor(settings: Train, step: int, steps_per_epoch: int) -> float:
+    if settings.schedule == "step":
+        return settings.decay ** bisect_right(settings.milestones, step // steps_per_epoch)
+    factor: float = (1 - step / (steps_per_epoch * settings.epochs)) ** settings.decay
+    return factor
 
 
-def set_rate(made: Optimizer, share: float) -> None:
-    """Set every group's learning rate to a share of its initial one."""
-    for group in made.param_groups:
-        group["lr"] = group["initial_lr"] * share
+def set_rate(optimizer: Optimizer, factor: float) -> None:
+    """Set the learning rate of every group to its initial one times a factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

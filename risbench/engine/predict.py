@@ -1,4 +1,4 @@
-"""A method over a split: probabilities become masks at the scored size, masks a predictions file."""
+"""Predict a split: probabilities become masks at the scored size, and masks become a predictions file."""
 
 from __future__ import annotations
 
@@ -16,46 +16,50 @@ from risbench import progress
 from risbench.api import Method, Prediction, Tokenizer, peak_of
 from risbench.data import images, loader, rle
 from risbench.data.images import Frame
-from risbench.data.index import Index, Split
-from risbench.data.loader import Item, Samples
+from risbench.data.index import Index
+from risbench.data.loader import EvaluationSamples, Item
+from risbench.data.split import Split
 from risbench.engine import distributed
 from risbench.recipe import Image, Recipe
-from risbench.scoring import predictions
-from risbench.scoring.predictions import Header, Parts, Predictions
+from risbench.scoring import predictions_file
+from risbench.scoring.prediction_parts import PredictionParts
+from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import InputHalf, Protocol, ScoreHalf
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A method in evaluation mode with the input half of a protocol."""
+    """A method in evaluation mode, with the halves of a protocol."""
 
     model: Method
-    tokenizer: Tokenizer  # cuts where the protocol says
+    tokenizer: Tokenizer  # cuts at the protocol's max_tokens
     recipe: Recipe
-    inputs: InputHalf
-    rule: ScoreHalf  # says at which size masks are wanted
+    input_half: InputHalf  # resolved: nothing is left to the recipe
+    score_half: ScoreHalf  # sets the size of the masks
     fabric: Fabric
 
     @classmethod
-    def of(cls, model: Method, tokenizer: Tokenizer, recipe: Recipe, protocol: Protocol, fabric: Fabric) -> Predictor:
-        """The model and its tokenizer under a protocol."""
-        given = inputs(recipe, protocol)
-        return cls(model, tokenizer.limited(int(given.max_tokens)), recipe, given, protocol.score, fabric)
+    def build(
+        cls, model: Method, tokenizer: Tokenizer, recipe: Recipe, protocol: Protocol, fabric: Fabric
+    ) -> Predictor:
+        """Build the predictor of a model under a protocol."""
+        resolved = resolve_input(recipe, protocol)
+        return cls(model, tokenizer.limited(int(resolved.max_tokens)), recipe, resolved, protocol.score, fabric)
 
-    def image(self) -> Image:
-        """The recipe's image section under the protocol."""
-        given = self.inputs
-        changes = {"size": given.image_size, "geometry": given.geometry, "border": given.border}
-        return self.recipe.image.model_copy(update={**changes, "resampling": given.resampling})
+    def image_settings(self) -> Image:
+        """Return the recipe's image section with the values of the protocol."""
+        half = self.input_half
+        changes = {"size": half.image_size, "geometry": half.geometry, "border": half.border}
+        return self.recipe.image.model_copy(update={**changes, "resampling": half.resampling})
 
-    def samples(self, index: Index, split: Split) -> Samples:
-        """The split as this protocol reads it: what it asks, in its text and size."""
-        asked = self.inputs.asked(split)
-        return loader.evaluation(index, asked, str(self.inputs.text), self.tokenizer, self.image())
+    def samples(self, index: Index, split: Split) -> EvaluationSamples:
+        """Return the expressions of a split that the protocol evaluates, in its text and image size."""
+        evaluated = self.input_half.select_expressions(split)
+        return EvaluationSamples(index, evaluated, str(self.input_half.text), self.tokenizer, self.image_settings())
 
 
-def inputs(recipe: Recipe, protocol: Protocol) -> InputHalf:
-    """The input half of the protocol with the recipe's values where it says `recipe`."""
+def resolve_input(recipe: Recipe, protocol: Protocol) -> InputHalf:
+    """Return the input half of the protocol, with the recipe's values in place of `recipe`."""
     values: dict[str, Any] = {
         "image_size": recipe.image.size,
         "geometry": recipe.image.geometry,
@@ -65,87 +69,89 @@ def inputs(recipe: Recipe, protocol: Protocol) -> InputHalf:
         "max_tokens": recipe.text.max_tokens,
         "threshold": recipe.predict.threshold,
     }
-    return protocol.input.resolved(values)
+    return protocol.input.resolve(values)
 
 
-def predict(predictor: Predictor, index: Index, split: Split, header: Header, path: Path, label: str) -> Predictions:
+def predict_split(
+    predictor: Predictor, index: Index, split: Split, header: Header, path: Path, label: str
+) -> Predictions:
     """Predict a split to the file `path`; batches that a killed run has stored are not computed again.
 
-    Every process takes its share of the batches; the main one joins them. Each returns all predictions.
+    Each process predicts its share of the batches, and the main process joins them. Every process returns all
+    predictions.
     """
     fabric = predictor.fabric
-    parts_folder = path.with_name(f"{path.stem}.parts")
-    if fabric.global_rank == 0:
-        Parts(parts_folder, header)  # removes what another header left
+    folder = path.with_name(f"{path.stem}.parts")
+    if fabric.is_global_zero:
+        PredictionParts(folder, header)  # removes the parts of another header
     distributed.barrier(fabric)
-    parts = Parts(parts_folder, header)
-    split = predictor.inputs.asked(split)
-    batches = loader.whole_images(split, predictor.recipe.predict.images_per_batch)
-    done = parts.done()
-    mine = [n for n in range(fabric.global_rank, len(batches), fabric.world_size) if n not in done]
+    parts = PredictionParts(folder, header)
+    split = predictor.input_half.select_expressions(split)
+    batches = loader.evaluation_batches(split, predictor.recipe.predict.images_per_batch)
+    stored = parts.stored_batches()
+    numbers = [number for number in range(fabric.global_rank, len(batches), fabric.world_size) if number not in stored]
     samples = predictor.samples(index, split)
-    items = loader.load(samples, [batches[n] for n in mine], predictor.recipe.train.workers)
+    items = loader.load(samples, [batches[number] for number in numbers], predictor.recipe.train.workers)
     predictor.model.eval()
-    with torch.inference_mode(), progress.bar(label, len(mine), shown=fabric.global_rank == 0) as step:
-        for number, item in zip(mine, items, strict=True):
-            parts.add(number, _batch(predictor, item, split, header))
+    with torch.inference_mode(), progress.bar(label, len(numbers), shown=fabric.is_global_zero) as step:
+        for number, item in zip(numbers, items, strict=True):
+            parts.add(number, _predict_batch(predictor, item, split, header))
             step()
     distributed.barrier(fabric)
-    if fabric.global_rank == 0:
+    if fabric.is_global_zero:
         parts.merge(path)
     distributed.barrier(fabric)
-    return predictions.read(path)
+    return predictions_file.read(path)
 
 
-def speed(predictor: Predictor, index: Index, split: Split, seconds: float = 3.0) -> float:
-    """Expressions per second, reading, network and encoding together, over the first batches of a split."""
-    split = predictor.inputs.asked(split)
-    batches = loader.whole_images(split, predictor.recipe.predict.images_per_batch)
+def measure_speed(predictor: Predictor, index: Index, split: Split, seconds: float = 3.0) -> float:
+    """Measure expressions per second over the first batches of a split: reading, network and mask encoding."""
+    split = predictor.input_half.select_expressions(split)
+    batches = loader.evaluation_batches(split, predictor.recipe.predict.images_per_batch)
     header = Header(dataset="", split="", input={}, method="")
     predictor.model.eval()
-    count, begin = 0, time.perf_counter()
+    count, start = 0, time.perf_counter()
     with torch.inference_mode():
         for item in loader.load(predictor.samples(index, split), batches, predictor.recipe.train.workers):
-            _batch(predictor, item, split, header)
-            count += len(item.numbers)
-            if time.perf_counter() - begin > seconds:
+            _predict_batch(predictor, item, split, header)
+            count += len(item.positions)
+            if time.perf_counter() - start > seconds:
                 break
-    return count / (time.perf_counter() - begin)
+    return count / (time.perf_counter() - start)
 
 
-def masks(predictor: Predictor, item: Item) -> tuple[list[Tensor], list[tuple[int, int] | None]]:
-    """Masks (H, W) of bool at the size at which each image is scored, and peaks in pixels of that size.
-
-    Both are in the order of the expressions.
-    """
+def predict_masks(predictor: Predictor, item: Item) -> tuple[list[Tensor], list[tuple[int, int] | None]]:
+    """Return the mask (H, W, bool) of each expression at its scored size, and its peak (row, column) in that size."""
     batch = predictor.fabric.to_device(item.batch)
     with predictor.fabric.autocast():
         prediction = predictor.model.predict(batch)
-    found: list[Tensor] = [torch.empty(0)] * len(item.numbers)
-    owners = item.batch.image_index
-    frames = [frame._replace(size=predictor.rule.size(frame.size)) for frame in item.frames]
+    masks: list[Tensor] = [torch.empty(0)] * len(item.positions)
+    image_index = item.batch.image_index
+    frames = [frame._replace(size=predictor.score_half.size(frame.size)) for frame in item.frames]
     for image, frame in enumerate(frames):
-        rows = (owners == image).nonzero()[:, 0]  # the expressions of this image
-        own = prediction.probability[rows.to(prediction.probability.device)]  # (b, h, w)
-        cut = images.cut(own, frame, float(predictor.inputs.threshold), predictor.inputs.cut_at)  # (b, H, W)
-        for row, mask in zip(rows.tolist(), cut, strict=True):
-            found[row] = mask
-    return found, peaks(prediction, [frames[owner] for owner in owners.tolist()])
+        rows = (image_index == image).nonzero()[:, 0]  # the b expressions of this image
+        probability = prediction.probability[rows.to(prediction.probability.device)]  # (b, h, w)
+        cut_masks = images.to_masks(
+            probability, frame, float(predictor.input_half.threshold), predictor.input_half.cut_at
+        )  # (b, H, W)
+        for row, mask in zip(rows.tolist(), cut_masks, strict=True):
+            masks[row] = mask
+    return masks, scaled_peaks(prediction, [frames[image] for image in image_index.tolist()])
 
 
-def peaks(prediction: Prediction, frames: Sequence[Frame]) -> list[tuple[int, int] | None]:
-    """The peaks of a prediction in pixels of the frames' sizes; without any, the maxima of the probabilities."""
+def scaled_peaks(prediction: Prediction, frames: Sequence[Frame]) -> list[tuple[int, int] | None]:
+    """Return the peaks in pixels of the frames' sizes; a prediction without peaks has them at its maxima."""
     cells = peak_of(prediction.probability) if prediction.peak is None else prediction.peak  # (B, 2)
     grid = (prediction.probability.shape[1], prediction.probability.shape[2])
     return [images.peak_to_size((r, c), grid, frame) for (r, c), frame in zip(cells.tolist(), frames, strict=True)]
 
 
-def _batch(predictor: Predictor, item: Item, split: Split, header: Header) -> Predictions:
-    found, places = masks(predictor, item)
-    return predictions.build(
+def _predict_batch(predictor: Predictor, item: Item, split: Split, header: Header) -> Predictions:
+    masks, peaks = predict_masks(predictor, item)
+    return Predictions.build(
         header,
-        [int(split.sent_id[number]) for number in item.numbers],
-        [(mask.shape[0], mask.shape[1]) for mask in found],
-        [rle.encode(mask.cpu().numpy()) for mask in found],
-        places,
+        split.sent_id[item.positions].tolist(),
+        [(mask.shape[0], mask.shape[1]) for mask in masks],
+        [rle.encode(mask.cpu().numpy()) for mask in masks],
+        peaks,
     )

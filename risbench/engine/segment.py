@@ -1,4 +1,4 @@
-"""One image, one expression: the mask drawn over the image, and the maps behind it."""
+"""Segment one image by one expression: draw the mask over the image, and the maps behind it."""
 
 from __future__ import annotations
 
@@ -27,74 +27,84 @@ from risbench.errors import InputError
 from risbench.scoring import protocol
 
 _COLOUR = (255, 40, 60)
-_WEIGHT = 0.5  # of the colour over the image
-_HEAT = "inferno"  # colours of a map, from 0 to its maximum
+_OPACITY = 0.5  # of the colour over the image
+_HEAT = "inferno"  # colour map of a panel, from 0 to its maximum
 
 
-def draw(checkpoint: Path, image: Path, expression: str, output: Path, explain: bool = False, word: str = "") -> float:
-    """Write a picture of the image, the mask and the peak; return the share of the image that the mask covers.
+def draw_segmentation(
+    checkpoint: Path, image: Path, expression: str, output: Path, explain: bool = False, word: str = ""
+) -> float:
+    """Draw the image, the mask and the peak to a file; return the share of the image that the mask covers.
 
-    With `explain` the maps behind the mask follow: those of a word of the expression, where one is given.
+    `explain` adds the maps behind the mask, those of one word of the expression if `word` is not empty.
     """
-    if not expression.strip():
-        raise InputError('The expression is empty. Say what to segment: "the left cup".')
-    if word and not explain:
-        raise InputError("--word chooses what --explain shows: add --explain, or leave --word out.")
-    _check_output(output)
+    _check_options(expression, output, explain, word)
     opened = Checkpoint(checkpoint)
     model, tokenizer = opened.model()
     fabric = distributed.start()  # in full precision, which every device has
     original = protocol.load("original")
-    predictor = Predictor.of(model.to(fabric.device).eval(), tokenizer, opened.recipe, original, fabric)
+    predictor = Predictor.build(model.to(fabric.device).eval(), tokenizer, opened.recipe, original, fabric)
     tokens = predictor.tokenizer.places(expression, word) if word else []
     picture = images.read(image, upright=True)
-    place = images.frame((picture.height, picture.width), predictor.image())
+    item = _item(predictor, picture, expression)
+    with torch.inference_mode():
+        masks, peaks = predict.predict_masks(predictor, item)
+        panels = explanation_panels(predictor, item, tokens) if explain else []
+    mask = masks[0].cpu().numpy()
+    title = f"{expression}   (word: {word})" if word else expression
+    _save(_figure(picture, mask, peaks[0], title, panels), output)
+    return float(mask.mean())
+
+
+def explanation_panels(predictor: Predictor, item: Item, tokens: Sequence[int]) -> list[Panel]:
+    """Return the maps behind the prediction of one expression, at the size of its image: values (H, W)."""
+    with predictor.fabric.autocast():
+        panels = predictor.model.explain(predictor.fabric.to_device(item.batch), tokens)
+    return [Panel(title, images.sample_to_size(values[None], item.frames[0])[0]) for title, values in panels]
+
+
+def _check_options(expression: str, output: Path, explain: bool, word: str) -> None:
+    if not expression.strip():
+        raise InputError('The expression is empty. Say what to segment: "the left cup".')
+    if word and not explain:
+        raise InputError("--word chooses what --explain shows: add --explain, or leave --word out.")
+    suffixes = sorted(FigureCanvasBase.get_supported_filetypes())
+    if output.is_dir() or output.suffix.lower().removeprefix(".") not in suffixes:
+        raise InputError(
+            f"--output {output} does not name a picture: give a file that ends in .png (or {', '.join(suffixes)})."
+        )
+
+
+def _item(predictor: Predictor, picture: PIL.Image, expression: str) -> Item:
+    """Return the batch of one image with one expression."""
+    settings = predictor.image_settings()
+    frame = images.fit_to_input((picture.height, picture.width), settings)
     batch = Batch(
-        image=images.to_input(picture, place, predictor.image())[None],  # (1, 3, side, side)
+        image=images.to_input(picture, frame, settings)[None],  # (1, 3, side, side)
         image_index=torch.tensor([0]),
         words=predictor.tokenizer([expression]),
         mask=None,
     )
-    item = Item(batch, [0], [place])
-    with torch.inference_mode():
-        masks, peaks = predict.masks(predictor, item)
-        maps = panels(predictor, item, tokens) if explain else []
-    mask = masks[0].cpu().numpy()
-    title = f"{expression}   (word: {word})" if word else expression
-    _write(_figure(picture, mask, peaks[0], title, maps), output)
-    return float(mask.mean())
+    return Item(batch, [0], [frame])
 
 
-def panels(predictor: Predictor, item: Item, tokens: Sequence[int]) -> list[Panel]:
-    """The maps behind the prediction of one expression, at the size of its image: values (H, W)."""
-    with predictor.fabric.autocast():
-        found = predictor.model.explain(predictor.fabric.to_device(item.batch), tokens)
-    return [Panel(title, images.to_size(values[None], item.frames[0])[0]) for title, values in found]
-
-
-def _check_output(output: Path) -> None:
-    known = sorted(FigureCanvasBase.get_supported_filetypes())
-    if output.is_dir() or output.suffix.lower().removeprefix(".") not in known:
-        raise InputError(
-            f"--output {output} does not name a picture: give a file that ends in .png (or {', '.join(known)})."
-        )
-
-
-def _figure(picture: PIL.Image, mask: Mask, peak: tuple[int, int] | None, title: str, maps: Sequence[Panel]) -> Figure:
-    columns = 3 if maps else 2
-    rows = math.ceil((2 + len(maps)) / columns)
-    height = min(max(6.0 * picture.height / picture.width, 1.0), 24.0 / rows)  # inches, also of a strip of pixels
-    size = (6 * columns + bool(maps), rows * height + 0.5)  # a bar of the colours needs an inch
+def _figure(
+    picture: PIL.Image, mask: Mask, peak: tuple[int, int] | None, title: str, panels: Sequence[Panel]
+) -> Figure:
+    columns = 3 if panels else 2
+    rows = math.ceil((2 + len(panels)) / columns)
+    height = min(max(6.0 * picture.height / picture.width, 1.0), 24.0 / rows)  # inches; bounded for narrow strips
+    size = (6 * columns + bool(panels), rows * height + 0.5)  # the colour bar takes an inch
     figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     axes.flat[0].imshow(picture)
     _draw_mask(axes.flat[1], picture, mask, peak)
-    for axis, panel in zip(axes.flat[2:], maps, strict=False):  # the last row may not be full
-        axis.imshow(picture.convert("L"), cmap="gray", vmin=-255, vmax=255)  # pale, to be seen under dark colours
+    for axis, panel in zip(axes.flat[2:], panels, strict=False):  # the last row may not be full
+        axis.imshow(picture.convert("L"), cmap="gray", vmin=-255, vmax=255)  # pale, to be visible under dark colours
         axis.imshow(panel.values.cpu().numpy(), cmap=_HEAT, vmin=0, vmax=float(panel.values.max()), alpha=0.6)
         axis.set_title(panel.title, parse_math=False)
-    if maps:
+    if panels:
         scale = ScalarMappable(Normalize(0, 1), _HEAT)
         figure.colorbar(scale, ax=axes, shrink=0.5, alpha=0.6, label="share of the map's own maximum")
     figure.suptitle(title, parse_math=False)
@@ -103,7 +113,7 @@ def _figure(picture: PIL.Image, mask: Mask, peak: tuple[int, int] | None, title:
 
 def _draw_mask(axis: Axes, picture: PIL.Image, mask: Mask, peak: tuple[int, int] | None) -> None:
     pixels = np.asarray(picture).astype(np.float64)
-    pixels[mask] = (1 - _WEIGHT) * pixels[mask] + _WEIGHT * np.array(_COLOUR)
+    pixels[mask] = (1 - _OPACITY) * pixels[mask] + _OPACITY * np.array(_COLOUR)
     axis.imshow(pixels.astype(np.uint8))
     if min(mask.shape) > 1 and mask.any() and not mask.all():
         axis.contour(mask, levels=[0.5], colors="white", linewidths=1)
@@ -111,7 +121,7 @@ def _draw_mask(axis: Axes, picture: PIL.Image, mask: Mask, peak: tuple[int, int]
         axis.plot(peak[1], peak[0], "+", color="yellow", markersize=12, markeredgewidth=2)
 
 
-def _write(figure: Figure, output: Path) -> None:
+def _save(figure: Figure, output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=100)

@@ -1,12 +1,13 @@
 """The trainer: one loop, top-down.
 
-Each epoch draws its batches and its random numbers from (seed, epoch), so that a run resumed from the end of any epoch
-repeats the uninterrupted one, on the CPU bit for bit.
+Each epoch draws its batches and its random numbers from (seed, epoch). A run that is resumed at the end of any epoch
+therefore repeats the uninterrupted run, on the CPU bit for bit.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from torch.optim import Optimizer
 from risbench import progress
 from risbench.api import Batch, Method, Tokenizer
 from risbench.data import loader
-from risbench.data.loader import Samples
+from risbench.data.loader import TrainingSamples
 from risbench.engine import checkpoint, distributed, optim
 from risbench.engine.checkpoint import Checkpoint, Facts
 from risbench.errors import InputError
@@ -34,38 +35,37 @@ Validate = Callable[[Method], dict[str, float | None]]
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """The progress of a run."""
 
-    epoch: int = 0  # finished epochs
-    best: float = -1.0  # oIoU on val, or gIoU under the no-target rule
-    seconds: float = 0.0  # of training, validation left out
-    lines: int = 0  # of log.jsonl
+    epoch: int = 0  # number of finished epochs
+    best: float = -1.0  # best oIoU on val, or gIoU if the protocol scores no-target expressions
+    seconds: float = 0.0  # training time without validation
+    lines: int = 0  # number of lines in log.jsonl
 
 
 @dataclass
 class Trainer:
     """Trains one model in one run folder."""
 
-    # what is trained, on what
+    # model and data
     model: Method
     tokenizer: Tokenizer
     recipe: Recipe
-    samples: Samples
+    samples: TrainingSamples
     validate: Validate
-    # where, by whom
-    run: Path
+    # run
+    folder: Path
     facts: Facts
     seed: int
     fabric: Fabric
-    # how far
     position: Position = field(default_factory=Position)
 
     def fit(self, resume: bool = False) -> None:
-        """Train all epochs that are left; leaves checkpoints/best and checkpoints/last."""
+        """Train the remaining epochs; write checkpoints/best and checkpoints/last."""
         train = self.recipe.train
-        network = distributed.synchronised(self.model, self.fabric)
+        network = distributed.synchronise_normalisation(self.model, self.fabric)
         network.train()
-        optimizer = optim.optimizer(cast(Method, network).parameter_groups(), train)
+        optimizer = optim.build_optimizer(cast(Method, network).parameter_groups(), train)
         wrapped, fabric_optimizer = self.fabric.setup(network, optimizer)
         wrapped.mark_forward_method("loss")
         self.model = cast(Method, network)
@@ -73,28 +73,29 @@ class Trainer:
             self._restore(optimizer)
         self._cut_log()
         while self.position.epoch < train.epochs:
-            self._epoch(wrapped, fabric_optimizer)
+            self._train_epoch(wrapped, fabric_optimizer)
             self._finish_epoch(optimizer)
 
-    def _epoch(self, wrapped: Any, optimizer: Optimizer) -> None:
+    def _train_epoch(self, wrapped: Any, optimizer: Optimizer) -> None:
         train, epoch, fabric = self.recipe.train, self.position.epoch, self.fabric
-        torch.manual_seed(_mixed(self.seed, epoch, fabric.global_rank))
-        samples = replace(self.samples, draw=(self.seed, epoch))
-        batches = loader.epoch_batches(samples, train.batch_size)
-        mine = loader.shares(batches, train.accumulate, fabric.global_rank, fabric.world_size, train.per_image)
-        items = loader.load(samples, mine, train.workers)
+        torch.manual_seed(_process_seed(self.seed, epoch, fabric.global_rank))
+        samples = replace(self.samples, epoch_seed=(self.seed, epoch))
+        batches = loader.training_batches(samples, train.batch_size)
+        micro_batches = loader.micro_batches(batches, train.accumulate, fabric.global_rank, fabric.world_size)
+        items = loader.load(samples, micro_batches, train.workers)
         sums: dict[str, float] = defaultdict(float)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         label = f"epoch {epoch + 1}/{train.epochs}"
         self.model.train()
-        with progress.bar(label, len(batches), shown=fabric.global_rank == 0) as step:
+        with progress.bar(label, len(batches), shown=fabric.is_global_zero) as advance:
             for number in range(len(batches)):
-                optim.set_rate(optimizer, optim.factor(train, epoch * len(batches) + number, len(batches)))
+                factor = optim.rate_factor(train, epoch * len(batches) + number, len(batches))
+                optim.set_rate(optimizer, factor)
                 terms = self._step(wrapped, optimizer, (next(items).batch for _ in range(train.accumulate)))
                 for name, value in terms.items():
                     sums[name] += value
-                step()
-        seconds = time.perf_counter() - begin
+                advance()
+        seconds = time.perf_counter() - start
         self.position.seconds += seconds
         self.position.epoch += 1
         self._log(
@@ -106,43 +107,44 @@ class Trainer:
         )
 
     def _step(self, wrapped: Any, optimizer: Optimizer, batches: Iterator[Batch]) -> dict[str, float]:
-        """One optimiser step over all its micro-batches; return the mean of each loss term."""
-        pieces = self.recipe.train.accumulate
-        sums: dict[str, float] = defaultdict(float)
+        """Make one optimiser step from its micro-batches; return the mean of each loss term."""
+        train = self.recipe.train
+        means: dict[str, float] = defaultdict(float)
         optimizer.zero_grad()
-        for piece, batch in enumerate(batches, start=1):
-            waiting = piece < pieces and self.fabric.world_size > 1
-            with self.fabric.no_backward_sync(wrapped) if waiting else nullcontext():
-                with self.fabric.autocast(), _normalisable():  # a wrapper without DDP does not cast by itself
+        for number, batch in enumerate(batches, start=1):
+            is_last = number == train.accumulate  # gradients are exchanged between processes once a step
+            postpone = self.fabric.world_size > 1 and not is_last
+            with self.fabric.no_backward_sync(wrapped) if postpone else nullcontext():
+                with self.fabric.autocast(), _explain_single_value_error():  # Fabric casts by itself only under DDP
                     terms: dict[str, Tensor] = wrapped.loss(self.fabric.to_device(batch))
-                self.fabric.backward(terms["total"] / pieces)
+                self.fabric.backward(terms["total"] / train.accumulate)
             for name, value in terms.items():
-                sums[name] += value.item() / pieces
-        if not all(value == value and abs(value) != float("inf") for value in sums.values()):
+                means[name] += value.item() / train.accumulate
+        if not all(math.isfinite(value) for value in means.values()):
             raise InputError(
-                f"The loss is no longer finite in epoch {self.position.epoch + 1} ({dict(sums)}). Lower train.lr, or "
+                f"The loss is no longer finite in epoch {self.position.epoch + 1} ({dict(means)}). Lower train.lr, or "
                 "train in full precision (train.precision=32-true)."
             )
-        if self.recipe.train.clip_norm:
-            self.fabric.clip_gradients(
-                wrapped, optimizer, max_norm=self.recipe.train.clip_norm, error_if_nonfinite=False
-            )
+        if train.clip_norm:
+            self.fabric.clip_gradients(wrapped, optimizer, max_norm=train.clip_norm, error_if_nonfinite=False)
         optimizer.step()
-        return sums
+        return means
 
     def _finish_epoch(self, optimizer: Optimizer) -> None:
+        """Validate if the recipe asks for it, and write the checkpoints."""
         epoch, train = self.position.epoch, self.recipe.train
-        distributed.same_buffers(self.model, self.fabric)
-        due = epoch % train.validate_every == 0 or epoch == train.epochs
-        reached = self.validate(self.model) if due else {}
-        score = reached.get("gIoU", reached.get("oIoU"))
-        better = score is not None and score > self.position.best
-        if better:
+        distributed.copy_buffers(self.model, self.fabric)
+        validates = epoch % train.validate_every == 0 or epoch == train.epochs
+        metrics = self.validate(self.model) if validates else {}
+        score = metrics.get("gIoU", metrics.get("oIoU"))
+        improved = score is not None and score > self.position.best
+        if improved:
             self.position.best = cast(float, score)
-        if reached:
-            self._log(epoch=epoch, val=reached)
-        if self.fabric.global_rank == 0:
-            self._save("best", None) if better or not (self.run / "checkpoints" / "best").exists() else None
+        if metrics:
+            self._log(epoch=epoch, val=metrics)
+        if self.fabric.is_global_zero:
+            if improved or not (self.folder / "checkpoints" / "best").exists():
+                self._save("best", None)
             scaler = self.fabric.strategy.precision.state_dict()  # of 16-mixed; empty otherwise
             state = {"optimizer": optimizer.state_dict(), "scaler": scaler, "position": vars(self.position)}
             self._save("last", state)
@@ -152,13 +154,13 @@ class Trainer:
         facts = self.facts.model_copy(
             update={"epoch": self.position.epoch, "training_seconds": round(self.position.seconds, 3)}
         )
-        checkpoint.save(self.run / "checkpoints" / name, self.model, self.tokenizer, self.recipe, facts, state)
+        checkpoint.save(self.folder / "checkpoints" / name, self.model, self.tokenizer, self.recipe, facts, state)
 
     def _restore(self, optimizer: Optimizer) -> None:
-        """Go back to the end of the last finished epoch; a run killed in its first one begins anew."""
-        if not checkpoint.recover(self.run / "checkpoints" / "last").exists():
+        """Return to the end of the last finished epoch; a run killed in its first epoch starts again."""
+        if not checkpoint.recover(self.folder / "checkpoints" / "last").exists():
             return
-        last = Checkpoint(self.run / "checkpoints" / "last")
+        last = Checkpoint(self.folder / "checkpoints" / "last")
         state = last.state()
         checkpoint.load_weights(self.model, last.weights)
         optimizer.load_state_dict(state["optimizer"])
@@ -167,23 +169,23 @@ class Trainer:
         self.position = Position(**state["position"])
 
     def _cut_log(self) -> None:
-        """Drop the lines that a killed run wrote behind its last checkpoint."""
-        path = self.run / "log.jsonl"
-        if self.fabric.global_rank == 0 and path.exists():
+        """Drop the lines that a killed run wrote after its last checkpoint."""
+        path = self.folder / "log.jsonl"
+        if self.fabric.is_global_zero and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             path.write_text("".join(lines[: self.position.lines]), encoding="utf-8")
 
     def _log(self, **values: Any) -> None:
         self.position.lines += 1
-        if self.fabric.global_rank == 0:
-            with (self.run / "log.jsonl").open("a", encoding="utf-8") as file:
+        if self.fabric.is_global_zero:
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
-            progress.say(_line(values, self.recipe.train.epochs))
+            progress.print_line(_log_line(values, self.recipe.train.epochs))
 
 
 @contextmanager
-def _normalisable() -> Iterator[None]:
-    """Say what to do where torch refuses to normalise a batch of one value; only torch knows which layer meets one."""
+def _explain_single_value_error() -> Iterator[None]:
+    """Explain torch's refusal to normalise a batch of one value; only torch knows which layer meets one."""
     try:
         yield
     except ValueError as error:
@@ -195,15 +197,14 @@ def _normalisable() -> Iterator[None]:
         ) from None
 
 
-def _mixed(seed: int, epoch: int, rank: int) -> int:
-    """One seed from three numbers."""
+def _process_seed(seed: int, epoch: int, rank: int) -> int:
     return (seed * 1_000_003 + epoch) * 1_009 + rank
 
 
-def _line(values: dict[str, Any], epochs: int) -> str:
-    """A log entry for people."""
+def _log_line(values: dict[str, Any], epochs: int) -> str:
+    """Format a log entry for the terminal."""
     if "val" in values:
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in values["val"].items() if value is not None)
-        return f"  val: {shown}"
+        metrics = ", ".join(f"{name} {value:.2f}" for name, value in values["val"].items() if value is not None)
+        return f"  val: {metrics}"
     terms = ", ".join(f"{name} {value:.4g}" for name, value in values["loss"].items())
     return f"epoch {values['epoch']}/{epochs}: {terms}, lr {values['lr']:.3g}, {values['seconds']:.0f} s"

@@ -1,27 +1,29 @@
-"""What a baseline holds, made again by today's code: the masks of its weights, and its training."""
+"""Today's predictions and trainings of what a baseline has recorded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from risbench.gate.baseline import Baseline, Training, Where
-from risbench.runs import run as running
+from risbench.gate.baseline import Baseline, DataLocation, Training
+from risbench.runs.evaluation import evaluate, predict_to_file
 from risbench.runs.job import Job
+from risbench.runs.opening import open_run
+from risbench.runs.training import train
 
 
-def masks(baseline: Baseline, training: Training, dataset: str, where: Where, pinned: Path, output: Path) -> None:
-    """Write the answers of pinned weights to the split of their baseline."""
-    running.predict_to(_job(baseline, dataset, where, method=training.method, checkpoint=str(pinned)), output)
+def predict(baseline: Baseline, training: Training, location: DataLocation, checkpoint: Path, output: Path) -> None:
+    """Write the predictions of a checkpoint on the split of a baseline."""
+    predict_to_file(_job(baseline, location, method=training.method, checkpoint=str(checkpoint)), output)
 
 
-def train(baseline: Baseline, training: Training, seed: int, dataset: str, where: Where, runs: Path) -> Path:
+def train_and_evaluate(baseline: Baseline, training: Training, seed: int, location: DataLocation, runs: Path) -> Path:
     """Train with a seed, evaluate on the split of the baseline, and return the folder of the run."""
-    asked = {"method": training.method, "variants": training.variants, "overrides": training.overrides, "seed": seed}
-    run = running.start(_job(baseline, dataset, where, **asked), runs)
-    run.evaluate(run.train(resume=False))
+    job = _job(baseline, location, seed=seed, **training.model_dump(include={"method", "variants", "overrides"}))
+    run = open_run(job, runs)
+    evaluate(run, train(run))
     return run.folder
 
 
-def _job(baseline: Baseline, dataset: str, where: Where, **more: object) -> Job:
-    asked = {"dataset": dataset, "splits": [baseline.split], "protocols": [baseline.protocol]}
-    return Job.model_validate({**asked, **where._asdict(), **more})
+def _job(baseline: Baseline, location: DataLocation, **settings: object) -> Job:
+    evaluated = {"splits": [baseline.split], "protocols": [baseline.protocol]}
+    return Job.model_validate({**evaluated, **location._asdict(), **settings})

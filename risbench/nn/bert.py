@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., NAACL 2019) from transformers, as the text encoder of several methods."""
+"""BERT (Devlin et al., NAACL 2019) from transformers, the text encoder of several methods. B expressions, T words."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from risbench.api import Words
 from risbench.errors import InputError
 from risbench.nn import weights
 
-POSITIONS = 512  # the longest sequence BERT has position embeddings for
+POSITIONS = 512  # position embeddings, which is the longest sequence
 
 
 class Bert(BertModel):  # type: ignore[no-untyped-call]
-    """The encoder without its pooler."""
+    """BERT's encoder without its pooler."""
 
     def __init__(self, vocabulary: int, width: int, layers: int, heads: int, dropout: float) -> None:
         config = BertConfig(
@@ -31,42 +31,41 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
         )
         super().__init__(config, add_pooling_layer=False)
 
-    def hidden(self, words: Words) -> Tensor:
-        """Last hidden states: (B, T, width)."""
-        answer = super().forward(input_ids=words.ids, attention_mask=words.mask.long())
-        states: Tensor = answer.last_hidden_state
+    def hidden_states(self, words: Words) -> Tensor:
+        """Return the last hidden states: (B, T, width)."""
+        output = super().forward(input_ids=words.ids, attention_mask=words.mask.long())
+        states: Tensor = output.last_hidden_state
         return states
 
     def embed(self, words: Words) -> Tensor:
-        """What the first layer reads: (B, T, width)."""
+        """Return the embeddings, the input of the first layer: (B, T, width)."""
         states: Tensor = self.embeddings(input_ids=words.ids)
         return states
 
-    def layers(self, states: Tensor, mask: Tensor, begin: int, end: int) -> Tensor:
-        """Run some of the layers, counted from 0, `end` left out: states (B, T, width), words' mask (B, T)."""
+    def run_layers(self, states: Tensor, mask: Tensor, begin: int, end: int) -> Tensor:
+        """Run layers `begin` to `end` - 1, counted from 0: states (B, T, width) and mask (B, T) to new states."""
         for layer in self.encoder.layer[begin:end]:
-            answer = layer(states, attention_mask=mask[:, None, None])
-            states = answer[0] if isinstance(answer, tuple) else answer  # a tuple before version 5 of transformers
+            output = layer(states, attention_mask=mask[:, None, None])
+            states = output[0] if isinstance(output, tuple) else output  # a tuple before version 5 of transformers
         return states
 
     def load_pretrained(self, source: str) -> str:
-        """Load weights: a model name of the Hugging Face hub, or a local folder that holds one.
+        """Load weights: a model name of the Hugging Face hub, or a local folder with a model; return what was loaded.
 
-        Raises InputError where the weights cannot be had or do not fit.
+        Raises InputError when the weights cannot be had or do not fit.
         """
         if Path(source).is_absolute() and not Path(source).is_dir():
-            raise InputError(f"There is no folder {source} with weights of BERT. Give one, or a name of the hub.")
-        with weights.from_hub(source):
-            given = BertModel.from_pretrained(source, add_pooling_layer=False)
+            raise InputError(f"There is no folder {source} with weights of BERT. Give another, or a name of the hub.")
+        with weights.explain_hub_errors(source):
+            pretrained = BertModel.from_pretrained(source, add_pooling_layer=False)
         try:
-            self.load_state_dict(given.state_dict())
+            self.load_state_dict(pretrained.state_dict())
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"The weights {source} do not fit this BERT: {reason} Give those of its size.") from None
+            raise weights.misfit(source, "BERT", error) from None
         return f"BERT {source}"
 
-    def train_only(self, layers: int) -> None:
-        """Leave only the first `layers` layers to train, and neither the embeddings nor the layers behind."""
+    def train_first_layers(self, layers: int) -> None:
+        """Train the first `layers` layers only: freeze the embeddings and the later layers."""
         for name, parameter in self.named_parameters():
             number = name.partition("encoder.layer.")[2].partition(".")[0]
             parameter.requires_grad_(number.isdecimal() and int(number) < layers)

@@ -1,4 +1,4 @@
-"""The convolution of the decoders, as fast in evaluation as torch can."""
+"""The decoders' convolution, with a fast path for evaluation. B expressions, C channels, h w the grid of a map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class ConvNormReLU(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU; in evaluation the normalisation is folded into the convolution."""
+    """3x3 convolution, batch normalisation, ReLU; evaluation folds the normalisation into the convolution."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -24,19 +24,21 @@ class ConvNormReLU(nn.Module):
             return functional.relu(self.norm(self.conv(x)))
         norm = self.norm
         mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-        weight, bias = fuse_conv_bn_weights(  # cheap beside the convolution, and never out of date
+        weight, bias = fuse_conv_bn_weights(  # in every call: it is cheap, and the weights may have changed
             self.conv.weight, None, mean, variance, norm.eps, norm.weight, norm.bias
         )
-        return functional.relu_(_convolution(x, weight, bias))
+        return functional.relu_(_convolve(x, weight, bias))
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3x3 convolution with padding 1; on the CPU in float32 by NNPACK, four times as fast by Winograd's algorithm.
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3x3 convolution with padding 1: (B, C, h, w) to (B, channels, h, w).
 
-    torch itself turns to NNPACK for batches of 16 and more only.
+    On the CPU in float32 it calls NNPACK, whose Winograd algorithm is four times as fast; torch itself does so only for
+    batches of 16 or more.
     """
-    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    plain = plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()  # which cannot trace NNPACK
-    if plain and torch.backends.nnpack.is_available():  # type: ignore[no-untyped-call]
+    in_float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    traced = torch.is_grad_enabled() or torch.compiler.is_compiling()  # neither autograd nor the compiler knows NNPACK
+    fast = x.device.type == "cpu" and in_float32 and not traced
+    if fast and torch.backends.nnpack.is_available():  # type: ignore[no-untyped-call]
         return torch._nnpack_spatial_convolution(x.contiguous(), weight, bias, padding=[1, 1])
     return functional.conv2d(x, weight, bias, padding=1)

@@ -1,9 +1,12 @@
-"""Darknet53 from timm, with ImageNet weights, those of a darknet .weights file, or none; whole, or stage by stage."""
+"""Darknet53 (Redmon and Farhadi, YOLOv3, 2018) from timm, whole or stage by stage.
+
+Its weights are timm's from ImageNet, those of a darknet .weights file, or none. B images, H W the network input, C
+channels, h w the grid of a map.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +15,14 @@ import timm
 import torch
 from timm.models.cspnet import CspStagesCfg, CspStemCfg
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from risbench.errors import InputError
-from risbench.nn.resnet import twice
+from risbench.nn.checkpointing import run_block
 
-_HEADER = 20  # bytes before the parameters: version (3 x int32), images seen (int64)
-_DARKNET_SLOPE = 0.1  # of the LeakyReLU in darknet; timm's own weights were trained with 0.01
+_HEADER_BYTES = 20  # before the parameters: version (3 x int32), images seen (int64)
+_DARKNET_SLOPE = 0.1  # of the LeakyReLU in darknet
 _TIMM = "darknet53.c2ns_in1k"
-_TIMM_SLOPE = 0.01
+_TIMM_SLOPE = 0.01  # with which timm trained its weights
 
 
 class Darknet(nn.Module):
@@ -40,36 +42,33 @@ class Darknet(nn.Module):
         return cast(Tensor, self.net.stages_0(self.net.stem_conv1(image))).permute(0, 2, 3, 1)
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """A stage, from 0; it changes size and width itself: (B, h, w, C) to (B, h/2, w/2, 2C)."""
-        layer, x = self.net[f"stages_{number + 1}"], x.permute(0, 3, 1, 2)  # (B, C, h, w)
-        if self.checkpointing and self.training:
-            x = layer.conv_down(x)
-            for block in layer.blocks:
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=partial(twice, block)))
-        else:
-            x = layer(x)
+        """Run a stage, counted from 0, which changes size and width itself: (B, h, w, C) to (B, h/2, w/2, 2C)."""
+        layer = self.net[f"stages_{number + 1}"]
+        x = layer.conv_down(x.permute(0, 3, 1, 2))  # (B, 2C, h/2, w/2)
+        for block in layer.blocks:
+            x = run_block(block, x, checkpointing=self.checkpointing and self.training)
         return x.permute(0, 2, 3, 1)
 
     def merge(self, number: int, x: Tensor) -> Tensor:
-        """Nothing: the next stage begins with a stride of its own."""
+        """Return the map as it is: the next stage begins with its own stride."""
         return x
 
     def blocks(self) -> list[nn.Module]:
-        """All residual blocks, for what acts on each alone."""
+        """Return all residual blocks."""
         return [block for number in range(1, 5) for block in self.net[f"stages_{number}"].blocks]
 
     def load_pretrained(self, source: str) -> str:
-        """Load timm's ImageNet weights; those of darknet itself were trained with another slope.
+        """Load timm's ImageNet weights and return what was loaded; darknet's weights were trained with another slope.
 
-        Raises InputError where the weights cannot be had.
+        Raises InputError when `source` names other weights, or when they cannot be had.
         """
         if source != _TIMM:
-            raise InputError(f"model.backbone_weights={source!r} does not fit darknet53 here. Give {_TIMM} or ''.")
+            raise InputError(f"model.backbone_weights={source!r} does not fit darknet53. Give {_TIMM} or ''.")
         return f"Darknet53 {_load_timm(self.net)}"
 
 
 def darknet53(stem: int, channels: Sequence[int], depths: Sequence[int], slope: float) -> nn.Module:
-    """Build the network: (I, 3, H, W) to maps at H/8, H/16, H/32 of channels[2], channels[3], channels[4]."""
+    """Build the network: (B, 3, H, W) to maps at H/8, H/16, H/32 of channels[2], channels[3], channels[4]."""
     stages = CspStagesCfg(
         tuple(depths), tuple(channels), stride=2, bottle_ratio=0.5, stage_type="dark", block_type="dark"
     )
@@ -86,27 +85,30 @@ def darknet53(stem: int, channels: Sequence[int], depths: Sequence[int], slope: 
     return network
 
 
-def load_weights(network: nn.Module, weights: str, slope: float) -> str:
-    """Load "timm", the darknet file at a path, or nothing for ""; say what was loaded."""
-    if not weights:
+def load_weights(network: nn.Module, source: str, slope: float) -> str:
+    """Load "timm", the darknet file at a path, or nothing for ""; return what was loaded.
+
+    Raises InputError when the weights cannot be had or do not fit, or were trained with another slope.
+    """
+    if not source:
         return "from scratch"
-    if weights == "timm":
+    if source == "timm":
         return _load_timm(network)
     if slope != _DARKNET_SLOPE:
         raise InputError(f"darknet weights were trained with slope {_DARKNET_SLOPE}: set model.backbone_slope=0.1 too.")
-    return _load_darknet(network, Path(weights))
+    return _load_darknet(network, Path(source))
 
 
 def _load_timm(network: nn.Module) -> str:
     try:
-        source = timm.create_model(_TIMM, features_only=True, out_indices=(3, 4, 5), pretrained=True)
-    except Exception as error:  # the hub's clients raise many kinds, all of which mean that there are no weights
+        pretrained = timm.create_model(_TIMM, features_only=True, out_indices=(3, 4, 5), pretrained=True)
+    except Exception as error:  # the hub's clients raise many classes
         raise InputError(
-            f"The pretrained weights {_TIMM} cannot be had ({type(error).__name__}). Connect to the Hugging Face hub "
-            "or a mirror (HF_ENDPOINT) once, or give model.pretrained=false to train from scratch."
+            f"The pretrained weights {_TIMM} cannot be loaded ({type(error).__name__}). Connect to the Hugging Face "
+            "hub or a mirror (HF_ENDPOINT) once, or give model.pretrained=false to train from scratch."
         ) from None
     try:
-        network.load_state_dict(source.state_dict())
+        network.load_state_dict(pretrained.state_dict())
     except RuntimeError:
         raise InputError(
             f"The pretrained weights {_TIMM} fit the full-size Darknet53 only. Give model.backbone_weights=''."
@@ -117,16 +119,16 @@ def _load_timm(network: nn.Module) -> str:
 def _load_darknet(network: nn.Module, path: Path) -> str:
     """Read a darknet .weights file (darknet53.conv.74, yolov3.weights) into the network's 52 convolutions.
 
-    Behind its header the file holds float32 numbers: for each convolution in order the batch normalisation's bias,
-    weight, mean and variance, then the kernel. Numbers behind the last convolution belong to YOLO's head.
+    After the header come float32 numbers: for each convolution in order the bias, weight, mean and variance of its
+    batch normalisation, then its kernel. Numbers after the last convolution belong to YOLO's head.
     """
     try:
-        numbers = np.fromfile(path, dtype="<f4", offset=_HEADER)
+        numbers = np.fromfile(path, dtype="<f4", offset=_HEADER_BYTES)
     except FileNotFoundError:
         raise InputError(f"There is no darknet file at {path}. Give another model.backbone_weights.") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, no darknet file. Give the .weights file in it.") from None
-    targets = _tensors(network)
+    targets = _in_file_order(network)
     needed = sum(tensor.numel() for tensor in targets)
     if len(numbers) < needed:
         raise InputError(
@@ -134,7 +136,7 @@ def _load_darknet(network: nn.Module, path: Path) -> str:
             "darknet53.conv.74 or yolov3.weights, and the full-size model."
         )
     if not np.isfinite(numbers[:needed]).all():
-        raise InputError(f"{path} holds numbers that are not finite: it is damaged, or no darknet file. Get it again.")
+        raise InputError(f"{path} holds numbers that are not finite: it is damaged or no darknet file. Take another.")
     parts = torch.split(torch.from_numpy(numbers[:needed]), [tensor.numel() for tensor in targets])
     with torch.no_grad():
         for tensor, part in zip(targets, parts, strict=True):
@@ -142,8 +144,8 @@ def _load_darknet(network: nn.Module, path: Path) -> str:
     return f"{path.name} (darknet)"
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    """Parameters and statistics of each convolution and its normalisation, in darknet's order."""
+def _in_file_order(network: nn.Module) -> list[Tensor]:
+    """Return parameters and statistics of all convolutions and normalisations in the order of a darknet file."""
     kernels = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     return [

@@ -1,5 +1,8 @@
-"""The two encoders of LAVT and CoupAlign, a backbone of four stages for the image and BERT for the words, and what a
-method has in common that is built on them."""
+"""The two encoders of LAVT and CoupAlign: a backbone of four stages for the image, BERT for the words.
+
+The settings of both, how they are built and loaded, and the base class of the methods that use them. B expressions,
+I images, C1 channels of the first map, H W the network input.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
 from risbench.api import Batch, Method
 from risbench.data.text import WordPieceTokenizer
@@ -16,103 +18,95 @@ from risbench.nn.bert import Bert
 from risbench.nn.darknet import Darknet
 from risbench.nn.resnet import ResNet
 from risbench.nn.swin import Swin
-from risbench.recipe import Field, Recipe, Section, section
+from risbench.recipe import Field, Fraction, PositiveInt, Recipe, Section, validate_section
 
 Backbone = Swin | ResNet | Darknet
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Four = Annotated[list[Positive], Field(min_length=4, max_length=4)]
-Two = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+PerStage = Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
 
 
-class Encoders(Section):
-    """The part of [model] that describes them; the recipes say what each key means."""
+class EncoderSettings(Section):
+    """The encoders' part of [model]; the recipes explain every key."""
 
     pretrained: bool
     backbone: str
     backbone_weights: str
-    width: Positive
-    depths: Four
-    heads: Four
-    window: Positive
-    patch: Positive
-    drop_path: Share
+    width: PositiveInt
+    depths: PerStage
+    heads: PerStage
+    window: PositiveInt
+    patch: PositiveInt
+    drop_path: Fraction
     text_weights: str
-    vocabulary: Positive
-    text_width: Positive
-    text_layers: Positive
-    text_heads: Positive
-    text_dropout: Share
+    vocabulary: PositiveInt
+    text_width: PositiveInt
+    text_layers: PositiveInt
+    text_heads: PositiveInt
+    text_dropout: Fraction
     activation_checkpointing: bool
 
-    def tokenizer(self, expressions: Sequence[str], max_tokens: int) -> WordPieceTokenizer:
-        """The word pieces of the pretrained text encoder, or such of the training text where it starts from scratch."""
-        if self.pretrained and self.text_weights:
-            return WordPieceTokenizer.pretrained(self.text_weights, max_tokens)
-        return WordPieceTokenizer.train(expressions, max_tokens, self.vocabulary)
 
-    def build(self, pieces: int) -> tuple[Backbone, Bert]:
-        """Build both, untrained, for a vocabulary of so many word pieces."""
-        backbone = self._backbone()
-        backbone.checkpointing = self.activation_checkpointing
-        check_heads("text_width", self.text_width, "text_heads", self.text_heads)
-        text = Bert(pieces, self.text_width, self.text_layers, self.text_heads, self.text_dropout)
-        return backbone, text
+def build_backbone(settings: EncoderSettings) -> Backbone:
+    """Build the image encoder without pretrained weights. Raises InputError when the settings fit no network."""
+    backbone: Backbone
+    if settings.backbone == "swin":
+        for number, heads in enumerate(settings.heads):
+            check_heads("width", settings.width * 2**number, "heads", heads)
+        sizes = (settings.width, settings.depths, settings.heads, settings.window, settings.patch)
+        backbone = Swin(*sizes, settings.drop_path)
+    else:
+        backbone = Darknet() if settings.backbone == "darknet53" else ResNet(settings.backbone)
+    backbone.checkpointing = settings.activation_checkpointing
+    return backbone
 
-    def load(self, backbone: Backbone, text: Bert) -> str | None:
-        """Load the weights that [model] names; return what was loaded, None where nothing is to be."""
-        if not self.pretrained:
-            return None
-        parts = (("backbone", backbone, self.backbone_weights), ("text", text, self.text_weights))
-        return "; ".join(
-            part.load_pretrained(source) if source else f"{name} from scratch" for name, part, source in parts
-        )
 
-    def _backbone(self) -> Backbone:
-        if self.backbone == "darknet53":
-            return Darknet()
-        if self.backbone != "swin":
-            return ResNet(self.backbone)
-        for number, heads in enumerate(self.heads):
-            check_heads("width", self.width * 2**number, "heads", heads)
-        return Swin(self.width, self.depths, self.heads, self.window, self.patch, self.drop_path)
+def build_text_encoder(settings: EncoderSettings, pieces: int) -> Bert:
+    """Build BERT without pretrained weights for a vocabulary of `pieces` word pieces."""
+    check_heads("text_width", settings.text_width, "text_heads", settings.text_heads)
+    return Bert(pieces, settings.text_width, settings.text_layers, settings.text_heads, settings.text_dropout)
+
+
+def load_encoders(settings: EncoderSettings, backbone: Backbone, text: Bert) -> str:
+    """Load the weights that the settings name; return what was loaded."""
+    parts = (("backbone", backbone, settings.backbone_weights), ("text", text, settings.text_weights))
+    return "; ".join(part.load_pretrained(source) if source else f"{name} from scratch" for name, part, source in parts)
 
 
 class EncoderMethod(Method):
-    """A method on both encoders; its network has them as `backbone` and `text`, and `encode_image`."""
+    """A method with both encoders; its network has them as `backbone` and `text`, and has `encode_image`."""
 
-    schema: ClassVar[type[Encoders]]  # of its [model]
+    schema: ClassVar[type[EncoderSettings]]  # of the method's [model]
     network: Any
 
     @classmethod
     def tokenizer(cls, recipe: Recipe, expressions: Sequence[str]) -> WordPieceTokenizer:
-        """The word pieces of the pretrained text encoder, or such of the training text where it starts from scratch."""
-        return section(cls.schema, recipe.model, "model").tokenizer(expressions, recipe.text.max_tokens)
+        """Return the word pieces of the pretrained text encoder, or make them from the training text."""
+        settings = validate_section(cls.schema, recipe.model, "model")
+        if settings.pretrained and settings.text_weights:
+            return WordPieceTokenizer.pretrained(settings.text_weights, recipe.text.max_tokens)
+        return WordPieceTokenizer.train(expressions, recipe.text.max_tokens, settings.vocabulary)
 
     def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:
-        """ImageNet weights for the backbone and BERT's for the text, as [model] names them."""
-        model = section(self.schema, recipe.model, "model")
-        self.weights = model.load(self.network.backbone, self.network.text) or self.weights
+        """Load the backbone's ImageNet weights and BERT's, as [model] names them."""
+        settings = validate_section(self.schema, recipe.model, "model")
+        if settings.pretrained:
+            self.weights = load_encoders(settings, self.network.backbone, self.network.text)
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What the words have not touched yet: the first stage's map (I, H/4, W/4, C1)."""
-        backbone = self.network.backbone
+        """Compute the first stage's map (I, H/4, W/4, C1), before the words take part."""
+        stride = self.network.backbone.stride
         height, width = batch.image.shape[2:]
-        if height % backbone.stride or width % backbone.stride:
-            raise InputError(
-                f"image.size={width} does not fit a first map of H/{backbone.stride}: give a multiple of "
-                f"{backbone.stride}."
-            )
+        if height % stride or width % stride:
+            raise InputError(f"image.size={width} does not fit a first map of H/{stride}: give a multiple of {stride}.")
         return (self.network.encode_image(batch.image),)
 
-
-def upsampled(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Bilinearly and in full precision at least: (B, n, h, w) to (B, n, H, W)."""
-    whole = logits.float() if logits.dtype.itemsize < 4 else logits
-    return functional.interpolate(whole, list(size), mode="bilinear", align_corners=align_corners)
+    def input_size(self, first: Tensor) -> list[int]:
+        """Return H and W of the network input from the first stage's map (B, H/4, W/4, C1)."""
+        return [length * self.network.backbone.stride for length in first.shape[1:3]]
 
 
-def check_heads(key: str, width: int, other: str, heads: int) -> None:
-    """Attention heads share the channels evenly."""
+def check_heads(width_key: str, width: int, heads_key: str, heads: int) -> None:
+    """Raise InputError when attention heads cannot share the channels evenly."""
     if width % heads:
-        raise InputError(f"model.{other}: {heads} heads cannot share {width} channels (model.{key}). Give divisors.")
+        raise InputError(
+            f"model.{heads_key}: {heads} heads cannot share {width} channels (model.{width_key}). Give divisors."
+        )

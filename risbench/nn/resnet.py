@@ -1,19 +1,19 @@
-"""ResNet (He et al., CVPR 2016) from timm, stage by stage, behind the interface of `risbench.nn.swin.Swin`."""
+"""ResNet (He et al., CVPR 2016) from timm, stage by stage, behind the interface of `risbench.nn.swin.Swin`.
+
+B images, H W the network input, C channels, h w the grid of a map.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from risbench.errors import InputError
 from risbench.nn import weights
+from risbench.nn.checkpointing import run_block
 
 
 class ResNet(nn.Module):
@@ -25,7 +25,7 @@ class ResNet(nn.Module):
         super().__init__()
         known = name in timm.list_models("resnet*")
         self.net: Any = timm.create_model(name, pretrained=False, num_classes=0) if known else None  # timm has no types
-        if not isinstance(self.net, timm.models.resnet.ResNet):  # some that are called so are built otherwise
+        if not isinstance(self.net, timm.models.resnet.ResNet):  # some names, as resnetv2_50, are of other classes
             raise InputError(f"model.backbone={name!r} is no ResNet of timm. Take resnet101, for example.")
         info: Any = self.net.feature_info
         self.widths = [stage["num_chs"] for stage in info[1:]]
@@ -37,56 +37,33 @@ class ResNet(nn.Module):
         return cast(Tensor, net.maxpool(net.act1(net.bn1(net.conv1(image))))).permute(0, 2, 3, 1)
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """A stage, from 0; it changes size and width itself: (B, h, w, C) to (B, h', w', C')."""
-        layer, x = getattr(self.net, f"layer{number + 1}"), x.permute(0, 3, 1, 2)  # (B, C, h, w)
-        if self.checkpointing and self.training:
-            for block in layer:
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=partial(twice, block)))
-        else:
-            x = layer(x)
+        """Run a stage, counted from 0, which changes size and width itself: (B, h, w, C) to (B, h', w', C')."""
+        x = x.permute(0, 3, 1, 2)  # (B, C, h, w)
+        for block in getattr(self.net, f"layer{number + 1}"):
+            x = run_block(block, x, checkpointing=self.checkpointing and self.training)
         return x.permute(0, 2, 3, 1)
 
     def merge(self, number: int, x: Tensor) -> Tensor:
-        """Nothing: the next stage begins with a stride of its own."""
+        """Return the map as it is: the next stage begins with its own stride."""
         return x
 
     def blocks(self) -> list[nn.Module]:
-        """All residual blocks, for what acts on each alone."""
+        """Return all residual blocks."""
         return [block for number in range(1, 5) for block in getattr(self.net, f"layer{number}")]
 
     def load_pretrained(self, source: str) -> str:
-        """Load ImageNet weights: a model name of timm, or a weights file with its keys.
+        """Load ImageNet weights: a model name of timm, or a weights file with its keys; return what was loaded.
 
-        Raises InputError where the weights cannot be had or do not fit.
+        Raises InputError when the weights cannot be had or do not fit.
         """
         path = Path(source)
         if path.suffix in weights.SUFFIXES:
-            tensors, said = weights.read(path), path.name
+            tensors, loaded = weights.read(path), path.name
         else:
-            with weights.from_hub(source):
-                tensors, said = timm.create_model(source, pretrained=True).state_dict(), f"timm {source}"
+            with weights.explain_hub_errors(source):
+                tensors, loaded = timm.create_model(source, pretrained=True).state_dict(), f"timm {source}"
         try:
             self.net.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("fc.")})
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"The weights {source} do not fit this ResNet: {reason} Give those of its size.") from None
-        return f"ResNet {said}"
-
-
-def twice(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a block's first and second computation."""
-    return nullcontext(), _statistics_kept(block)
-
-
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Leave the running statistics alone, which have seen this batch in the first computation."""
-    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+            raise weights.misfit(source, "ResNet", error) from None
+        return f"ResNet {loaded}"

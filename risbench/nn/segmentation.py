@@ -1,28 +1,17 @@
-"""The segmentation module of LTS (section 3.4, Fig. 3), which other networks may put behind their features."""
+"""The segmentation module of LTS (section 3.4, Fig. 3), which other networks may use too, and its losses.
+
+B expressions, C channels, H W the network input, h w the grid of a map.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-PRIOR = 0.05  # share of foreground that an untrained network answers (RetinaNet, section 3.3): the loss starts low
-
-
-class Logit(nn.Conv2d):
-    """One logit per position, by a 1x1 convolution; untrained it answers a share of foreground."""
-
-    def __init__(self, channels: int, prior: float = PRIOR) -> None:
-        super().__init__(channels, 1, kernel_size=1)
-        nn.init.constant_(cast(Tensor, self.bias), math.log(prior / (1 - prior)))
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, h, w)."""
-        return super().forward(input).squeeze(1)
+from risbench.nn.logits import PRIOR, Logit
 
 
 class ASPPDeconvolution(nn.Module):
@@ -56,7 +45,7 @@ class ASPPDeconvolution(nn.Module):
 
 
 def area_average(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Share of foreground under each cell of a coarser grid: (B, H, W) to (B, h, w)."""
+    """Return the share of foreground in each cell of a coarser grid: (B, H, W) to (B, h, w)."""
     return functional.adaptive_avg_pool2d(mask[:, None], size).squeeze(1)
 
 

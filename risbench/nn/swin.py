@@ -1,9 +1,10 @@
-"""Swin Transformer (Liu et al., ICCV 2021) from timm, open between the blocks of a stage and the patch merging behind.
+"""Swin Transformer (Liu et al., ICCV 2021) from timm, with the blocks of a stage apart from the patch merging.
 
-timm's blocks shift a map first and pad it to whole windows after; the networks of LAVT and MagNet pad first and shift
-the padded map, and CoupAlign here does as they do. The two differ wherever a map is no multiple of the window (stages 3
-and 4 at 480 px and window 12), so the blocks here pad first. Everything else is timm's, down to the names of the
-weights.
+timm's blocks shift a map and then pad it to whole windows; the networks of LAVT and MagNet pad first and shift the
+padded map, and CoupAlign here does the same. The results differ where a map is no multiple of the window (stages 3 and
+4 at 480 px and window 12), so the blocks here pad first. All else, names of weights included, is timm's.
+
+B images, H W the network input, C channels, h w the grid of a map, N positions of a window.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from timm.models.swin_transformer import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from risbench.errors import InputError
 from risbench.nn import weights
+from risbench.nn.checkpointing import run_block
 
-_OUTSIDE = -100.0  # added to the attention between positions that only the cyclic shift brought together
+_MASKED = -100.0  # added to the attention between positions that only the cyclic shift brought together
 
 
 class Block(nn.Module):
-    """A block of timm's, its parts as they are, its attention on the padded map."""
+    """The parts of a timm block, with attention on the padded map."""
 
     def __init__(self, block: SwinTransformerBlock) -> None:
         super().__init__()
@@ -42,36 +43,35 @@ class Block(nn.Module):
         self.shift: int = block.shift_size[0]
         self.norm1, self.attn, self.drop_path1 = block.norm1, block.attn, block.drop_path1
         self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
-        self._kept: tuple[Any, Tensor] | None = None
+        self._cached_bias: tuple[Any, Tensor] | None = None
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(B, h, w, C) to the same shape; `bias` is that of the map's size."""
+        """(B, h, w, C) to the same shape; `bias` comes from `bias(h, w)`."""
         x = x + self.drop_path1(self._attention(self.norm1(x), bias))
         x = x + self.drop_path2(self.mlp(self.norm2(x)))
         return x
 
     def bias(self, height: int, width: int) -> Tensor:
-        """What is added to the attention of each window: (1 or windows, heads, N, N) for N positions of a window.
+        """Return the relative position bias plus the mask of shifted windows: (1 or windows, heads, N, N).
 
-        Relative position bias, and the mask of shifted windows. Where no gradient is wanted it is computed once for
-        the weights and the size.
+        It is added to the attention of each window. Without gradients it is computed once per weights and size.
         """
         table: Tensor = self.attn.relative_position_bias_table
         if torch.is_grad_enabled() or table.is_inference():  # an inference tensor does not count its changes
-            return self._bias(table, height, width)
+            return self._compute_bias(table, height, width)
         state = (height, width, table.data_ptr(), table._version, table.dtype, table.device)
-        if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self._bias(table, height, width))
-        return self._kept[1]
+        if self._cached_bias is None or self._cached_bias[0] != state:
+            self._cached_bias = (state, self._compute_bias(table, height, width))
+        return self._cached_bias[1]
 
-    def _bias(self, table: Tensor, height: int, width: int) -> Tensor:
+    def _compute_bias(self, table: Tensor, height: int, width: int) -> Tensor:
         area = self.window**2
         index = cast(Tensor, self.attn.relative_position_index)
         bias = table[index.flatten()].view(area, area, -1)  # (N, N, heads)
         bias = bias.permute(2, 0, 1)[None].contiguous()  # (1, heads, N, N)
         if not self.shift:
             return bias
-        size = (_whole(height, self.window), _whole(width, self.window))
+        size = (_padded_length(height, self.window), _padded_length(width, self.window))
         return bias + shift_mask(*size, self.window, self.shift, table.device).to(table.dtype)[:, None]
 
     def _attention(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Swin(SwinTransformer):
         self, width: int, depths: Sequence[int], heads: Sequence[int], window: int, patch: int, drop_path: float
     ) -> None:
         super().__init__(
-            img_size=4 * patch * window,  # any size is taken; this one gives every stage its own window and shift
+            img_size=4 * patch * window,  # nominal; at this size every stage keeps the full window and its shift
             patch_size=patch,
             embed_dim=width,
             depths=tuple(depths),
@@ -124,100 +124,96 @@ class Swin(SwinTransformer):
         return cast(Tensor, self.patch_embed(image))
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """The blocks of a stage, from 0: (B, h, w, C) to the same shape."""
+        """Run the blocks of a stage, counted from 0: (B, h, w, C) to the same shape."""
         height, width = x.shape[1], x.shape[2]
         for block in cast(nn.Sequential, self.layers[number].blocks):
             bias = cast(Block, block).bias(height, width)
-            if self.checkpointing and self.training:
-                x = cast(Tensor, checkpoint(block, x, bias, use_reentrant=False))
-            else:
-                x = block(x, bias)
+            x = run_block(block, x, bias, checkpointing=self.checkpointing and self.training)
         return x
 
     def merge(self, number: int, x: Tensor) -> Tensor:
-        """Patch merging between a stage and the next: (B, h, w, C) to (B, ceil(h/2), ceil(w/2), 2C)."""
+        """Patch merging after a stage, counted from 0: (B, h, w, C) to (B, ceil(h/2), ceil(w/2), 2C)."""
         return cast(Tensor, cast(nn.Module, self.layers[number + 1].downsample)(x))
 
     def blocks(self) -> list[nn.Module]:
-        """All blocks, for what acts on each alone."""
+        """Return the blocks of all stages."""
         return [block for stage in self.layers for block in cast(nn.Sequential, stage.blocks)]
 
     def load_pretrained(self, source: str) -> str:
-        """Load ImageNet weights: a model name of timm, or a file as timm or the authors of Swin publish it.
+        """Load ImageNet weights: a model name of timm, or a file of timm or Swin's authors; return what was loaded.
 
-        Bias tables of another window are resized. Raises InputError where the weights cannot be had or do not fit.
+        Bias tables of another window are resized. Raises InputError when the weights cannot be had or do not fit.
         """
         path = Path(source)
         if path.suffix in weights.SUFFIXES:
-            tensors, said = weights.read(path), path.name
+            tensors, loaded = weights.read(path), path.name
         else:
-            tensors, said = _from_timm(source), f"timm {source}"
+            tensors, loaded = _load_from_timm(source), f"timm {source}"
         try:
-            answer = self.load_state_dict(_fitted(tensors, self.state_dict()), strict=False)
+            keys = self.load_state_dict(_adapt(tensors, self.state_dict()), strict=False)
         except (RuntimeError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"The weights {source} do not fit this Swin: {reason} Give those of its size.") from None
-        left = [key for key in answer.unexpected_keys if not key.startswith(("norm.", "head."))]
-        if answer.missing_keys or left:
+            raise weights.misfit(source, "Swin", error) from None
+        unused = [key for key in keys.unexpected_keys if not key.startswith(("norm.", "head."))]
+        if keys.missing_keys or unused:
             raise InputError(
-                f"The weights {source} do not fit this Swin: {len(answer.missing_keys)} keys are missing and "
-                f"{len(left)} left over, first {', '.join((answer.missing_keys + left)[:3])}. Give those of its size."
+                f"The weights {source} do not fit this Swin: {len(keys.missing_keys)} keys are missing and "
+                f"{len(unused)} left over, first {', '.join((keys.missing_keys + unused)[:3])}. Give those of its size."
             )
-        return f"Swin {said}"
+        return f"Swin {loaded}"
 
 
 @lru_cache(maxsize=64)
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """0 between positions that are neighbours on the padded map, -100 elsewhere: (windows, N, N).
+    """Return 0 for positions of a window that are neighbours on the padded map, else -100: (windows, N, N).
 
-    `height` and `width` are of the padded map, before which the shift has moved its first rows and columns to its end.
+    `height` and `width` are those of the padded map, whose first rows and columns the shift has moved to its end.
     """
     rows, columns = (
         torch.bucketize(torch.arange(length), torch.tensor([length - window, length - shift]), right=True)
         for length in (height, width)
     )
     region = (3 * rows[:, None] + columns).view(1, height, width, 1)
-    own = window_partition(region, (window, window)).view(-1, window**2)  # (windows, N)
-    apart = own[:, None, :] != own[:, :, None]
-    return torch.zeros(apart.shape).masked_fill_(apart, _OUTSIDE).to(device)
+    regions = window_partition(region, (window, window)).view(-1, window**2)  # (windows, N)
+    separated = regions[:, None, :] != regions[:, :, None]
+    return torch.zeros(separated.shape).masked_fill_(separated, _MASKED).to(device)
 
 
-def _whole(length: int, window: int) -> int:
-    """The length of whole windows that hold a length."""
+def _padded_length(length: int, window: int) -> int:
+    """Return the smallest multiple of the window that is at least `length`."""
     return length + -length % window
 
 
-def _fitted(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Weights under timm's names, bias tables of this window.
+def _adapt(tensors: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return weights under timm's names, with bias tables of the window of `state`.
 
-    The authors of Swin wrap them in "model", count the merging to the stage before, and keep buffers beside them.
+    The authors of Swin wrap them in "model", name the merging by the stage before it, and store buffers too.
     """
     tensors = tensors.get("model", tensors)
-    late = int("layers.0.downsample.reduction.weight" in tensors)
-    fitted = {}
+    offset = int("layers.0.downsample.reduction.weight" in tensors)
+    adapted = {}
     for key, tensor in tensors.items():
         if key.endswith(("relative_position_index", "attn_mask")):
             continue
-        key = re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + late}.downsample", key)
-        if key.endswith("relative_position_bias_table") and key in own:
-            tensor = _resized(tensor, len(own[key]))
-        fitted[key] = tensor
-    return fitted
+        key = re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + offset}.downsample", key)
+        if key.endswith("relative_position_bias_table") and key in state:
+            tensor = _resize_bias_table(tensor, len(state[key]))
+        adapted[key] = tensor
+    return adapted
 
 
-def _resized(table: Tensor, distances: int) -> Tensor:
-    """A bias table (distances, heads) of another window, bicubically, as the authors of Swin and LAVT resize it."""
-    if len(table) == distances:
+def _resize_bias_table(table: Tensor, offsets: int) -> Tensor:
+    """Resize a bias table (offsets, heads) to another window, bicubically, as the authors of Swin and LAVT do."""
+    if len(table) == offsets:
         return table
-    given, wanted = math.isqrt(len(table)), math.isqrt(distances)
-    grid = table.float().T.reshape(1, -1, given, given)
-    grid = functional.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
+    old_side, side = math.isqrt(len(table)), math.isqrt(offsets)
+    grid = table.float().T.reshape(1, -1, old_side, old_side)  # (1, heads, side, side)
+    grid = functional.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
     return grid.flatten(2)[0].T
 
 
-def _from_timm(name: str) -> dict[str, Tensor]:
+def _load_from_timm(name: str) -> dict[str, Tensor]:
     if not timm.is_model(name):
         known = ", ".join(timm.list_models("swin_*", pretrained=True)[:40])
         raise InputError(f"{name!r} is neither a weights file ({', '.join(weights.SUFFIXES)}) nor one of {known}.")
-    with weights.from_hub(name):
+    with weights.explain_hub_errors(name):
         return cast(dict[str, Tensor], timm.create_model(name, pretrained=True).state_dict())

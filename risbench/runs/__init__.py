@@ -1,1 +1,1 @@
-"""A run: what was asked for, its folder, its training, predictions and records; plans of many runs."""
+"""Runs: a job, its folder, its training, its predictions and records; plans of many runs."""

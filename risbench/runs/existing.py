@@ -1,4 +1,4 @@
-"""Which folder of runs holds a training that was begun, so that none is done twice; needs no torch."""
+"""Find the folder of an earlier run of the same training, so that nothing is trained twice; needs no torch."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from typing import Any
 from risbench import datasets, methods, recipe
 from risbench.errors import InputError
 from risbench.recipe import Recipe
-from risbench.runs.job import Job, trained_with
+from risbench.runs.job import Job, training_settings
 
-_PLACES = ("data_root", "images", "init")
+_PATHS = ("data_root", "images", "init")
 
 
-def folder(job: Job, variants: Sequence[str], settings: Recipe, runs: Path) -> Path | None:
-    """The newest folder of a run of the same training, whatever it was evaluated on."""
-    wanted = training(job, variants)
+def find_folder(job: Job, variants: Sequence[str], settings: Recipe, runs: Path) -> Path | None:
+    """Return the newest folder of a run of the same training, whichever splits it was evaluated on."""
+    key = training_key(job, variants)
     for file in sorted(runs.glob("*/run.toml"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             other = Job.read(file.parent)
-            if other.checkpoint:  # an evaluation: nothing was trained in it
+            if other.checkpoint:  # an evaluation, which trained nothing
                 continue
-            same = training(other, trained_with(other)[1]) == wanted
+            has_same_key = training_key(other, training_settings(other)[1]) == key
             stored = recipe.validate(recipe.read(file.parent / "recipe.toml"), str(file.parent))
-        except InputError:  # of another version, killed while it was made, or of a method or data set that is gone
+        except InputError:  # of another version, killed at its start, or of a method or data set that was removed
             continue
-        if same and not recipe.differences(stored.model_dump(), settings):
+        if has_same_key and not recipe.differences(stored.model_dump(), settings):
             return file.parent
     return None
 
 
-def training(job: Job, variants: Sequence[str]) -> dict[str, Any]:
-    """What of a job decides what is trained, beside its settings: not its splits, nor protocols after the first.
+def training_key(job: Job, variants: Sequence[str]) -> dict[str, Any]:
+    """Return what identifies a training beside its settings.
 
-    The first protocol validates.
+    Splits and later protocols do not belong to it. The first protocol does: it validates the training.
     """
-    places = {name: str(Path(value).resolve()) for name in _PLACES if (value := getattr(job, name))}
-    kept = job.model_dump(include={"seed", "partial"})
+    paths = {name: str(Path(value).resolve()) for name in _PATHS if (value := getattr(job, name))}
+    options = job.model_dump(include={"seed", "partial"})
     names = {"method": methods.folder(job.method).name, "dataset": datasets.load(job.dataset).name}
-    return {**kept, **places, **names, "variants": list(variants), "protocol": job.protocols[0]}
+    return {**options, **paths, **names, "variants": list(variants), "protocol": job.protocols[0]}
 
 
 def is_trained(job: Job, runs: Path) -> bool:
-    """Whether a run of the same training has finished its epochs, so that only evaluation can be missing."""
-    settings, variants = trained_with(job)
-    found = folder(job, variants, settings, runs)
+    """Whether a run of the same training has finished all its epochs."""
+    settings, variants = training_settings(job)
+    folder = find_folder(job, variants, settings, runs)
     try:
-        last = json.loads((found / "checkpoints" / "last" / "checkpoint.json").read_bytes()) if found else {}
-    except (OSError, ValueError):  # none yet, or killed while it was written
+        last = json.loads((folder / "checkpoints" / "last" / "checkpoint.json").read_bytes()) if folder else {}
+    except (OSError, ValueError):  # no checkpoint yet, or killed while it was written
         return False
     epoch = last.get("epoch") if isinstance(last, dict) else None
     return isinstance(epoch, int) and epoch >= settings.train.epochs

@@ -1,4 +1,4 @@
-"""A job: what was asked for, and the settings that it means."""
+"""A job: the options of a run, and the settings that follow from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from risbench.recipe import Recipe
 
 
 class Job(BaseModel):
-    """What was asked for; kept in run.toml, so that --resume needs nothing but the folder."""
+    """The options of a run; stored in run.toml, so that --resume needs only the folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,12 +35,12 @@ class Job(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write run.toml."""
-        lines = [f"{key} = {recipe.toml(value)}" for key, value in self.model_dump().items()]
+        lines = [f"{key} = {recipe.to_toml(value)}" for key, value in self.model_dump().items()]
         (folder / "run.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        """Read run.toml of a run that is to be resumed."""
+        """Read run.toml from the folder of a run."""
         path = folder / "run.toml"
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -53,49 +53,53 @@ class Job(BaseModel):
         raise InputError(f"{path} cannot be read ({reason}). Start a new run.")
 
 
-def settings_of(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:
-    """The resolved recipe of a job and its variants: the checkpoint's, the resumed run's, or the method's."""
+def resolve_settings(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:
+    """Return the resolved recipe of a job and its variants: from the checkpoint, the resumed run or the method."""
     name = methods.folder(job.method).name if job.method else ""
     if name:
-        methods.module(job.method)  # a folder given by path is found by its name from here on
+        methods.module(job.method)  # a folder named by its path becomes known by its name
     if job.checkpoint:
-        from risbench.engine.checkpoint import Checkpoint  # which needs torch
-
-        opened = Checkpoint(Path(job.checkpoint))
-        if name and name != opened.facts.method:
-            raise InputError(
-                f"{job.checkpoint} is a checkpoint of {opened.facts.method}, not of {name}. Leave --method out."
-            )
-        if job.variants:
-            raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
-        if job.init:
-            raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
-        settings, _ = recipe.load(opened.folder / "recipe.toml", [], job.overrides)
-        _refuse_without_effect(job.overrides)
-        return _with_max_tokens(settings, [job.dataset]), opened.facts.variants
-    settings, variants = trained_with(job)
+        return _checkpoint_settings(job, name)
+    settings, variants = training_settings(job)
     if resume is not None:
         return recipe.validate(recipe.read(resume / "recipe.toml"), str(resume / "recipe.toml")), variants
     return settings, variants
 
 
-def trained_with(job: Job) -> tuple[Recipe, list[str]]:
-    """The resolved recipe of a job that trains, and its variants, without importing the method."""
+def _checkpoint_settings(job: Job, method: str) -> tuple[Recipe, list[str]]:
+    from risbench.engine.checkpoint import Checkpoint  # needs torch
+
+    checkpoint = Checkpoint(Path(job.checkpoint))
+    if method and method != checkpoint.facts.method:
+        raise InputError(
+            f"{job.checkpoint} is a checkpoint of {checkpoint.facts.method}, not of {method}. Leave --method out."
+        )
+    if job.variants:
+        raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
+    if job.init:
+        raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
+    settings, _ = recipe.load(checkpoint.folder / "recipe.toml", [], job.overrides)
+    _refuse_training_overrides(job.overrides)
+    return _with_max_tokens(settings, [job.dataset]), checkpoint.facts.variants
+
+
+def training_settings(job: Job) -> tuple[Recipe, list[str]]:
+    """Return the resolved recipe of a job that trains, and its variants; the method is not imported."""
     card = datasets.load(job.dataset)
     settings, variants = recipe.load(methods.recipe_file(job.method), job.variants, job.overrides, card.default_variant)
     return _with_max_tokens(settings, [job.dataset, *settings.train.datasets]), variants
 
 
 def _with_max_tokens(settings: Recipe, names: list[str]) -> Recipe:
-    """Replace a text.max_tokens of 0 by the most words that the cards of these data sets name."""
+    """Replace text.max_tokens=0 by the largest max_words among the cards of these data sets."""
     if settings.text.max_tokens:
         return settings
     words = max(datasets.load(name).max_words for name in names)
     return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})})
 
 
-def _refuse_without_effect(overrides: list[str]) -> None:
-    """Refuse overrides of a checkpoint's recipe that speak of training or of the network, which are done."""
+def _refuse_training_overrides(overrides: list[str]) -> None:
+    """Refuse overrides of training or network settings, which are fixed in a checkpoint."""
     for assignment in overrides:
         key = assignment.partition("=")[0].strip()
         if not key.startswith(("image.", "text.", "predict.")) and key not in ("train.workers", "train.precision"):
@@ -105,20 +109,20 @@ def _refuse_without_effect(overrides: list[str]) -> None:
             )
 
 
-def parts(text: str) -> list[str]:
-    """The parts of a,b,c, each once."""
+def comma_separated(text: str) -> list[str]:
+    """Split "a,b,c" at its commas; empty and repeated parts are dropped."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def job_of(options: dict[str, Any]) -> Job:
-    """The job that a command's options describe."""
+def job_from_options(options: dict[str, Any]) -> Job:
+    """Build the job from the options of a command, by parameter name."""
     return Job(
         method=options.get("method", ""),
         dataset=options["dataset"],
-        variants=parts(options.get("variant", "")),
+        variants=comma_separated(options.get("variant", "")),
         overrides=options["overrides"] or [],
-        splits=parts(options.get("split", "")),
-        protocols=parts(options["protocol"]),
+        splits=comma_separated(options.get("split", "")),
+        protocols=comma_separated(options["protocol"]),
         checkpoint=options.get("checkpoint", ""),
         init=options.get("init", ""),
         data_root=options["data_root"],
@@ -127,21 +131,22 @@ def job_of(options: dict[str, Any]) -> Job:
     )
 
 
-def refuse_beside(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
-    """Refuse what was given on the command line though the chosen option leaves it without effect."""
-    shown = {
-        str(given.name): given.opts[0] if given.param_type_name == "option" else str(given.name).upper()
-        for given in context.command.params
+def parse_seeds(text: str) -> list[int]:
+    """Parse the value of --seed: "0" or "0,1,2"."""
+    seeds = comma_separated(text)
+    if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
+        raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
+    return [int(seed) for seed in seeds]
+
+
+def refuse_options(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
+    """Raise InputError if one of these parameters is on the command line, where the chosen option ignores it."""
+    labels = {
+        str(parameter.name): parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.name).upper()
+        for parameter in context.command.params
     }
     for name in sorted(names):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            told = "overrides of the recipe" if name == "overrides" else shown[name]
-            raise InputError(f"{chosen} takes no {told}, which would have no effect: leave that out.")
-
-
-def seeds_of(text: str) -> list[int]:
-    seeds = parts(text)
-    if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
-        raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
-    return [int(seed) for seed in seeds]
+            label = "overrides of the recipe" if name == "overrides" else labels[name]
+            raise InputError(f"{chosen} takes no {label}, which would have no effect: leave that out.")

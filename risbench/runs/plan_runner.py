@@ -1,4 +1,4 @@
-"""Working off a file of commands: skip what is recorded, go on with what was killed."""
+"""Run the commands of a plan file: skip what is recorded, and continue what was killed."""
 
 from __future__ import annotations
 
@@ -22,30 +22,39 @@ from risbench import methods, progress, recipe
 from risbench.engine import distributed
 from risbench.errors import InputError
 from risbench.runs import existing
-from risbench.runs import job as jobs
-from risbench.runs import run as running
-from risbench.runs.job import Job
+from risbench.runs.evaluation import evaluate
+from risbench.runs.job import Job, job_from_options, parse_seeds, refuse_options
+from risbench.runs.opening import BusyError, open_run, prepare_run
 from risbench.runs.run import Run
+from risbench.runs.training import train
 from risbench.scoring import record
 from risbench.scoring.record import Record
 
-_USAGE = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
+_USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
 _RECORDS = Path("results/records")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of the file: a line and a seed of it."""
+    """One run of a plan: a line of the file with one of its seeds."""
 
     place: str  # file and line
     job: Job
     runs: Path  # folder for new runs
 
 
-def read(file: Path, command: Any) -> list[Entry]:
+@dataclass(frozen=True)
+class _Remaining:
+    """The remaining work of an entry."""
+
+    splits: list[str]  # to be evaluated
+    folder: Path | None  # of the existing run, if there is one
+
+
+def read_plan(file: Path, command: Any) -> list[Entry]:
     """Read a file of `risbench run` commands; `command` is the parser of `risbench run`.
 
-    Comments alone are a plan with nothing to do; an empty file is a mistake.
+    A file of comments is a plan with nothing to do. Raises InputError for an empty file and for any other line.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -54,148 +63,134 @@ def read(file: Path, command: Any) -> list[Entry]:
     entries = []
     for number, line in enumerate(lines, start=1):
         place = f"{file}, line {number}"
-        command_line = "" if line.strip().startswith("#") else line
-        try:
-            words = list(takewhile(lambda word: not word.startswith("#"), shlex.split(command_line)))
-        except ValueError as error:
-            raise InputError(f"{place} cannot be read ({error}): {line.strip()!r}. Mend its quotes.") from None
-        if words:
-            entries += _entries(place, words, command)
+        if words := _words(place, line):
+            entries += _read_command(place, words, command)
     if not entries and not any(line.strip() for line in lines):
         raise InputError(f"The plan {file} is empty: it takes one `risbench run ...` on each line.")
     return entries
 
 
-def _entries(place: str, words: Sequence[str], command: Any) -> list[Entry]:
-    if list(words[:2]) != ["risbench", "run"] or "--help" in words:
+def _words(place: str, line: str) -> list[str]:
+    """Split a line as a shell does, without its comment."""
+    command_line = "" if line.strip().startswith("#") else line
+    try:
+        return list(takewhile(lambda word: not word.startswith("#"), shlex.split(command_line)))
+    except ValueError as error:
+        raise InputError(f"{place} cannot be read ({error}): {line.strip()!r}. Mend its quotes.") from None
+
+
+def _read_command(place: str, words: Sequence[str], command: Any) -> list[Entry]:
+    """Return one entry for each seed of a command."""
+    if list(words[:2]) != ["risbench", "run"] or {"--help", "-h"} & set(words):
         raise InputError(f"{place} is not a `risbench run` command: {shlex.join(words)}. Leave it out.")
     try:
-        given = command.make_context("run", list(words[2:]))
-        chosen = given.params
-        if not chosen["method"] or chosen["method"].split("/")[0] == "reference":
+        context = command.make_context("run", list(words[2:]))
+        options = context.params
+        if not options["method"] or options["method"].split("/")[0] == "reference":
             raise InputError("A plan trains methods: give --method NAME.")
-        jobs.refuse_beside(given, "A line of a plan", ["checkpoint", "resume", "plan", "as_json"])
-        job = jobs.job_of(chosen)
-        seeds = jobs.seeds_of(chosen["seed"])
-    except (InputError, _USAGE) as error:
-        said = str(error) if isinstance(error, InputError) else error.format_message()  # type: ignore[attr-defined]
-        raise InputError(f"{place}: {said} The line: {shlex.join(words)}") from None
-    return [Entry(place, job.model_copy(update={"seed": seed}), chosen["runs"]) for seed in seeds]
+        refuse_options(context, "A line of a plan", ["checkpoint", "resume", "plan", "as_json"])
+        job = job_from_options(options)
+        seeds = parse_seeds(options["seed"])
+    except (InputError, _USAGE_ERROR) as error:
+        message = str(error) if isinstance(error, InputError) else error.format_message()  # type: ignore[attr-defined]
+        raise InputError(f"{place}: {message} The line: {shlex.join(words)}") from None
+    return [Entry(place, job.model_copy(update={"seed": seed}), options["runs"]) for seed in seeds]
 
 
-def work_off(entries: Sequence[Entry]) -> tuple[list[Record], list[str]]:
-    """Check all runs, then do what is left of each; return the records made, and what went wrong.
+def run_plan(entries: Sequence[Entry]) -> tuple[list[Record], list[str]]:
+    """Check all entries, then run the remaining work of each; return the new records and the failures.
 
-    Several processes may work off one file at once: a run that another one has in hand is left to it.
+    Several processes may run one plan at once: each skips the entries that another one works on.
     """
     for entry in entries:
         try:
-            running.prepare(entry.job, entry.runs)
+            prepare_run(entry.job, entry.runs)
         except InputError as error:
             raise InputError(f"{entry.place}: {error} Nothing was run.") from None
     records: list[Record] = []
     failures: list[str] = []
     for number, entry in enumerate(entries, start=1):
         try:
-            records += _work(entry, f"[{number}/{len(entries)}] {entry.place}")
-        except (InputError, OSError, RuntimeError) as error:  # such as a full disk, or a GPU without memory left
+            records += _run_entry(entry, f"[{number}/{len(entries)}] {entry.place}")
+        except (InputError, OSError, RuntimeError) as error:  # also a full disk, or a GPU without memory left
             if not isinstance(error, InputError):
                 traceback.print_exc()
             failures.append(f"{entry.place}: {str(error) or type(error).__name__}")
-            progress.say(failures[-1])
+            progress.print_line(failures[-1])
         gc.collect()
         torch.cuda.empty_cache()
     return records, failures
 
 
-def _work(entry: Entry, label: str) -> list[Record]:
-    """Do what is left of one entry."""
-    run = running.prepare(entry.job, entry.runs)
-    with _in_hand(entry, run) as is_mine:
-        left = distributed.from_main(run.fabric, _left(run, entry.runs) if is_mine else None)  # one for all processes
-        state = _State(left, label)
-        if run.fabric.global_rank == 0:
-            progress.say(state.text)
-        if not state.splits:
+def _run_entry(entry: Entry, label: str) -> list[Record]:
+    run = prepare_run(entry.job, entry.runs)
+    with _lock_entry(entry, run) as locked:
+        # the main process decides for all
+        remaining = distributed.from_main(run.fabric, _remaining_work(run, entry.runs) if locked else None)
+        if run.fabric.is_global_zero:
+            progress.print_line(f"{label}: {_status(remaining)}")
+        if remaining is None or not remaining.splits:
             return []
         try:
-            opened = running.start(entry.job, entry.runs, state.folder)
-        except running.BusyError as error:
-            progress.say(f"{label}: skipped. {error}")
+            opened = open_run(entry.job, entry.runs, remaining.folder)
+        except BusyError as error:
+            progress.print_line(f"{label}: skipped. {error}")
             return []
-        opened.job = opened.job.model_copy(update={"splits": state.splits})
-        return opened.evaluate(opened.train(state.folder is not None))
+        opened.job = opened.job.model_copy(update={"splits": remaining.splits})
+        return evaluate(opened, train(opened))
 
 
-@dataclass(frozen=True)
-class _State:
-    """What is to be done of an entry; None: another process does it."""
-
-    left: tuple[list[str], Path | None] | None
-    label: str
-
-    @property
-    def splits(self) -> list[str]:
-        """The splits that are to be evaluated."""
-        return self.left[0] if self.left else []
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder in which the run was begun."""
-        return self.left[1] if self.left else None
-
-    @property
-    def text(self) -> str:
-        """One line for people."""
-        if self.left is None:
-            return f"{self.label}: in the hands of another process, skipped"
-        if not self.splits:
-            return f"{self.label}: recorded already, skipped"
-        return f"{self.label}: {f'goes on in {self.folder}' if self.folder else 'starts'}"
+def _status(remaining: _Remaining | None) -> str:
+    """Describe the remaining work of an entry; None: another process has locked it."""
+    if remaining is None:
+        return "another process works on it, skipped"
+    if not remaining.splits:
+        return "recorded already, skipped"
+    return f"continues in {remaining.folder}" if remaining.folder else "starts"
 
 
 @contextmanager
-def _in_hand(entry: Entry, run: Run) -> Iterator[bool]:
-    """Hold an entry for this process and those that a launcher started with it, unless another one holds it."""
-    if run.fabric.global_rank > 0:
+def _lock_entry(entry: Entry, run: Run) -> Iterator[bool]:
+    """Lock an entry, unless another process holds it; yield whether it is locked. Only the main process locks."""
+    if not run.fabric.is_global_zero:
         yield False
         return
-    words = json.dumps([existing.training(entry.job, run.variants), run.settings.model_dump()], sort_keys=True)
+    key = json.dumps([existing.training_key(entry.job, run.variants), run.settings.model_dump()], sort_keys=True)
     entry.runs.mkdir(parents=True, exist_ok=True)
-    file = entry.runs / f".{hashlib.sha256(words.encode()).hexdigest()[:16]}.lock"
+    file = entry.runs / f".{hashlib.sha256(key.encode()).hexdigest()[:16]}.lock"
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         yield False
         return
-    except NotImplementedError:  # a file system without locks: two processes on one plan are then the user's care
+    except NotImplementedError:  # a file system without locks: the user must not run one plan twice at once
         yield True
         return
     try:
         yield True
     finally:
-        file.unlink(missing_ok=True)  # one who waits for nothing looks into the records first
+        file.unlink(missing_ok=True)  # whoever locks the entry next looks for its records first
         lock.release()
 
 
-def _left(run: Run, runs: Path) -> tuple[list[str], Path | None]:
-    """The splits of a run that are not recorded under every protocol, and the folder where it was begun, if it was."""
+def _remaining_work(run: Run, runs: Path) -> _Remaining:
+    """Find the splits that are not recorded under every protocol, and the existing folder of the run."""
     folders = [folder for folder in (_RECORDS, runs) if folder.is_dir()]
-    there = {(found.split, found.protocol) for found in record.find(folders) if _is_of(found, run)}
-    left = [split for split in run.splits() if not {(split, name) for name in run.job.protocols} <= there]
-    return left, existing.folder(run.job, run.variants, run.settings, runs)
+    recorded = {(result.split, result.protocol) for result in record.find(folders) if _is_result_of(run, result)}
+    splits = [split for split in run.splits() if not {(split, name) for name in run.job.protocols} <= recorded]
+    return _Remaining(splits, existing.find_folder(run.job, run.variants, run.settings, runs))
 
 
-def _is_of(found: Record, run: Run) -> bool:
-    """Whether a record is what a run would measure: its network, settings, data and seed."""
+def _is_result_of(run: Run, result: Record) -> bool:
+    """Whether a record has the network, settings, data and seed of a run."""
     job = run.job
-    what = (found.method, found.variants, found.seed, found.index, found.partial, found.control)
-    if what != (methods.folder(job.method).name, run.variants, job.seed, run.index.hash, job.partial, ""):
+    key = (result.method, result.variants, result.seed, result.index, result.partial, result.control)
+    if key != (methods.folder(job.method).name, run.variants, job.seed, run.index.hash, job.partial, ""):
         return False
-    initial = run.initial.facts if run.initial else None
-    begins = found.weights.startswith(f"checkpoint {initial.sha256[:12] if initial else ''}")
-    declared = set(run.settings.train.pretraining)
-    seen = {index.card.name for index in run.training} | set(initial.training_data if initial else [])
-    same_data = set(found.training_data) - declared == seen - declared
-    return begins == bool(initial) and same_data and not recipe.differences(found.recipe, run.settings)
+    initial = run.initial_checkpoint.facts if run.initial_checkpoint else None
+    has_initial = result.weights.startswith(f"checkpoint {initial.sha256[:12] if initial else ''}")
+    pretraining = set(run.settings.train.pretraining)
+    names = {index.card.name for index in run.training_indices} | set(initial.training_data if initial else [])
+    same_data = set(result.training_data) - pretraining == names - pretraining
+    return has_initial == bool(initial) and same_data and not recipe.differences(result.recipe, run.settings)

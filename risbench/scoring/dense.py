@@ -1,7 +1,7 @@
-"""Dense masks of other programs, (height, width), to predictions: arrays, tensors, and the files that hold them.
+"""Dense masks (height, width) of other programs become predictions: arrays, tensors, and the files that hold them.
 
-A mask is background at 0 and foreground at 1, or at 255, throughout. Anything else needs a threshold in the unit of
-the stored values, and what lies above it is foreground. Files are read and masks encoded one by one.
+A mask is 0 in the background, and 1 everywhere or 255 everywhere in the foreground. Other values need a threshold in
+their unit; values above it are foreground. Masks are read and encoded one by one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import operator
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,17 +21,16 @@ from PIL import Image as PIL
 
 from risbench.data import rle
 from risbench.errors import InputError
-from risbench.scoring import predictions
 from risbench.scoring.predictions import Predictions
 
 Masks = Iterable[tuple[Any, Any]]  # sent_id, array or tensor
 
-_MOST_PIXELS = 1 << 26  # of one mask: a small file can promise more than any memory holds
-_GREY = ("1", "L", "P", "I", "I;16")
+_MAX_PIXELS = 1 << 26  # of one mask: a small file can announce more than fits in memory
+_GREY_MODES = ("1", "L", "P", "I", "I;16")
 
 
 def encode(masks: Masks, threshold: float | None = None) -> Predictions:
-    """Predictions from pairs of a sent_id and its mask."""
+    """Build predictions from pairs of a sent_id and its mask."""
     sent_ids: list[int] = []
     sizes: list[rle.Size] = []
     counts: list[bytes] = []
@@ -40,24 +39,24 @@ def encode(masks: Masks, threshold: float | None = None) -> Predictions:
             raise InputError(f"{pair!r:.60} is no pair of sent_id and mask: give such pairs, or a dictionary of them.")
         name, mask = pair
         sent_ids.append(_sent_id(name))
-        what = f"The mask of sent_id {sent_ids[-1]}"
-        foreground = _foreground(_values(mask, what), threshold, what)
+        label = f"The mask of sent_id {sent_ids[-1]}"
+        foreground = _foreground(_values(mask, label), threshold, label)
         sizes.append((foreground.shape[0], foreground.shape[1]))
         counts.append(rle.encode(foreground))
-    return predictions.build(None, sent_ids, sizes, counts, [None] * len(counts))
+    return Predictions.build(None, sent_ids, sizes, counts, [None] * len(counts))
 
 
-def check_shape(shape: tuple[int, ...], what: str) -> None:
-    """Refuse what is not the shape of one mask."""
-    if len(shape) != 2 or min(shape) < 1 or math.prod(shape) > _MOST_PIXELS:
-        raise InputError(f"{what} has shape {shape}: give (height, width), 1 to {_MOST_PIXELS} pixels.")
+def check_shape(shape: tuple[int, ...], label: str) -> None:
+    """Raise InputError unless this can be the shape of one mask."""
+    if len(shape) != 2 or min(shape) < 1 or math.prod(shape) > _MAX_PIXELS:
+        raise InputError(f"{label} has shape {shape}: give (height, width), 1 to {_MAX_PIXELS} pixels.")
 
 
 # files
 
 
-def picture(path: Path) -> NDArray[Any]:
-    """The values of a PNG file of one channel."""
+def read_png(path: Path) -> NDArray[Any]:
+    """Return the values of a PNG file with one channel."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.DecompressionBombWarning)
@@ -65,15 +64,15 @@ def picture(path: Path) -> NDArray[Any]:
                 palette, mode, values = image.getpalette(), image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, PIL.DecompressionBombError, PIL.DecompressionBombWarning) as error:
         raise InputError(f"The mask {path} cannot be read ({_reason(error)}): write it again.") from None
-    if mode not in _GREY:
+    if mode not in _GREY_MODES:
         raise InputError(f"The mask {path} is of mode {mode}: write one channel of grey, 0 and 255.")
     if palette and any(palette[:3]):  # a black foreground would be read as background
         raise InputError(f"The mask {path} has a palette that does not begin with black: write it in grey, 0 and 255.")
     return values
 
 
-def arrays(source: Path) -> Iterator[tuple[Any, NDArray[Any]]]:
-    """The masks of a .npz file: arrays `sent_id` and `masks`, or one array under each sent_id."""
+def read_npz(source: Path) -> Iterator[tuple[Any, NDArray[Any]]]:
+    """Yield pairs of sent_id and mask of a .npz file: arrays `sent_id` and `masks`, or one array under each sent_id."""
     try:
         with zipfile.ZipFile(source) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
@@ -81,22 +80,23 @@ def arrays(source: Path) -> Iterator[tuple[Any, NDArray[Any]]]:
                 with archive.open(members["sent_id"]) as file:
                     ids = npy.read_array(file, allow_pickle=False)
                 with archive.open(members["masks"]) as file:
-                    yield from zip(ids.ravel().tolist(), _planes(file, (ids.size,)), strict=True)
+                    yield from zip(ids.ravel().tolist(), _read_masks(file, (ids.size,)), strict=True)
                 return
             for name, member in members.items():
                 with archive.open(member) as file:
-                    yield from ((name, plane) for plane in _planes(file, ()))
+                    yield from ((name, mask) for mask in _read_masks(file, ()))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-    except Exception as error:  # a damaged zip or header raises whatever its reader stumbles over
+    except Exception as error:  # damaged zips and headers raise many kinds of errors
         raise InputError(f"{source} cannot be read ({_reason(error)}): write it with numpy.savez_compressed.") from None
 
 
-def tensors(source: Path) -> Iterator[tuple[Any, Any]]:
-    """The masks of a .pth file: a dictionary from sent_id to tensor, or of `sent_id` and `masks`; it needs torch."""
-    from risbench.nn import weights
+def read_pth(source: Path, load: Callable[[Path], dict[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Return the pairs of sent_id and mask of a .pth file: tensors by sent_id, or `sent_id` and `masks`.
 
-    content: dict[Any, Any] = weights.read(source, what="masks")
+    `load` reads the file with torch, which risbench.scoring never imports.
+    """
+    content = load(source)
     if not {"sent_id", "masks"} <= content.keys():
         return iter(content.items())
     try:
@@ -105,8 +105,8 @@ def tensors(source: Path) -> Iterator[tuple[Any, Any]]:
         raise InputError(f"{source}: 'sent_id' and 'masks' are not of one length: give a mask for each.") from None
 
 
-def _planes(file: IO[bytes], number: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-    """The masks of one .npy file, as many as its shape begins with; together they may not fit in memory."""
+def _read_masks(file: IO[bytes], number: tuple[int, ...]) -> Iterator[NDArray[Any]]:
+    """Yield the masks of a .npy file of shape (*number, height, width): together they may not fit in memory."""
     header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
     shape, by_columns, dtype = header(file)
     size = shape[len(number) :]
@@ -121,7 +121,7 @@ def _planes(file: IO[bytes], number: tuple[int, ...]) -> Iterator[NDArray[Any]]:
         yield values.reshape(size, order="F" if by_columns else "C")
 
 
-# names and values
+# sent_ids and values
 
 
 def _sent_id(name: Any) -> int:
@@ -134,29 +134,29 @@ def _sent_id(name: Any) -> int:
     return sent_id
 
 
-def _values(mask: Any, what: str) -> NDArray[Any]:
+def _values(mask: Any, label: str) -> NDArray[Any]:
     try:
         values = np.asarray(mask)
     except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a GPU, or with a gradient
-        raise InputError(f"{what} is no array ({_reason(error)}): give mask.detach().cpu().numpy().") from None
-    check_shape(values.shape, what)
+        raise InputError(f"{label} is no array ({_reason(error)}): give mask.detach().cpu().numpy().") from None
+    check_shape(values.shape, label)
     if values.dtype.kind not in "buif":
-        raise InputError(f"{what} holds {values.dtype}: give bool.")
+        raise InputError(f"{label} holds {values.dtype}: give bool.")
     return values
 
 
-def _foreground(values: NDArray[Any], threshold: float | None, what: str) -> NDArray[np.bool_]:
+def _foreground(values: NDArray[Any], threshold: float | None, label: str) -> NDArray[np.bool_]:
     if values.dtype.kind == "b":
         return values
     top = values.max()
-    cut = top in (0, 1, 255) and bool(((values == 0) | (values == top)).all())
-    said = f"{what} holds values from {values.min():g} to {top:g}"
-    if np.isnan(top) or (threshold is None and not cut):
-        raise InputError(f"{said}, not 0 and 1 or 0 and 255: give mask > 0.5, or --threshold when importing.")
+    binary = top in (0, 1, 255) and bool(((values == 0) | (values == top)).all())
+    problem = f"{label} holds values from {values.min():g} to {top:g}"
+    if np.isnan(top) or (threshold is None and not binary):
+        raise InputError(f"{problem}, not 0 and 1 or 0 and 255: give mask > 0.5, or --threshold when importing.")
     if threshold is None:
         return np.asarray(values != 0)
-    if 0 < threshold < 1 and values.dtype.kind in "ui" and not cut:
-        raise InputError(f"{said}, whole numbers: give --threshold in that unit, such as 127 of 255.")
+    if 0 < threshold < 1 and values.dtype.kind in "ui" and not binary:
+        raise InputError(f"{problem}, whole numbers: give --threshold in that unit, such as 127 of 255.")
     return np.asarray(values > threshold)
 
 

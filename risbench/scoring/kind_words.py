@@ -1,7 +1,7 @@
-"""Kind words: which words of an expression speak of place, colour, size, relation, order or negation.
+"""Kind words: words of an expression about place, colour, size, relation, order or negation.
 
-A list knows no grammar and no misspellings, and only standard words stand in it; but it is the same for every data set
-and every method. A phrase counts whole: "in front of the car" is a relation, though "in front" alone is a place.
+The lists hold standard words, no grammar and no misspellings. They are the same for every data set and method.
+A phrase counts as a whole: "in front of the car" is a relation, though "in front" alone is a place.
 """
 
 from __future__ import annotations
@@ -9,57 +9,58 @@ from __future__ import annotations
 import re
 
 WORDS = {
-    # In the picture, or by the distance from the viewer. "right" is never "correct" here; "back" is at times of a body,
-    # "top" of clothing.
+    # Place in the picture, or distance from the viewer. "right" hardly means "correct" here; "back" may be a part of a
+    # body, "top" a piece of clothing.
     "place": (
         "left, leftmost, right, rightmost, top, topmost, bottom, bottommost, upper, uppermost, higher, highest, lower,"
         " lowest, middle, center, centre, corner, edge, front, frontmost, foreground, back, background, rear, far,"
         " farther, farthest, further, furthest, close, closer, closest, nearer, nearest"
     ),
-    # "orange" may be the fruit. "light" is left out: it is a lamp, or stands before a colour that counts anyhow.
+    # "orange" may be the fruit. "light" is left out: it is a lamp, or precedes a colour that counts itself.
     "colour": (
         "red, orange, yellow, green, blue, purple, violet, pink, brown, black, white, gray, grey, tan, beige, khaki,"
         " maroon, teal, turquoise, navy, gold, golden, silver, blond, blonde, dark, darker, darkest"
     ),
-    # Of the object or of a part of it: "long" is also said of hair, "short" of sleeves.
+    # Size of the object or of a part of it, such as long hair or short sleeves.
     "size": (
         "big, bigger, biggest, large, larger, largest, huge, giant, small, smaller, smallest, little, tiny, tall,"
         " taller, tallest, short, shorter, shortest, long, longer, longest, wide, wider, widest, narrow, thick, thin,"
         " thinner, thinnest, fat, fatter, fattest, skinny"
     ),
-    # Place against another object. Left out: verbs ("holding"), and "on", "in", "at", "with", "over", which say more.
+    # Place relative to another object. Left out: verbs ("holding"), and "on", "in", "at", "with", "over", which have
+    # other meanings.
     "relation": (
         "left of, right of, in front of, on top of, next to, close to, closer to, closest to, nearest to,"
         " farthest from, furthest from, across from, behind, between, beside, near, by, above, below, under,"
         " underneath, beneath, inside, outside, against, around, among, opposite"
     ),
-    # Rank along a row. A bare number is none: "two men", "number 12".
+    # Rank along a row. Cardinal numbers do not count: "two men", "number 12".
     "ordinal": (
         "first, second, third, fourth, fifth, sixth, seventh, eighth, ninth, tenth, last,"
         " 1st, 2nd, 3rd, 4th, 5th, 6th, 7th, 8th, 9th, 10th"
     ),
-    # Apostrophes are dropped before, as they are in the data sets. "no" may be short for "number".
+    # Words without apostrophes, which `words` drops as the data sets do. "no" may be short for "number".
     "negation": (
         "not, no, none, nobody, nothing, never, neither, nor, without, except, cannot, isnt, arent, wasnt, doesnt,"
         " dont, didnt, hasnt, havent, cant"
     ),
 }
 
-# The picture and the viewer are no other objects: "left of the picture" and "closest to us" say a place.
+# The picture and the viewer are not objects: "left of the picture" and "closest to us" are places.
 _VIEW = re.compile(
     r" (?:of|in|to) (?:the )?(?:picture|pic|photo|image|screen|frame|cam|camera|photographer|viewer|you|us|me)\b"
 )
 
 _KIND = {phrase: kind for kind, phrases in WORDS.items() for phrase in phrases.split(", ")}
-_PHRASE = re.compile(rf"\b(?:{'|'.join(sorted(_KIND, key=len, reverse=True))})\b")  # the longest that begins at a word
+_PHRASE = re.compile(rf"\b(?:{'|'.join(sorted(_KIND, key=len, reverse=True))})\b")  # the longest phrase wins
 
 
 def words(text: str) -> list[str]:
-    """The words of an expression in lower case: runs of letters and digits, without apostrophes."""
+    """Return the words of an expression in lower case: runs of letters and digits, without apostrophes."""
     return re.findall(r"\w+", re.sub("['’]", "", text.lower()))
 
 
 def kinds(text: str) -> list[str]:
-    """The kinds of which an expression has a word, in the order of WORDS."""
-    found = {_KIND[phrase] for phrase in _PHRASE.findall(_VIEW.sub("", " ".join(words(text))))}
-    return [kind for kind in WORDS if kind in found]
+    """Return the kinds of words that an expression has, in the order of WORDS."""
+    present = {_KIND[phrase] for phrase in _PHRASE.findall(_VIEW.sub("", " ".join(words(text))))}
+    return [kind for kind in WORDS if kind in present]

@@ -1,4 +1,4 @@
-"""The record of one measurement: the numbers, and everything needed to make and to judge them again."""
+"""The record of one measurement: the metrics, and everything needed to reproduce and to judge them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from risbench import errors
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.scoring import metrics, statistics
-from risbench.scoring import score as scoring
 from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import Protocol
-from risbench.scoring.score import Score
-from risbench.scoring.slices import KINDS, Part
+from risbench.scoring.score import Score, score_predictions
+from risbench.scoring.slices import KINDS, SliceMetrics
 
 _log = logging.getLogger(__name__)
 _REPOSITORY = Path(__file__).parents[2]
@@ -45,15 +44,15 @@ class Record(BaseModel):
     seed: int | None
     n: int  # expressions
     metrics: dict[str, FiniteFloat | None]  # percent
-    intervals: dict[str, list[float]]  # 95 %, over images: low, high
-    slices: dict[str, dict[str, Part]] = {}  # by name and value
+    intervals: dict[str, list[float]]  # by metric: low and high end at 95 %, over images
+    slices: dict[str, dict[str, SliceMetrics]] = {}  # by name and value
     card: str  # sha256 of the card's file
     index: str  # sha256 of the annotation files
     partial: bool = False
-    resized: bool = False  # masks of the images' size were brought to the protocol's
-    control: str = ""  # what was done to break the method on purpose
+    resized: bool = False  # masks of the image's size were resized to the protocol's size
+    control: str = ""  # how the method was broken on purpose
     training_data: list[str]
-    leaked: float | None = None  # percent of the expressions whose image is in a training set that was at hand
+    leaked: float | None = None  # percent of the expressions whose image is in a training set that was available
     recipe: dict[str, Any]
     checkpoint: str  # sha256 of the weights
     weights: str  # which pretrained weights were loaded
@@ -66,21 +65,21 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _kinds_are_a_slice(cls, values: Any) -> Any:
-        """Read records of the time when kinds of expression were the only slice."""
+        """Read old records, whose only slice was the kind of expression."""
         if not isinstance(values, dict) or "kinds" not in values:
             return values
-        others = {key: value for key, value in values.items() if key != "kinds"}
-        return {**others, "slices": {KINDS.name: values["kinds"]} if values["kinds"] else {}}
+        rest = {key: value for key, value in values.items() if key != "kinds"}
+        return {**rest, "slices": {KINDS.name: values["kinds"]} if values["kinds"] else {}}
 
 
-def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: Any) -> Record:
-    """The record of a score; `more` names what a predictions file does not know, such as seed, weights and cost."""
-    summary = scored.summary
+def make(score: Score, index: Index, header: Header, protocol: Protocol, **details: Any) -> Record:
+    """Return the record of a score; `details` are fields that predictions files lack: seed, weights, cost, ..."""
+    summary = score.summary
     known: dict[str, Any] = {
         **header.model_dump(include={"method", "variants", "recipe", "checkpoint"}),
         **{key: summary[key] for key in ("dataset", "split", "protocol", "n")},
         "metrics": {name: summary[name] for name in metrics.names(protocol.score)},
-        "intervals": statistics.intervals(scored.rows, protocol),
+        "intervals": statistics.intervals(score.rows, protocol),
         "slices": summary["slices"],
         "card": index.card.file_sha256,
         "index": index.hash,
@@ -89,26 +88,31 @@ def of(scored: Score, index: Index, header: Header, protocol: Protocol, **more: 
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     unknown: dict[str, Any] = {"seed": None, "training_data": [], "weights": "", "cost": {}}
-    return Record(**{**unknown, **environment(), **known, **more})
+    return Record(**{**unknown, **environment(), **known, **details})
 
 
-def keep(folder: Path | None, found: Predictions, index: Index, split: str, protocol: Protocol, **more: Any) -> Record:
-    """Score predictions of a run and write rows/ and records/ below its folder; None writes nothing."""
-    scored = scoring.score(found, index, split, protocol, boundaries=True)
-    assert found.header is not None  # a run writes its headers itself
-    made = of(scored, index, found.header, protocol, **more)
-    name = f"{split}-{protocol.name}" + ("-permuted" if made.control else "")
+def score_and_write(
+    folder: Path | None, predictions: Predictions, index: Index, split: str, protocol: Protocol, **details: Any
+) -> Record:
+    """Score predictions of a run, and write rows/ and records/ below its folder; without a folder nothing is written.
+
+    `details` are those of `make`.
+    """
+    score = score_predictions(predictions, index, split, protocol, boundaries=True)
+    assert predictions.header is not None  # a run always writes one
+    record = make(score, index, predictions.header, protocol, **details)
+    name = f"{split}-{protocol.name}" + ("-permuted" if record.control else "")
     if folder is not None:
         rows = folder / "rows" / f"{name}.parquet"
         rows.parent.mkdir(parents=True, exist_ok=True)
-        scored.rows.to_parquet(rows.with_suffix(".tmp"), index=False)
+        score.rows.to_parquet(rows.with_suffix(".tmp"), index=False)
         os.replace(rows.with_suffix(".tmp"), rows)
-        write(folder / "records" / f"{name}.json", made)
-    return made
+        write(folder / "records" / f"{name}.json", record)
+    return record
 
 
 def environment() -> dict[str, Any]:
-    """Commit, versions and device (a caller that uses another one says so) of this process."""
+    """Return commit and versions of this process, and the device cpu, which a caller on another device replaces."""
     versions = {"risbench": risbench.__version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
@@ -119,8 +123,8 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of this checkout, "+dirty" when tracked files differ from it; "" for an installed package."""
-    if not (_REPOSITORY / ".git").exists():  # git would answer for a repository around the environment
+    """Return the commit of this checkout, "+dirty" if tracked files differ from it; "" for an installed package."""
+    if not (_REPOSITORY / ".git").exists():  # git would find a repository around the environment
         return ""
     commit = _git("rev-parse", "HEAD")
     return commit + ("+dirty" if commit and _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -128,10 +132,10 @@ def _commit() -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        answer = subprocess.run(["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
+        result = subprocess.run(["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return answer.stdout.strip()
+    return result.stdout.strip()
 
 
 def write(path: Path, record: Record) -> None:
@@ -143,7 +147,7 @@ def write(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> Record:
-    """Read a record."""
+    """Read a record. Raises InputError with the wrong key or value."""
     try:
         return Record.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -152,26 +156,25 @@ def read(path: Path) -> Record:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
             raise errors.unknown(f"key in the record {path}:", str(first["loc"][0]), Record.model_fields) from None
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path} is not a record: {place + ': ' if place else ''}{first['msg']}.") from None
+        raise InputError(f"{path} is not a record: {errors.defect(error)}.") from None
 
 
 def find(folders: Sequence[Path]) -> list[Record]:
-    """All records in and below these folders by path, a copy of another one left out; a damaged one is an error."""
+    """Return all records in and below folders, by path, without copies. Raises InputError for a damaged record."""
     paths = sorted({path.resolve() for folder in folders for path in _json_files(folder)})
-    return list({record.model_dump_json(): record for record in map(read, filter(_is_meant, paths))}.values())
+    return list({record.model_dump_json(): record for record in map(read, filter(_is_record, paths))}.values())
 
 
-def _is_meant(path: Path) -> bool:
-    """Whether a JSON file is meant as a record: an object with what each of them has, or damaged, for all one knows."""
+def _is_record(path: Path) -> bool:
+    """Whether a JSON file is a record: it has the main keys of one, or is damaged, so that `read` can say why."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return True
-    meant = isinstance(values, dict) and {"method", "protocol", "metrics"} <= values.keys()
-    if not meant:
-        _log.warning("%s is no record: left out.", path)
-    return meant
+    is_record = isinstance(values, dict) and {"method", "protocol", "metrics"} <= values.keys()
+    if not is_record:
+        _log.warning("%s is not a record: left out.", path)
+    return is_record
 
 
 def _json_files(folder: Path) -> list[Path]:

@@ -1,33 +1,34 @@
-"""Floors and ceilings without learning, so that a number means something.
+"""Floors and ceilings: predictions without learning, for comparison with a method.
 
-Floors know nothing of the expression: the whole image, the largest object, a random object. A ceiling is the ground
-truth itself, seen through the grid of a network's output. The object references choose among the annotated objects of
-an image; where its annotations are incomplete they know fewer candidates, and score higher than they should. All answer
-at the size at which the protocol scores: objects are resized as the truth is, and a ceiling knows the protocol's truth.
+Floors do not read the expression: the whole image, the largest object, a random object. A ceiling (oracle) is the
+ground truth itself, seen through the grid of a network's output. The object references choose among the annotated
+objects of an image; if its annotations are incomplete, they have fewer candidates and score higher than they should.
+All predict at the size at which the protocol scores: objects are resized as ground truths are, and an oracle uses the
+protocol's ground truth.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from risbench import __version__, errors
 from risbench.data import rle
-from risbench.data.index import Candidate, Index, Split
+from risbench.data.index import Index
+from risbench.data.split import Split
 from risbench.scoring import protocol as protocols
-from risbench.scoring.predictions import Header, Predictions, build, in_order
+from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import Protocol, ScoreHalf
 
-PERMUTED = "expressions permuted within each image"  # the control a record names
+PERMUTED_CONTROL = "expressions permuted within each image"  # the control a record names
 
-Peak = tuple[int, int]
-Answer = tuple[bytes, Peak]
-Choice = Callable[[list[Candidate], int], Candidate]
+Peak = tuple[int, int]  # row, column
+MaskAndPeak = tuple[bytes, Peak]
 Floats = NDArray[np.float64]
 
 _ORIGINAL = protocols.load("original")
@@ -35,91 +36,94 @@ _ORACLE = re.compile(r"oracle-([1-9][0-9]{0,3})")
 
 
 def names() -> list[str]:
-    """Names of the references; of the oracles, those of a 104 x 104 grid (416 / 4) and a 120 x 120 one (480 / 4)."""
+    """Return the names of the references, with oracles for grids of 104 x 104 (416 / 4) and 120 x 120 (480 / 4)."""
     return ["whole-image", "largest-object", "random-object", "oracle-104", "oracle-120"]
 
 
-def check(name: str) -> None:
-    """Refuse what names no reference."""
+def check_name(name: str) -> None:
+    """Raise InputError for an unknown reference."""
     if name not in names() and not _ORACLE.fullmatch(name):
         raise errors.unknown("reference", name, names(), "oracle-N takes any N.")
 
 
 def predict(name: str, index: Index, split: str, seed: int = 0, protocol: Protocol = _ORIGINAL) -> Predictions:
-    """The answers of a reference to a split; `oracle-N` takes any N, only `random-object` depends on the seed."""
-    answer = _reference(name, index, seed, protocol.score)
-    asked = protocol.input.asked(index.split(split))
-    ids = zip(asked.sent_id.tolist(), asked.ann_id.tolist(), asked.image_id.tolist(), strict=True)
-    sizes = list(zip(asked.height.tolist(), asked.width.tolist(), strict=True))
-    answers = [answer(*entry, size) for entry, size in zip(ids, sizes, strict=True)]
+    """Return the predictions of a reference; `oracle-N` takes any N, and only `random-object` depends on the seed."""
+    check_name(name)
+    score_half = protocol.score
+    selected = protocol.input.select_expressions(index.split(split))
+    image_sizes = list(zip(selected.height.tolist(), selected.width.tolist(), strict=True))
+    ids = (selected.sent_id.tolist(), selected.ann_id.tolist(), selected.image_id.tolist())
+    expressions = map(_Expression, *ids, image_sizes)
+    predicted = [_predict_expression(name, expression, index, score_half, seed) for expression in expressions]
     header = Header(
         dataset=index.card.name,
         split=split,
         input={},
-        scored_at=protocol.score.scored_at,
+        scored_at=score_half.scored_at,
         method=f"reference/{name}",
         versions={"risbench": __version__},
     )
-    scored = [protocol.score.size(size) for size in sizes]
-    return build(header, asked.sent_id.tolist(), scored, [mask for mask, _ in answers], [peak for _, peak in answers])
+    sizes = [score_half.size(image_size) for image_size in image_sizes]
+    masks, peaks = [mask for mask, _ in predicted], [peak for _, peak in predicted]
+    return Predictions.build(header, selected.sent_id.tolist(), sizes, masks, peaks)
 
 
-def permuted(predictions: Predictions, split: Split, seed: int = 0) -> Predictions:
-    """Deal the predictions of each image out to its other expressions: a method that listens falls to a floor.
+def permute_within_images(predictions: Predictions, split: Split, seed: int = 0) -> Predictions:
+    """Exchange the predictions of each image among its expressions; a method that reads expressions falls to a floor.
 
-    A random cyclic shift of a random order: no expression keeps its own unless it is alone in its image.
+    A random cyclic shift of a random order: no expression keeps its prediction unless it is alone in its image.
     """
-    own = in_order(predictions, split)
+    predictions = predictions.in_order_of(split)
     source = np.arange(len(split))
     for image_id in np.unique(split.image_id):
-        places = np.flatnonzero(split.image_id == image_id)
+        rows = np.flatnonzero(split.image_id == image_id)
         generator = np.random.default_rng((seed, int(image_id)))
-        generator.shuffle(places)
-        source[places] = np.roll(places, generator.integers(1, max(len(places), 2)))
-    return replace(own.take(source), sent_id=own.sent_id)
+        generator.shuffle(rows)
+        source[rows] = np.roll(rows, generator.integers(1, max(len(rows), 2)))
+    return replace(predictions.take(source), sent_id=predictions.sent_id)
 
 
-def _reference(name: str, index: Index, seed: int, rule: ScoreHalf) -> Callable[[int, int, int, rle.Size], Answer]:
-    """What answers (sent_id, ann_id, image_id, size of the image)."""
+# one expression
 
-    def largest(objects: list[Candidate], sent_id: int) -> Candidate:
-        return max(objects, key=lambda thing: thing.area)  # the first on ties
 
-    def drawn(objects: list[Candidate], sent_id: int) -> Candidate:
-        return objects[np.random.default_rng((seed, sent_id)).integers(len(objects))]  # whatever was drawn before
+class _Expression(NamedTuple):
+    sent_id: int
+    ann_id: int
+    image_id: int
+    image_size: rle.Size
 
-    check(name)
+
+def _predict_expression(
+    name: str, expression: _Expression, index: Index, score_half: ScoreHalf, seed: int
+) -> MaskAndPeak:
+    sent_id, ann_id, image_id, image_size = expression
+    size = score_half.size(image_size)
     oracle = _ORACLE.fullmatch(name)
     if oracle:
-        return lambda sent_id, ann_id, image_id, size: _oracle(
-            rule.truth(index, ann_id, size), rule.size(size), int(oracle[1])
-        )
-    if name == "whole-image":
-        return lambda sent_id, ann_id, image_id, size: _whole(rule.size(size))
-    choose = largest if name == "largest-object" else drawn
-    return lambda sent_id, ann_id, image_id, size: _object(index.candidates(image_id), sent_id, size, choose, rule)
+        return _oracle(score_half.ground_truth_mask(index, ann_id, image_size), size, int(oracle[1]))
+    objects = [] if name == "whole-image" else index.candidates(image_id)
+    if not objects:
+        return _whole_image(size)
+    if name == "largest-object":
+        chosen = max(objects, key=lambda candidate: candidate.area)  # the first on ties
+    else:  # another generator for each expression, so that a choice does not depend on the choices before it
+        chosen = objects[np.random.default_rng((seed, sent_id)).integers(len(objects))]
+    mask = _resized(chosen.counts, image_size, score_half)
+    return mask, _middle(mask, size)
 
 
-@lru_cache(maxsize=64)  # the expressions of an image follow one another
-def _scored(counts: bytes, size: rle.Size, rule: ScoreHalf) -> bytes:
-    return rle.resized(counts, size, rule.size(size), rule.mask_resize)
-
-
-def _whole(size: rle.Size) -> Answer:
+def _whole_image(size: rle.Size) -> MaskAndPeak:
     return rle.from_counts([0, size[0] * size[1]], size), (size[0] // 2, size[1] // 2)
 
 
-def _object(objects: list[Candidate], sent_id: int, size: rle.Size, choose: Choice, rule: ScoreHalf) -> Answer:
-    """One of the objects; the whole image where none is annotated."""
-    if not objects:
-        return _whole(rule.size(size))
-    counts = _scored(choose(objects, sent_id).counts, size, rule)
-    return counts, _middle(counts, rule.size(size))
+@lru_cache(maxsize=64)  # the expressions of an image follow one another
+def _resized(counts: bytes, image_size: rle.Size, score_half: ScoreHalf) -> bytes:
+    return rle.resize(counts, image_size, score_half.size(image_size), score_half.mask_resize)
 
 
 @lru_cache(maxsize=64)
 def _middle(counts: bytes, size: rle.Size) -> Peak:
-    """The pixel of a mask that lies nearest to its centre of mass, the first in row order on ties."""
+    """Return the pixel of a mask nearest to its centre of mass, the first in row order on ties."""
     rows, columns = np.nonzero(rle.decode(counts, size))
     if not len(rows):
         return size[0] // 2, size[1] // 2
@@ -128,24 +132,24 @@ def _middle(counts: bytes, size: rle.Size) -> Peak:
 
 
 @lru_cache(maxsize=64)  # the expressions of a ref follow one another
-def _oracle(truth: bytes, size: rle.Size, grid: int) -> Answer:
-    """What a network that knew the truth could answer on a grid x grid output stretched over the image."""
-    coarse = _averaged(_averaged(rle.decode(truth, size).astype(np.float64), grid).T, grid)
-    probability = _interpolated(_interpolated(coarse, size[1]).T, size[0])
+def _oracle(truth: bytes, size: rle.Size, grid: int) -> MaskAndPeak:
+    """Return the best prediction of a network with a grid x grid output that is stretched over the image."""
+    coarse = _average_rows(_average_rows(rle.decode(truth, size).astype(np.float64), grid).T, grid)
+    probability = _interpolate_rows(_interpolate_rows(coarse, size[1]).T, size[0])
     row, column = np.unravel_index(np.argmax(probability), size)
     return rle.encode(probability > 0.5), (int(row), int(column))
 
 
-def _averaged(rows: Floats, number: int) -> Floats:
-    """Average rows over `number` equal areas, a row at a border counted in part: (h, w) -> (number, w)."""
+def _average_rows(rows: Floats, number: int) -> Floats:
+    """Average rows over `number` equal areas, with rows at their borders in part: (h, w) -> (number, w)."""
     edges = np.linspace(0, len(rows), number + 1)
     inside = np.minimum(edges.astype(np.intp), len(rows) - 1)
     sums = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
-    at_edges = sums[inside] + (edges - inside)[:, None] * rows[inside]
-    return np.asarray(np.diff(at_edges, axis=0) * (number / len(rows)), np.float64)
+    sums_at_edges = sums[inside] + (edges - inside)[:, None] * rows[inside]
+    return np.asarray(np.diff(sums_at_edges, axis=0) * (number / len(rows)), np.float64)
 
 
-def _interpolated(rows: Floats, number: int) -> Floats:
+def _interpolate_rows(rows: Floats, number: int) -> Floats:
     """Interpolate rows linearly, align_corners=False: (n, w) -> (number, w)."""
     centres = np.clip((np.arange(number) + 0.5) * (len(rows) / number) - 0.5, 0, len(rows) - 1)
     low = centres.astype(np.intp)

@@ -1,7 +1,7 @@
-"""Slices: the ways in which the expressions of a split are divided, so that a number says where it comes from.
+"""Slices: ways to divide the expressions of a split, so that a metric can be reported for each part.
 
-A slice is data: a name, what it means, its values in order, and a function that labels every expression. A new one is
-a new entry of SLICES; scoring, records and tables take whatever stands there.
+A slice is data: a name, what it means, its values in order, and a function that labels every expression. To add a
+slice, add an entry to SLICES; scoring, records and tables use all of its entries.
 """
 
 from __future__ import annotations
@@ -16,86 +16,101 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from risbench.data import rle
-from risbench.data.index import Index, Split
+from risbench.data.index import Index
+from risbench.data.split import Split
 from risbench.errors import unknown
 from risbench.scoring import kind_words, metrics, statistics
 from risbench.scoring.protocol import Protocol
 
-UNKNOWN = "unknown"  # the value of expressions of which the files do not say enough
-AND = ", "  # between the values of an expression that has several
+UNKNOWN = "unknown"  # the value of an expression whose annotations are not enough to tell
+SEPARATOR = ", "  # between the values of an expression that has several
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One way to divide the expressions of a split: each has a value, or several."""
+    """One way to divide the expressions of a split: each expression has one value or several."""
 
     name: str
     meaning: str
-    """What its values mean, in words for the notes of a table."""
+    """What its values mean, for the notes of a table."""
     values: tuple[str, ...]
-    """In order; values that only a data set knows follow by name."""
+    """In order; values that only a data set knows follow in alphabetical order."""
     labels: Callable[[Index, Split], list[str] | None]
-    """The value of every expression of a split, or its values with AND between them; None where the data set does not
-    have what it speaks of."""
+    """The value of every expression of a split, or its values joined by SEPARATOR; None if the data set lacks what the
+    slice needs."""
 
     def ordered(self, values: Iterable[str]) -> list[str]:
-        """These values, each once, in the order of the slice."""
+        """Return the distinct values in the order of the slice."""
         rank = {value: place for place, value in enumerate(self.values)}
         return sorted(set(values), key=lambda value: (rank.get(value, len(rank)), value))
 
 
-class Part(BaseModel):
-    """What the expressions of one value of a slice come to."""
+class SliceMetrics(BaseModel):
+    """Metrics of the expressions with one value of a slice."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int  # expressions
     oIoU: float | None  # percent
     mIoU: float | None
-    gIoU: float | None = None  # under the no-target rule, in place of the others
+    gIoU: float | None = None  # under the no-target rule, instead of oIoU and mIoU
     cIoU: float | None = None
-    intervals: dict[str, list[float]] = {}  # 95 %, over images: low, high
+    intervals: dict[str, list[float]] = {}  # by metric: low and high end at 95 %, over images
 
     @model_serializer(mode="wrap")
-    def _without_the_other_rule(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if value is not None or name not in metrics.RULED}
+    def _without_unused_no_target_metrics(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in write(self).items()
+            if value is not None or name not in metrics.NO_TARGET_METRICS
+        }
 
 
 def choose(names: Sequence[str]) -> tuple[Slice, ...]:
-    """The slices of these names, hyphens standing for blanks; all of them for `all`, SHOWN without a name."""
-    known = {one.name.replace(" ", "-"): one for one in SLICES}
+    """Return the slices with these names (hyphens for spaces); all slices for `all`, DEFAULT_SLICES without a name."""
+    known = {slice_.name.replace(" ", "-"): slice_ for slice_ in SLICES}
     for name in names:
         if name not in {*known, "all"}:
             raise unknown("slice", name, [*known, "all"])
-    return SLICES if "all" in names else tuple(known[name] for name in names) or SHOWN
+    return SLICES if "all" in names else tuple(known[name] for name in names) or DEFAULT_SLICES
 
 
 def labels(index: Index, split: Split) -> dict[str, list[str]]:
-    """The value of every expression in every slice that the data set has, by the name of the slice."""
-    found = {one.name: one.labels(index, split) for one in SLICES}
-    return {name: values for name, values in found.items() if values is not None}
+    """Return the labels of every expression, by name of the slice, for the slices that the data set has."""
+    columns = {slice_.name: slice_.labels(index, split) for slice_ in SLICES}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def measure(rows: pd.DataFrame, protocol: Protocol) -> dict[str, dict[str, dict[str, Any]]]:
-    """A `Part`, as JSON, for every value of every slice that rows have as a column of labels."""
-    members: dict[tuple[str, str], NDArray[np.bool_]] = {}
-    for one in SLICES:
-        if one.name in rows:
-            having = rows[one.name].str.get_dummies(AND).astype(bool)
-            members |= {(one.name, value): having[value].to_numpy() for value in one.ordered(having.columns)}
-    main = metrics.overall(protocol.score)
-    intervals = statistics.intervals_of_parts(rows, members, statistics.ratios(rows, protocol)[main])
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for (name, value), mine in members.items():
-        sums = metrics.Sums.of(rows[mine], protocol.score)
+    """Return a `SliceMetrics` as JSON for every slice that is a column of the rows and every value of it."""
+    members = _members(rows)
+    main = "oIoU" if protocol.score.no_target == "refused" else "gIoU"
+    intervals = statistics.intervals_by_part(rows, members, statistics.ratio_terms(rows, protocol)[main])
+    parts: dict[str, dict[str, dict[str, Any]]] = {}
+    for (name, value), member in members.items():
+        sums = metrics.Sums.from_rows(rows[member], protocol.score)
         percent = metrics.compute(sums)
-        within = {main: intervals[name, value]} if (name, value) in intervals else {}
-        part = Part(n=sums.n, **{of: percent.get(of) for of in ("oIoU", "mIoU", "gIoU", "cIoU")}, intervals=within)
-        found.setdefault(name, {})[value] = part.model_dump()
-    return found
+        interval = {main: intervals[name, value]} if (name, value) in intervals else {}
+        values = {metric: percent.get(metric) for metric in ("oIoU", "mIoU", "gIoU", "cIoU")}
+        parts.setdefault(name, {})[value] = SliceMetrics(n=sums.n, **values, intervals=interval).model_dump()
+    return parts
 
 
-# From which number on a value holds: up to the next one.
+def _members(rows: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    """Return which rows have a value of a slice, by slice and value."""
+    members: dict[tuple[str, str], NDArray[np.bool_]] = {}
+    for slice_ in SLICES:
+        if slice_.name in rows:
+            has_value = rows[slice_.name].str.get_dummies(SEPARATOR).astype(bool)
+            for value in slice_.ordered(has_value.columns):
+                members[slice_.name, value] = has_value[value].to_numpy()
+    return members
+
+
+# labels
+#
+# Each table maps the smallest number of a bin to the name of the bin.
+
 _DISTRACTORS = {0: "0", 1: "1", 2: "2", 3: "3+"}
 _LENGTHS = {0: "0", 1: "1", 2: "2", 3: "3", 4: "4-5", 6: "6-7", 8: "8-10", 11: "11+"}
 _TARGETS = {0: "none", 1: "one", 2: "several"}
@@ -103,16 +118,16 @@ _AREAS = {0: UNKNOWN, 1: "small", 32**2: "medium", 96**2: "large"}
 _CROWDING = {1: "1-4", 5: "5-9", 10: "10+"}
 
 
-def _named(numbers: ArrayLike, names: Mapping[int, str]) -> list[str]:
-    """The value of each number."""
-    values = [*names.values()]
-    return [values[after - 1] for after in np.searchsorted([*names], numbers, side="right")]
+def _bin(numbers: ArrayLike, bins: Mapping[int, str]) -> list[str]:
+    """Return the name of the bin of each number."""
+    names = [*bins.values()]
+    return [names[after - 1] for after in np.searchsorted([*bins], numbers, side="right")]
 
 
-def _known(numbers: pd.Series[float], names: Mapping[int, str]) -> list[str]:
-    """The value of each number; nan is not known."""
-    values = _named(numbers.fillna(max(names)), names)
-    return [UNKNOWN if missing else value for value, missing in zip(values, numbers.isna(), strict=True)]
+def _bin_or_unknown(numbers: pd.Series[float], bins: Mapping[int, str]) -> list[str]:
+    """Return the name of the bin of each number; UNKNOWN for nan."""
+    names = _bin(numbers.fillna(max(bins)), bins)
+    return [UNKNOWN if missing else name for name, missing in zip(names, numbers.isna(), strict=True)]
 
 
 def _kinds(index: Index, split: Split) -> list[str] | None:
@@ -120,68 +135,70 @@ def _kinds(index: Index, split: Split) -> list[str] | None:
 
 
 def _same_class_distractors(index: Index, split: Split) -> list[str]:
-    """Count the other annotations of the referent's category in its image, without opening a mask.
+    """Count the other annotations of the referent's category in its image, without decoding a mask.
 
-    A crowd counts as many: COCO draws one over what is left of a category in an image after ten to fifteen of its
-    objects (arXiv 1405.0312, section 4.3).
+    A crowd counts as 3+: COCO draws one over the rest of a category after ten to fifteen objects of it in an image
+    (arXiv 1405.0312, section 4.3).
     """
     objects = index.annotations().set_index("ann_id")
     counted = pd.Series(np.where(objects["crowd"], max(_DISTRACTORS), 1), objects.index)
     others = counted.groupby([objects["image_id"], objects["category_id"]]).transform("sum") - counted
-    return _where_complete(index, split, _known(others.reindex(split.ann_id), _DISTRACTORS))
+    return _unknown_if_incomplete(index, split, _bin_or_unknown(others.reindex(split.ann_id), _DISTRACTORS))
 
 
 def _targets(index: Index, split: Split) -> list[str] | None:
-    objects, _ = index.meant(split.ann_id)
-    return _named(objects, _TARGETS) if (objects != 1).any() else None
+    objects = index.num_objects(split.ann_id)
+    return _bin(objects, _TARGETS) if (objects != 1).any() else None
 
 
 def _crowding(index: Index, split: Split) -> list[str]:
-    """Count the annotations of the image; a crowd, drawn over what is left after ten objects, counts as ten."""
+    """Count the annotations of the image; a crowd counts as ten, after which COCO draws one."""
     objects = index.annotations()
     counted = pd.Series(np.where(objects["crowd"], max(_CROWDING), 1)).groupby(objects["image_id"]).sum()
-    return _where_complete(index, split, _known(counted.reindex(split.image_id), _CROWDING))
+    return _unknown_if_incomplete(index, split, _bin_or_unknown(counted.reindex(split.image_id), _CROWDING))
 
 
-def _where_complete(index: Index, split: Split, values: list[str]) -> list[str]:
-    known = np.isin(split.image_id, index.completely_annotated())
-    return [value if complete else UNKNOWN for value, complete in zip(values, known, strict=True)]
+def _unknown_if_incomplete(index: Index, split: Split, values: list[str]) -> list[str]:
+    complete = np.isin(split.image_id, index.completely_annotated_images())
+    return [value if known else UNKNOWN for value, known in zip(values, complete, strict=True)]
 
 
 def _lengths(index: Index, split: Split) -> list[str]:
-    return _named([len(kind_words.words(text)) for text in split.sent], _LENGTHS)
+    return _bin([len(kind_words.words(text)) for text in split.sent], _LENGTHS)
 
 
 def _kind_words(index: Index, split: Split) -> list[str]:
-    return [AND.join(kind_words.kinds(text)) or "none" for text in split.sent]
+    return [SEPARATOR.join(kind_words.kinds(text)) or "none" for text in split.sent]
 
 
 def _areas(index: Index, split: Split) -> list[str]:
-    return _named(index.meant(split.ann_id)[1], _AREAS)
+    return _bin(index.target_areas(split.ann_id), _AREAS)
 
 
-def _touching(index: Index, split: Split) -> list[str]:
-    return _of_masks(index, split, lambda mask, size: "yes" if rle.touches_border(mask, size) else "no")
+def _touches_border(index: Index, split: Split) -> list[str]:
+    return _label_masks(index, split, lambda mask, size: "yes" if rle.touches_border(mask, size) else "no")
 
 
 def _pieces(index: Index, split: Split) -> list[str]:
-    return _of_masks(index, split, lambda mask, size: "one" if rle.pieces(mask, size) == 1 else "several")
+    return _label_masks(index, split, lambda mask, size: "one" if rle.count_pieces(mask, size) == 1 else "several")
 
 
-def _of_masks(index: Index, split: Split, value: Callable[[bytes, rle.Size], str]) -> list[str]:
-    """The value of the referent's mask, each mask being opened once; an empty one has none."""
+def _label_masks(index: Index, split: Split, label: Callable[[bytes, rle.Size], str]) -> list[str]:
+    """Label each referent's mask, opened once for all its expressions; an empty mask is UNKNOWN."""
     sizes = dict(zip(split.ann_id.tolist(), zip(split.height.tolist(), split.width.tolist(), strict=True), strict=True))
-    masks = {ann_id: index.truth(ann_id, "union") for ann_id in sizes}
-    values = {a: value(mask, sizes[a]) if rle.area(mask, sizes[a]) else UNKNOWN for a, mask in masks.items()}
-    return [values[ann_id] for ann_id in split.ann_id.tolist()]
+    masks = {ann_id: index.ground_truth(ann_id, "union") for ann_id in sizes}
+    labels = {a: label(mask, sizes[a]) if rle.area(mask, sizes[a]) else UNKNOWN for a, mask in masks.items()}
+    return [labels[ann_id] for ann_id in split.ann_id.tolist()]
 
+
+# the slices
 
 _INCOMPLETE = "unknown where the image may hold objects that are not annotated"
 
 KINDS = Slice("kind of expression", "as the annotation file of the data set names it", (), _kinds)
 TARGETS = Slice(
     "targets",
-    "annotated objects that are meant; distractors are unknown unless it is one",
+    "annotated objects that the expression refers to; distractors are unknown unless it is one",
     tuple(_TARGETS.values()),
     _targets,
 )
@@ -194,7 +211,7 @@ DISTRACTORS = Slice(
 LENGTH = Slice("expression length", "words of the expression", tuple(_LENGTHS.values()), _lengths)
 KIND_WORDS = Slice(
     "kind words",
-    "what the words of the expression speak of, by the lists in risbench/kind_words.py; an expression may have several",
+    "kinds of words in the expression, by the lists in risbench/scoring/kind_words.py; an expression may have several",
     (*kind_words.WORDS, "none"),
     _kind_words,
 )
@@ -209,11 +226,11 @@ BORDER = Slice(
     "touching the border",
     "whether the referent's mask has a pixel in the first or last row or column of the image",
     ("no", "yes", UNKNOWN),
-    _touching,
+    _touches_border,
 )
 PIECES = Slice(
     "pieces of the object",
-    "of the referent's mask, which do not touch one another, not even at a corner",
+    "pieces of the referent's mask, which do not touch one another, not even at a corner",
     ("one", "several", UNKNOWN),
     _pieces,
 )
@@ -223,5 +240,5 @@ CROWDING = Slice(
     (*_CROWDING.values(), UNKNOWN),
     _crowding,
 )
-SHOWN = (KINDS, TARGETS, DISTRACTORS)  # in every comparison
-SLICES = (*SHOWN, LENGTH, KIND_WORDS, AREA, BORDER, PIECES, CROWDING)
+DEFAULT_SLICES = (KINDS, TARGETS, DISTRACTORS)  # in every comparison
+SLICES = (*DEFAULT_SLICES, LENGTH, KIND_WORDS, AREA, BORDER, PIECES, CROWDING)

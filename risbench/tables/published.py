@@ -1,8 +1,8 @@
 """Published numbers: the rows of results/published.csv, and which of them is a method's headline.
 
-A row keeps what was printed, and says beside it what the number is taken for: the metric (`read_as`), the data set and
-the split (`read_on`), with the reason where they differ. Where nobody knows, they are empty: a number whose metric is
-unknown is never shown as another one.
+A row holds what was printed, and how risbench reads it: the metric (`read_as`), the data set and the split (`read_on`),
+with the reason if they differ from the print. They are empty if they are not known: a number whose metric is unknown is
+never shown as another metric.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from __future__ import annotations
 import csv
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
-_BESIDE = Path(__file__).with_name("published.csv")  # in a wheel
-_CHECKOUT = Path(__file__).parents[2] / "results" / "published.csv"
-
-_METHODS = ("LTS", "LAVT", "CoupAlign", "MagNet")
+from risbench.tables import papers
+from risbench.tables.papers import Selection
 
 
 @dataclass(frozen=True)
@@ -34,20 +31,24 @@ class Published:
     read_as: str  # the metric by risbench's name, or ""
     read_on: str  # data set and split by risbench's names, or ""
     reason: str  # why it is read so, in sentences
-    protocol: str  # risbench's name, or words where it has none; "" where it is not known
+    protocol: str  # risbench's name, or words if it has none, or "" if it is not known
     source: str
     table: str
-    secondary: str  # "yes" where only a survey or a leaderboard states it
+    secondary: str  # "yes" if only a survey or a leaderboard states it
     note: str
-    digits: int = 2  # that the value was printed with after the point
+    digits: int = 2  # after the point, as printed
+
+    def is_in(self, selection: Selection) -> bool:
+        """Whether the row agrees with every field of a selection that is set."""
+        return all(getattr(self, name) == value for name, value in selection if value is not None)
 
     @property
     def risbench_method(self) -> str:
         """The method's folder, or ""."""
-        for name in _METHODS:
-            rest = self.method.removeprefix(name)
+        for folder, method in papers.methods().items():
+            rest = self.method.removeprefix(method.printed)
             if rest != self.method and not rest[:1].isalpha():
-                return name.lower()
+                return folder
         return ""
 
     @property
@@ -72,52 +73,20 @@ class Published:
 
     @property
     def remark(self) -> str:
-        """What must be said of this number alone."""
-        secondary = "secondary: only a survey or a leaderboard at hand states it" if self.secondary else ""
+        """The note on this number alone."""
+        secondary = "secondary: known only from a survey or a leaderboard" if self.secondary else ""
         return "; ".join(filter(None, [secondary, self.note]))
 
     @property
     def footnote(self) -> str:
-        """What must be said beside the number: where it stands, how it is read, and the note."""
+        """Where the number stands, how it is read, and the note."""
         return ". ".join(filter(None, [self.where, self.reason, self.remark])) + "."
 
 
-@dataclass(frozen=True)
-class Headline:
-    """Where a method's own numbers stand, and the protocols under which a difference from them means something."""
-
-    places: tuple[tuple[str, str, str, str], ...]  # source, table, method and variant as printed
-    protocols: tuple[str, ...]
-
-
-HEADLINES = {
-    "lts": Headline(
-        (
-            ("LTS paper, CVPR 2021", "Table 1", "LTS (Ours)", "DCRF no"),
-            ("LTS paper, CVPR 2021", "Table 2", "LTS", "Fusion+Filter+Seg+L_loc"),  # P@X of the same network
-        ),
-        protocols=("lts", "original"),  # section 3.4: scored at the original image size
-    ),
-    "lavt": Headline(
-        (("yz93/LAVT-RIS README.md", "Results 1", "LAVT", "weighted cross-entropy, released lavt (paper numbers)"),),
-        protocols=("lavt",),  # test.py scores at 480 x 480
-    ),
-    "coupalign": Headline(
-        (("arXiv:2508.00265v2 survey", "TABLE 2", "CoupAlign", ""),),
-        protocols=(),  # no source names one
-    ),
-    "magnet": Headline(
-        (("yxchng/mask-grounding README.md", "Results", "MagNet", ""),),
-        protocols=("magnet", "lavt"),  # test.py has LAVT's data path
-    ),
-}
-
-
 @functools.cache
-def load(path: Path | None = None) -> tuple[Published, ...]:
+def load() -> tuple[Published, ...]:
     """Read the published numbers, in the order of the file."""
-    file = path or (_BESIDE if _BESIDE.is_file() else _CHECKOUT)
-    with file.open(encoding="utf-8", newline="") as lines:
+    with papers.data_file("published.csv").open(encoding="utf-8", newline="") as lines:
         return tuple(map(_number, csv.DictReader(lines)))
 
 
@@ -129,18 +98,25 @@ def _number(row: dict[str, str]) -> Published:
 def headlines(metric: str = "oIoU") -> list[Published]:
     """Return the headline rows of one metric, for every method, data set and split that has one."""
     rows = (row for row in load() if row.risbench_metric == metric)
-    keys = {(row.risbench_method, row.risbench_dataset, row.risbench_split): None for row in rows}
-    found = [headline(*key, metric) for key in keys if all(key)]
-    return [row for row in found if row is not None]
+    keys = dict.fromkeys((row.risbench_method, row.risbench_dataset, row.risbench_split) for row in rows)
+    known = [headline(*key, metric) for key in keys if all(key)]
+    return [row for row in known if row is not None]
 
 
 def headline(method: str, dataset: str, split: str, metric: str = "oIoU") -> Published | None:
-    """Return the number by which a method's source wants to be known, or None where it prints none."""
-    places = HEADLINES[method].places if method in HEADLINES else ()
+    """Return the number by which a method's source wants to be known, or None if it prints none."""
     wanted = (dataset, split, metric)
-    for place in places:
-        for row in load():
-            printed = (row.source, row.table, row.method, row.variant)
-            if printed == place and (row.risbench_dataset, row.risbench_split, row.risbench_metric) == wanted:
-                return row
-    return None
+    rows = (r for r in _headline_rows(method) if (r.risbench_dataset, r.risbench_split, r.risbench_metric) == wanted)
+    return next(rows, None)
+
+
+@functools.cache
+def _headline_rows(method: str) -> list[Published]:
+    """Return the rows of the network that a method's headline is of, in the order of preference."""
+    selections = papers.methods()[method].headline if method in papers.methods() else ()
+    return [row for selection in selections for row in load() if row.is_in(selection)]
+
+
+def headline_protocols(method: str) -> tuple[str, ...]:
+    """Return the protocols under which a measured value can be compared with a method's headline."""
+    return papers.methods()[method].protocols if method in papers.methods() else ()

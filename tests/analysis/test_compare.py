@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 
 from risbench.analysis import compare
-from risbench.analysis.sides import Run, Side
-from risbench.cli import app as cli
+from risbench.analysis.compare_tables import compare_tables
+from risbench.analysis.run_rows import RunRows
+from risbench.analysis.sides import Side
+from risbench.cli.app import main
 from risbench.errors import InputError
 from risbench.render import Table
 from risbench.scoring import metrics, protocol, statistics
@@ -45,7 +47,7 @@ def rows(seed: int, better: float = 0.0) -> pd.DataFrame:
 
 
 def side(name: str, *tables: pd.DataFrame) -> Side:
-    runs = [Run(Path(f"{name}{i}.parquet"), table, "small", "val", "original") for i, table in enumerate(tables)]
+    runs = [RunRows(Path(f"{name}{i}.parquet"), table, "small", "val", "original") for i, table in enumerate(tables)]
     return Side(name, tuple(runs))
 
 
@@ -55,40 +57,40 @@ SEEDS = side("S", rows(4), rows(5), rows(6, 0.1))
 
 def value(name: str, tables: list[pd.DataFrame]) -> float:
     """Mean of a metric over tables."""
-    found = [metrics.compute(metrics.Sums.of(table, ORIGINAL.score))[name] for table in tables]
-    return float(np.mean([one for one in found if one is not None]))
+    values = [metrics.compute(metrics.Sums.from_rows(table, ORIGINAL.score))[name] for table in tables]
+    return float(np.mean([x for x in values if x is not None]))
 
 
 @pytest.mark.parametrize("name", metrics.NAMES)
 def test_differences_and_intervals_agree_with_a_paired_bootstrap_written_out(name: str) -> None:
-    found = compare.compare([A, B, C], resamples=50, seed=8)
+    results = compare.compare([A, B, C], resamples=50, seed=8)
     draws = np.random.default_rng(8).integers(IMAGES, size=(50, IMAGES))
     of_image = np.arange(IMAGES * EXPRESSIONS).reshape(IMAGES, EXPRESSIONS)
-    for other, finding in zip((B, C), (own[name] for own in found[1:]), strict=True):
+    for other, result in zip((B, C), (by_metric[name] for by_metric in results[1:]), strict=True):
         ours, theirs = A.runs[0].rows, other.runs[0].rows
         gains = []
         for places in draws:
             drawn = of_image[places].ravel()
             gains.append(value(name, [theirs.iloc[drawn]]) - value(name, [ours.iloc[drawn]]))
-        assert finding.value == value(name, [theirs])
-        assert finding.difference == pytest.approx(value(name, [theirs]) - value(name, [ours]))
-        assert finding.difference_interval == pytest.approx(np.percentile(gains, [2.5, 97.5]))
+        assert result.value == value(name, [theirs])
+        assert result.difference == pytest.approx(value(name, [theirs]) - value(name, [ours]))
+        assert result.difference_interval == pytest.approx(np.percentile(gains, [2.5, 97.5]))
         smallest = (1.959964 + 0.841621) * np.std(gains, ddof=1)
-        assert finding.smallest == (pytest.approx(smallest, rel=1e-6) if smallest else None)
+        assert result.smallest == (pytest.approx(smallest, rel=1e-6) if smallest else None)
 
 
 @pytest.mark.parametrize("name", metrics.NAMES)
 def test_p_values_agree_with_swaps_written_out(name: str) -> None:
-    found = compare.compare([A, B], resamples=200, seed=8)[1][name]
-    assert found.difference is not None
+    result = compare.compare([A, B], resamples=200, seed=8)[1][name]
+    assert result.difference is not None
     ours, theirs = A.runs[0].rows, B.runs[0].rows
     image = np.repeat(np.arange(IMAGES), EXPRESSIONS)
     as_large = 1
     for coins in np.random.default_rng(8).integers(2, size=(200, IMAGES)).astype(bool):
-        one, other = ours.copy(), theirs.copy()
-        one[coins[image]], other[coins[image]] = theirs[coins[image]], ours[coins[image]]
-        as_large += abs(value(name, [other]) - value(name, [one])) >= abs(found.difference) - 1e-9
-    assert found.p == found.holm == as_large / 201
+        first, second = ours.copy(), theirs.copy()
+        first[coins[image]], second[coins[image]] = theirs[coins[image]], ours[coins[image]]
+        as_large += abs(value(name, [second]) - value(name, [first])) >= abs(result.difference) - 1e-9
+    assert result.p == result.holm == as_large / 201
 
 
 def test_the_order_of_the_sides_turns_the_sign_and_nothing_else() -> None:
@@ -102,62 +104,64 @@ def test_the_order_of_the_sides_turns_the_sign_and_nothing_else() -> None:
 
 
 def test_several_sides_are_corrected_metric_by_metric() -> None:
-    found = compare.compare([A, B, C, A], resamples=500)
+    results = compare.compare([A, B, C, A], resamples=500)
     for name in metrics.NAMES:
-        p = [own[name].p for own in found[1:]]
-        assert [own[name].holm for own in found[1:]] == statistics.holm([one for one in p if one is not None])
-    assert found[0]["oIoU"].p is None
+        p = [by_metric[name].p for by_metric in results[1:]]
+        assert [by_metric[name].holm for by_metric in results[1:]] == statistics.holm_correction(
+            [p_value for p_value in p if p_value is not None]
+        )
+    assert results[0]["oIoU"].p is None
 
 
 def test_the_same_answers_do_not_differ() -> None:
-    for finding in compare.compare([A, A], resamples=100)[1].values():
-        assert (finding.difference, finding.p, finding.smallest) == (0, 1, None)
-        assert finding.difference_interval == pytest.approx((0, 0), abs=1e-9)
-    first, _, flips = compare.tables([A, A])
+    for result in compare.compare([A, A], resamples=100)[1].values():
+        assert (result.difference, result.p, result.smallest) == (0, 1, None)
+        assert result.difference_interval == pytest.approx((0, 0), abs=1e-9)
+    first, _, flips = compare_tables([A, A])
     assert [cell.text for cell in first.rows[1][5:8]] == ["0", "0", "60"]
     assert not flips.rows and flips.notes == ("None: every expression has the same IoU.",)
 
 
 def test_seeds_are_averaged_and_widen_the_interval() -> None:
-    found = compare.compare([A, SEEDS], resamples=4000)[1]["oIoU"]
+    result = compare.compare([A, SEEDS], resamples=4000)[1]["oIoU"]
     single = [compare.compare([A, side("S", run.rows)], resamples=4000)[1]["oIoU"] for run in SEEDS.runs]
-    assert found.value == value("oIoU", [run.rows for run in SEEDS.runs])
-    assert found.difference_interval and all(one.difference_interval for one in single)
-    assert np.ptp(found.difference_interval) > max(np.ptp(one.difference_interval or ()) for one in single)
+    assert result.value == value("oIoU", [run.rows for run in SEEDS.runs])
+    assert result.difference_interval and all(x.difference_interval for x in single)
+    assert np.ptp(result.difference_interval) > max(np.ptp(x.difference_interval or ()) for x in single)
     same = compare.compare([A, side("S", *[SEEDS.runs[0].rows] * 3)], resamples=4000)[1]["oIoU"]
     assert same.difference_interval == pytest.approx(single[0].difference_interval)
 
 
 def test_seeds_of_two_sides_are_drawn_apart() -> None:
-    found = compare.compare([SEEDS, replace(SEEDS, name="B")], resamples=500)[1]["oIoU"]
-    assert found.difference == 0 and found.difference_interval
-    assert np.ptp(found.difference_interval) > 5
+    result = compare.compare([SEEDS, replace(SEEDS, name="B")], resamples=500)[1]["oIoU"]
+    assert result.difference == 0 and result.difference_interval
+    assert np.ptp(result.difference_interval) > 5
 
 
 def test_of_an_interval_over_seeds_zero_is_outside_where_p_is_below_five_percent() -> None:
     for better in (0.0, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4):
-        found = compare.compare([A, side("S", rows(4, better), rows(5, better))], resamples=999)[1]["mIoU"]
-        assert found.difference_interval and found.p is not None
-        low, high = found.difference_interval
-        assert (low > 0 or high < 0) == (found.p < 0.05)
+        result = compare.compare([A, side("S", rows(4, better), rows(5, better))], resamples=999)[1]["mIoU"]
+        assert result.difference_interval and result.p is not None
+        low, high = result.difference_interval
+        assert (low > 0 or high < 0) == (result.p < 0.05)
 
 
 def test_a_metric_without_a_value_has_no_difference() -> None:
     silent = side("B", rows(2).assign(peak_hit=-1))
-    found = compare.compare([A, silent], resamples=50)[1]["pointing"]
-    assert (found.value, found.interval, found.smallest) == (None, None, None)
-    assert (found.difference, found.difference_interval, found.p, found.holm) == (None, None, None, None)
-    assert compare.compare([SEEDS, silent], resamples=50)[1]["pointing"] == found
-    names = [row[1].value for row in compare.tables([A, silent])[1].rows]
+    result = compare.compare([A, silent], resamples=50)[1]["pointing"]
+    assert (result.value, result.interval, result.smallest) == (None, None, None)
+    assert (result.difference, result.difference_interval, result.p, result.holm) == (None, None, None, None)
+    assert compare.compare([SEEDS, silent], resamples=50)[1]["pointing"] == result
+    names = [row[1].value for row in compare_tables([A, silent])[1].rows]
     assert names == [name for name in metrics.NAMES if name != "pointing"]
 
 
 def test_one_image_has_no_interval_and_no_smallest_difference() -> None:
-    one, other = (side(own.name, own.runs[0].rows.iloc[:EXPRESSIONS]) for own in (A, B))
-    for sides in ([one, other], [one, side("S", *(run.rows.iloc[:EXPRESSIONS] for run in SEEDS.runs))]):
-        for finding in (own["mIoU"] for own in compare.compare(sides, resamples=50)):
-            assert finding.value is not None
-            assert (finding.interval, finding.smallest, finding.difference_interval) == (None, None, None)
+    first, second = (side(x.name, x.runs[0].rows.iloc[:EXPRESSIONS]) for x in (A, B))
+    for sides in ([first, second], [first, side("S", *(run.rows.iloc[:EXPRESSIONS] for run in SEEDS.runs))]):
+        for result in (x["mIoU"] for x in compare.compare(sides, resamples=50)):
+            assert result.value is not None
+            assert (result.interval, result.smallest, result.difference_interval) == (None, None, None)
 
 
 def by_hand() -> tuple[Side, Side]:
@@ -172,7 +176,7 @@ def by_hand() -> tuple[Side, Side]:
 
 
 def test_wins_losses_ties_and_flips_are_those_counted_by_hand() -> None:
-    headline, _, flips = compare.tables(by_hand(), flips=2, texts={1: "left cup", 4: "right | cup"})
+    headline, _, flips = compare_tables(by_hand(), flips=2, texts={1: "left cup", 4: "right | cup"})
     assert [cell.value for cell in headline.rows[1][5:8]] == [2, 2, 1]
     assert [[cell.value for cell in row] for row in flips.rows] == [
         ["B against A", "", 5, 3, 0.0, 95.0, 95.0],
@@ -180,12 +184,12 @@ def test_wins_losses_ties_and_flips_are_those_counted_by_hand() -> None:
         ["B against A", "right | cup", 4, 2, 40.0, 0.0, -40.0],
         ["B against A", "", 2, 1, 50.0, 45.0, -5.0],
     ]
-    assert len(compare.tables(by_hand(), flips=0)) == 2
+    assert len(compare_tables(by_hand(), flips=0)) == 2
 
 
 def test_one_file_shows_what_it_could_show_against_a_number() -> None:
-    (table,) = compare.tables([A], "mIoU")
-    drawn = statistics.resampled(statistics.by_image(A.runs[0].rows, ORIGINAL))[:, 1]
+    (table,) = compare_tables([A], "mIoU")
+    drawn = statistics.resample(statistics.sums_by_image(A.runs[0].rows, ORIGINAL))[:, 1]
     assert table.rows[0][-1].value == pytest.approx(2.801585 * 2**0.5 * drawn.std(ddof=1), rel=1e-6)
     assert table.rows[0][-1].remark == "(unpaired)"
 
@@ -194,25 +198,25 @@ def test_notes_explain_what_stands_there_and_nothing_else() -> None:
     def notes(table: Table) -> str:
         return "\n".join(table.notes)
 
-    pair, several = (notes(compare.tables(sides)[0]) for sides in ([A, B], [A, SEEDS, C]))
+    pair, several = (notes(compare_tables(sides)[0]) for sides in ([A, B], [A, SEEDS, C]))
     assert "over images, 10,000 resamples" in pair and "swapped" in pair and "Holm" not in pair and "seed" not in pair
     assert "over seeds and images" in several and "Holm" in several and "A, C: one seed" in several
-    assert "swapped" not in notes(compare.tables([SEEDS, A])[0])
+    assert "swapped" not in notes(compare_tables([SEEDS, A])[0])
     assert "partial" not in pair and "resized" not in pair
     marked = Side("B", (replace(B.runs[0], partial=True, resized=True),))
-    found = notes(compare.tables([A, marked])[0])
-    assert "partial: measured on a part of the data set" in found and "resized: predicted at the images" in found
+    text = notes(compare_tables([A, marked])[0])
+    assert "partial: measured on a part of the data set" in text and "resized: predicted at the images" in text
     with pytest.raises(InputError, match="Did you mean 'mIoU'"):
-        compare.tables([A, B], "mIou")
+        compare_tables([A, B], "mIou")
 
 
 # the command
 
-Ask = Callable[..., tuple[int, str, str]]
+RunCommand = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ask:
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> RunCommand:
     """Run `risbench compare` in a folder that holds rows of two runs."""
     monkeypatch.chdir(tmp_path)
     for name, table in (("a", rows(1)), ("b", rows(2, 0.05))):
@@ -223,7 +227,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         monkeypatch.setattr("sys.argv", ["risbench", "compare", *arguments])
         code: object = 0
         try:
-            cli.main()
+            main()
         except SystemExit as exit_:
             code = exit_.code or 0
         out, err = capsys.readouterr()
@@ -233,21 +237,21 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-def test_the_command_prints_a_terminal_markdown_and_json(ask: Ask) -> None:
-    code, shown, err = ask("a", "b", "--flips", "3")
+def test_the_command_prints_a_terminal_markdown_and_json(run_command: RunCommand) -> None:
+    code, shown, err = run_command("a", "b", "--flips", "3")
     assert code == 0, err
     assert "oIoU on val, protocol original" in shown and "B: b/rows/val-original.parquet." in shown
-    code, markdown, _ = ask("a", "b", "--format", "markdown", "--metric", "mIoU")
+    code, markdown, _ = run_command("a", "b", "--format", "markdown", "--metric", "mIoU")
     assert code == 0 and "**mIoU on val, protocol original**" in markdown and "| B against A |" in markdown
-    code, text, _ = ask("a", "b", "--format", "json")
+    code, text, _ = run_command("a", "b", "--format", "json")
     first, every, flips = json.loads(text)["tables"]
-    found = compare.compare([A, B])[1]["oIoU"]
+    result = compare.compare([A, B])[1]["oIoU"]
     row = first["rows"][1]
     assert [row[key] for key in ("oIoU", "difference", "p", "p (Holm)", "smallest difference")] == [
-        *(found.value, found.difference, found.p, found.p, found.smallest)
+        *(result.value, result.difference, result.p, result.p, result.smallest)
     ]
-    assert (row["oIoU low"], row["oIoU high"]) == found.interval
-    assert (row["difference low"], row["difference high"]) == found.difference_interval
+    assert (row["oIoU low"], row["oIoU high"]) == result.interval
+    assert (row["difference low"], row["difference high"]) == result.difference_interval
     assert row["wins"] + row["losses"] + row["ties"] == 60
     assert [row["metric"] for row in every["rows"]] == list(metrics.NAMES)
     assert len(flips["rows"]) == 20 and flips["rows"][0]["change"] > 0 > flips["rows"][-1]["change"]
@@ -257,14 +261,14 @@ def test_the_command_prints_a_terminal_markdown_and_json(ask: Ask) -> None:
     ("arguments", "words"),
     [
         (["a", "nowhere"], "nowhere does not exist"),
-        (["a", "b", "--split", "testA"], "a holds no rows of testA under 'original', but val-original"),
+        (["a", "b", "--split", "testA"], "a has no rows of testA under 'original', but val-original"),
         (["a", "b", "--metric", "IoU"], "Unknown metric 'IoU'"),
         (["a", "b", "--format", "docx"], "Unknown format 'docx'"),
         (["a", "b", "--data-root", "x"], "give --dataset beside --data-root"),
         (["a", "b", "--protocol", "orignal"], "Did you mean 'original'"),
     ],
 )
-def test_bad_input_is_one_sentence(ask: Ask, arguments: list[str], words: str) -> None:
-    code, out, err = ask(*arguments)
+def test_bad_input_is_one_sentence(run_command: RunCommand, arguments: list[str], words: str) -> None:
+    code, out, err = run_command(*arguments)
     assert (code, out) == (2, "")
     assert words in err and err.startswith("error: ") and err.count("\n") == 1

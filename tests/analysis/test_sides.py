@@ -10,26 +10,27 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from risbench.analysis.sides import Asked, expressions, open_sides
+from risbench.analysis.run_rows import RunOptions
+from risbench.analysis.sides import expression_texts, open_sides
 from risbench.data.index import Index
 from risbench.errors import InputError
-from risbench.scoring import predictions, protocol, record, references
+from risbench.scoring import predictions_file, protocol, record, references
 
 
 @pytest.fixture
 def run(tmp_path: Path, small_index: Index) -> Callable[..., Path]:
     """Make the folder of a run of a floor."""
 
-    def made(name: str, seed: int = 0, splits: str = "val testA", under: str = "original") -> Path:
+    def make(name: str, seed: int = 0, splits: str = "val testA", protocol_name: str = "original") -> Path:
         folder = tmp_path / f"{name}-{seed}"
         for split in splits.split():
-            chosen = protocol.load(under)
-            found = references.predict(name, small_index, split, seed, chosen)
-            predictions.write(folder / "predictions" / f"{split}-{under}.parquet", found)
-            record.keep(folder, found, small_index, split, chosen, seed=seed)
+            chosen = protocol.load(protocol_name)
+            predictions = references.predict(name, small_index, split, seed, chosen)
+            predictions_file.write(folder / "predictions" / f"{split}-{protocol_name}.parquet", predictions)
+            record.score_and_write(folder, predictions, small_index, split, chosen, seed=seed)
         return folder
 
-    return made
+    return make
 
 
 Run = Callable[..., Path]
@@ -40,8 +41,8 @@ def test_a_folder_a_file_of_rows_and_a_predictions_file_are_the_same_run(
 ) -> None:
     folder = run("random-object")
     files = [folder / kind / "val-original.parquet" for kind in ("rows", "predictions")]
-    asked = Asked(dataset=str(small_card), data_root=str(small_root))
-    opened = [side.runs[0] for side in open_sides([str(folder), *map(str, files)], asked)]
+    options = RunOptions(dataset=str(small_card), data_root=str(small_root))
+    opened = [side.runs[0] for side in open_sides([str(folder), *map(str, files)], options)]
     for other in opened[1:]:
         known = other.rows.columns  # a predictions file is scored without boundaries
         pd.testing.assert_frame_equal(opened[0].rows[known], other.rows)
@@ -52,43 +53,43 @@ def test_a_folder_a_file_of_rows_and_a_predictions_file_are_the_same_run(
 
 
 def test_rows_without_a_record_are_of_what_their_name_says(run: Run, tmp_path: Path) -> None:
-    rows = run("whole-image", under="lts") / "rows" / "testA-lts.parquet"
+    rows = run("whole-image", protocol_name="lts") / "rows" / "testA-lts.parquet"
     named, nameless = tmp_path / "testA-lts.parquet", tmp_path / "mine.parquet"
     for copy in (named, nameless):
         shutil.copy(rows, copy)
-    (side,) = open_sides([str(named)], Asked())
+    (side,) = open_sides([str(named)], RunOptions())
     assert (side.runs[0].dataset, side.runs[0].split, side.runs[0].protocol) == ("", "testA", "lts")
-    (side,) = open_sides([str(nameless)], Asked(protocol="lts"))
+    (side,) = open_sides([str(nameless)], RunOptions(protocol="lts"))
     assert (side.runs[0].split, side.runs[0].protocol) == ("", "lts")
-    with pytest.raises(InputError, match="mine.parquet was scored: give --protocol"):
-        open_sides([str(nameless)], Asked())
+    with pytest.raises(InputError, match="The protocol of .*mine.parquet is not known: give --protocol"):
+        open_sides([str(nameless)], RunOptions())
 
 
 def test_folders_are_compared_on_val_or_the_first_split_that_all_have(run: Run) -> None:
     both, one = str(run("whole-image")), str(run("random-object", splits="testB testA"))
-    assert {side.runs[0].split for side in open_sides([both, both], Asked())} == {"val"}
-    assert {side.runs[0].split for side in open_sides([both, one], Asked())} == {"testA"}
-    assert {side.runs[0].split for side in open_sides([both, both], Asked(split="testA"))} == {"testA"}
+    assert {side.runs[0].split for side in open_sides([both, both], RunOptions())} == {"val"}
+    assert {side.runs[0].split for side in open_sides([both, one], RunOptions())} == {"testA"}
+    assert {side.runs[0].split for side in open_sides([both, both], RunOptions(split="testA"))} == {"testA"}
 
 
 def test_seeds_of_one_method_are_one_side(run: Run) -> None:
     seeds = ",".join(str(run("random-object", seed)) for seed in range(3))
-    first, second = open_sides([seeds, str(run("whole-image"))], Asked())
-    assert [found.record.seed for found in first.runs if found.record] == [0, 1, 2]
-    assert first.about().startswith("A: reference/random-object; seed 0, 1, 2; ")
+    first, second = open_sides([seeds, str(run("whole-image"))], RunOptions())
+    assert [opened.record.seed for opened in first.runs if opened.record] == [0, 1, 2]
+    assert first.description().startswith("A: reference/random-object; seed 0, 1, 2; ")
     assert (second.name, len(second.runs)) == ("B", 1)
 
 
 def test_the_text_of_expressions_is_that_of_the_annotation_file(
     run: Run, small_root: Path, small_card: Path, small_index: Index
 ) -> None:
-    first = open_sides([str(run("whole-image"))], Asked())[0].runs[0]
-    assert expressions(first, Asked()) == {}
+    first = open_sides([str(run("whole-image"))], RunOptions())[0].runs[0]
+    assert expression_texts(first, RunOptions()) == {}
     split = small_index.split("val")
-    found = expressions(first, Asked(dataset=str(small_card), data_root=str(small_root)))
-    assert found == dict(zip(split.sent_id.tolist(), split.raw, strict=True))
+    texts = expression_texts(first, RunOptions(dataset=str(small_card), data_root=str(small_root)))
+    assert texts == dict(zip(split.sent_id.tolist(), split.raw, strict=True))
     with pytest.raises(InputError, match="is of small, not of mini"):
-        expressions(first, Asked(dataset="mini"))
+        expression_texts(first, RunOptions(dataset="mini"))
 
 
 def changed(file: Path, name: str, value: int) -> Path:
@@ -110,27 +111,27 @@ def test_other_expressions_images_and_truths_are_refused_by_sent_id(run: Run) ->
         ("true_area", f"another ground truth .*: sent_id {first} \\(1 in all\\)"),
     ):
         with pytest.raises(InputError, match=says):
-            open_sides([str(file), str(changed(file, name, 3))], Asked())
+            open_sides([str(file), str(changed(file, name, 3))], RunOptions())
 
 
 def test_impossible_counts_are_refused(run: Run) -> None:
     file = run("whole-image") / "rows" / "val-original.parquet"
     for name, value in (("intersection", -1), ("union", 1), ("predicted_area", 0), ("peak_hit", 7)):
         with pytest.raises(InputError, match="Impossible counts in .* \\(1 in all\\)"):
-            open_sides([str(changed(file, name, value))], Asked())
+            open_sides([str(changed(file, name, value))], RunOptions())
 
 
 def test_networks_and_repeated_runs_are_no_seeds_of_one_side(run: Run, small_root: Path, small_card: Path) -> None:
     first, other = run("whole-image"), run("random-object")
     answers = [folder / "predictions" / "val-original.parquet" for folder in (first, other)]
     with pytest.raises(InputError, match="of reference/random-object and reference/whole-image, not one method's"):
-        open_sides([",".join(map(str, answers))], Asked(dataset=str(small_card), data_root=str(small_root)))
+        open_sides([",".join(map(str, answers))], RunOptions(dataset=str(small_card), data_root=str(small_root)))
     with pytest.raises(InputError, match="stands twice in one side"):
-        open_sides([f"{first},{first}"], Asked())
+        open_sides([f"{first},{first}"], RunOptions())
 
 
 def test_other_splits_and_protocols_are_refused(run: Run) -> None:
-    one, other = run("whole-image"), run("random-object", under="lts")
+    one, other = run("whole-image"), run("random-object", protocol_name="lts")
     val, test, lts = (
         one / "rows/val-original.parquet",
         one / "rows/testA-original.parquet",
@@ -146,7 +147,7 @@ def test_other_splits_and_protocols_are_refused(run: Run) -> None:
         ((one, lts), "is of protocol 'lts', not 'original': give --protocol lts"),
     ):
         with pytest.raises(InputError, match=says):
-            open_sides([str(file) for file in files], Asked())
+            open_sides([str(file) for file in files], RunOptions())
 
 
 def test_a_side_is_one_method_and_no_seed_twice(run: Run) -> None:
@@ -154,7 +155,7 @@ def test_a_side_is_one_method_and_no_seed_twice(run: Run) -> None:
     copy = shutil.copytree(one, one.with_name("copy"))
     for runs in ((one, other), (one, copy)):
         with pytest.raises(InputError, match="not one method's with different seeds"):
-            open_sides([",".join(map(str, runs))], Asked())
+            open_sides([",".join(map(str, runs))], RunOptions())
 
 
 def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
@@ -167,16 +168,16 @@ def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
     for argument, says in (
         (",", "',' names no run"),
         ("nowhere", "nowhere does not exist"),
-        (str(tmp_path), "holds no rows"),
+        (str(tmp_path), "has no rows"),
         (str(text), "not a Parquet file"),
         (str(broken), "broken Parquet file"),
         (str(table), "has no whole numbers as union"),
         (str(folder / "predictions" / "val-original.parquet"), "small"),  # no data set of that name is at hand
     ):
         with pytest.raises(InputError, match=says):
-            open_sides([argument], Asked())
-    with pytest.raises(InputError, match="holds no rows of testB under 'original', but testA-original, val-original"):
-        open_sides([str(folder)], Asked(split="testB"))
+            open_sides([argument], RunOptions())
+    with pytest.raises(InputError, match="has no rows of testB under 'original', but testA-original, val-original"):
+        open_sides([str(folder)], RunOptions(split="testB"))
     pd.concat([rows, rows]).to_parquet(table)
     with pytest.raises(InputError, match=f"Twice in {re.escape(str(table))}: sent_id "):
-        open_sides([str(table)], Asked())
+        open_sides([str(table)], RunOptions())

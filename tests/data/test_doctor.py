@@ -16,8 +16,8 @@ from risbench.data import doctor, index
 from risbench.data.index import Index
 
 SOUND = [
-    "train: 1 refs (2 expressions) have overlapping polygons: the ground truths differ",
-    "testA: 1 refs (2 expressions) have overlapping polygons: the ground truths differ",
+    "train: 1 refs (2 expressions) have overlapping polygons: their ground truth depends on the protocol",
+    "testA: 1 refs (2 expressions) have overlapping polygons: their ground truth depends on the protocol",
 ]
 Change = Callable[[list[Any]], None]
 
@@ -83,8 +83,8 @@ def test_image_of_another_size_is_found(root: Path) -> None:
 
 def test_difference_from_the_card_is_found(root: Path) -> None:
     assert examine(root, lambda refs: refs.pop()) == [
-        "testB: 1 refs, where the card of small says 2 (tests/conftest.py)",
-        "testB: 1 expressions, where the card of small says 3 (tests/conftest.py)",
+        "testB: 1 refs, but the card of small says 2 (tests/conftest.py)",
+        "testB: 1 expressions, but the card of small says 3 (tests/conftest.py)",
     ]
 
 
@@ -96,14 +96,14 @@ def test_image_in_training_and_evaluation_is_found(root: Path) -> None:
     (root / "small.toml").write_text(
         text + "[splits]\ntrain = { evaluation = false }\nval = {}\ntestA = {}\ntestB = {}"
     )
-    assert examine(root, mixed) == ["val: 1 of 2 images are training images, too"]
+    assert examine(root, mixed) == ["val: 1 of 2 images are also training images"]
 
 
 def test_one_text_for_two_objects_is_found(root: Path) -> None:
     def same(refs: list[Any]) -> None:
         refs[6]["sentences"][0]["sent"] = refs[7]["sentences"][0]["sent"]
 
-    assert examine(root, same) == ["val: 1 expressions mean several objects of one image: image_id 4"]
+    assert examine(root, same) == ["val: 1 expressions refer to several targets in one image: image_id 4"]
 
 
 def test_empty_and_long_texts_are_found(root: Path) -> None:
@@ -118,5 +118,5 @@ def test_empty_and_long_texts_are_found(root: Path) -> None:
 
 def test_partial_copy_without_a_single_ref_is_examined(root: Path) -> None:
     findings = examine(root, lambda refs: refs.clear())
-    assert findings[0] == "train: 0 images, where the card of small says 3 (tests/conftest.py)"
+    assert findings[0] == "train: 0 images, but the card of small says 3 (tests/conftest.py)"
     assert len(findings) == 12

@@ -19,13 +19,13 @@ LETTERBOX = STRETCH.model_copy(update={"geometry": "letterbox"})
 
 
 def test_a_letterbox_keeps_the_aspect_and_is_centred() -> None:
-    place = images.frame((32, 128), LETTERBOX)
-    assert (place.top, place.left, place.height, place.width) == (24, 0, 16, 64)
+    frame = images.fit_to_input((32, 128), LETTERBOX)
+    assert (frame.top, frame.left, frame.height, frame.width) == (24, 0, 16, 64)
 
 
 def test_the_border_is_grey_and_the_image_inside_is_the_resized_one() -> None:
     image = PIL.fromarray(np.full((32, 64, 3), 255, np.uint8))
-    pixels = images.to_input(image, images.frame((32, 64), LETTERBOX), LETTERBOX)
+    pixels = images.to_input(image, images.fit_to_input((32, 64), LETTERBOX), LETTERBOX)
     assert pixels.shape == (3, 64, 64)
     assert (pixels[:, :16] == 127 / 255).all() and (pixels[:, 48:] == 127 / 255).all()
     assert (pixels[:, 16:48] == 1).all()
@@ -34,7 +34,7 @@ def test_the_border_is_grey_and_the_image_inside_is_the_resized_one() -> None:
 def test_the_border_may_have_a_colour() -> None:
     recipe = LETTERBOX.model_copy(update={"border": (123, 117, 104)})
     image = PIL.fromarray(np.full((32, 64, 3), 255, np.uint8))
-    pixels = images.to_input(image, images.frame((32, 64), recipe), recipe)
+    pixels = images.to_input(image, images.fit_to_input((32, 64), recipe), recipe)
     assert torch.equal(pixels[:, 0, 0], torch.tensor([123, 117, 104]) / 255)
     assert torch.equal(pixels[:, 63, 63], pixels[:, 0, 0]) and (pixels[:, 16:48] == 1).all()
 
@@ -43,7 +43,7 @@ def test_the_border_may_have_a_colour() -> None:
 def test_an_image_is_stretched_as_pil_does_it_on_its_bytes(size: tuple[int, int]) -> None:
     image = PIL.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
     recipe = STRETCH.model_copy(update={"size": 480})
-    pixels = images.to_input(image, images.frame(size, recipe), recipe)
+    pixels = images.to_input(image, images.fit_to_input(size, recipe), recipe)
     expected = np.asarray(image.resize((480, 480), PIL.Resampling.BILINEAR), np.float32)
     assert np.abs(pixels.permute(1, 2, 0).numpy() * 255 - expected).max() < 0.01  # of a grey level
 
@@ -51,19 +51,19 @@ def test_an_image_is_stretched_as_pil_does_it_on_its_bytes(size: tuple[int, int]
 @pytest.mark.parametrize("size", [(48, 64), (100, 37)])
 def test_stretched_probabilities_are_sampled_as_torch_interpolates(size: tuple[int, int]) -> None:
     probability = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(0))
-    ours = images.to_size(probability, images.frame(size, STRETCH))
+    ours = images.sample_to_size(probability, images.fit_to_input(size, STRETCH))
     torchs = functional.interpolate(probability[None], size, mode="bilinear", align_corners=False)[0]
     assert torch.allclose(ours, torchs, atol=1e-5)
 
 
 def test_equal_sizes_are_not_sampled() -> None:
     probability = torch.rand(1, 64, 64)
-    assert images.to_size(probability, images.frame((64, 64), STRETCH)) is probability
+    assert images.sample_to_size(probability, images.fit_to_input((64, 64), STRETCH)) is probability
 
 
-def test_a_mask_cut_at_the_size_of_the_network_is_enlarged_and_what_is_above_0_is_foreground() -> None:
+def test_a_mask_cut_at_the_size_of_the_network_is_enlarged_with_every_pixel_above_0_as_foreground() -> None:
     probability = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)) ** 3
-    place = images.frame((50, 100), LETTERBOX)  # 16 rows of border above and below
+    frame = images.fit_to_input((50, 100), LETTERBOX)  # 16 rows of border above and below
     inside = (probability[0] > 0.35).numpy()[16:48]
 
     def neighbours(pixel: int, number: int, among: int) -> set[int]:
@@ -78,26 +78,28 @@ def test_a_mask_cut_at_the_size_of_the_network_is_enlarged_and_what_is_above_0_i
         ]
         for row in range(50)
     ]
-    found = images.cut(probability, place, 0.35, "network")[0]
-    assert np.array_equal(found.numpy(), expected)
-    assert torch.equal(images.cut(probability, place, 0.35, "scored"), images.to_size(probability, place) > 0.35)
-    assert found.float().mean() > (probability > 0.35).float().mean()
+    masks = images.to_masks(probability, frame, 0.35, "network")[0]
+    assert np.array_equal(masks.numpy(), expected)
+    assert torch.equal(
+        images.to_masks(probability, frame, 0.35, "scored"), images.sample_to_size(probability, frame) > 0.35
+    )
+    assert masks.float().mean() > (probability > 0.35).float().mean()
 
 
 @pytest.mark.parametrize("recipe", [STRETCH, LETTERBOX])
 def test_a_mask_taken_to_the_input_and_back_stays_where_it_is(recipe: Image) -> None:
     mask = np.zeros((40, 64), dtype=np.bool_)
     mask[8:24, 16:48] = True
-    place = images.frame((40, 64), recipe)
-    back = images.to_size(images.mask_to_input(mask, place)[None], place)[0] > 0.5
+    frame = images.fit_to_input((40, 64), recipe)
+    back = images.sample_to_size(images.mask_to_input(mask, frame)[None], frame)[0] > 0.5
     assert (back.numpy() ^ mask).mean() < 0.02
 
 
 def test_a_peak_comes_back_to_the_pixel_it_was_seen_at() -> None:
-    place = images.frame((40, 64), LETTERBOX)  # 12 rows of border above and below, scale 1
-    assert images.peak_to_size((20, 30), (64, 64), place) == (8, 30)
-    assert images.peak_to_size((0, 0), (64, 64), place) == (0, 0)  # in the border: the nearest pixel
-    assert images.peak_to_size((7, 7), (16, 16), place) == (18, 30)  # the centre of a 4 x 4 cell
+    frame = images.fit_to_input((40, 64), LETTERBOX)  # 12 rows of border above and below, scale 1
+    assert images.peak_to_size((20, 30), (64, 64), frame) == (8, 30)
+    assert images.peak_to_size((0, 0), (64, 64), frame) == (0, 0)  # in the border: the nearest pixel
+    assert images.peak_to_size((7, 7), (16, 16), frame) == (18, 30)  # the centre of a 4 x 4 cell
 
 
 def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         images.read(tmp_path / "bomb.png")
 
 
-def test_exif_turns_a_picture_of_a_user_and_no_image_of_a_data_set(tmp_path: Path) -> None:
+def test_exif_rotates_a_photograph_of_a_user_but_no_image_of_a_data_set(tmp_path: Path) -> None:
     exif = PIL.Exif()
     exif[0x0112] = 6  # orientation: rotate by 90 degrees
     PIL.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "turned.jpg", exif=exif)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from risbench import datasets
-from risbench.data import index, refer, rle
+from risbench.data import index, index_store, refer, rle
 from risbench.data.index import Index
 from risbench.errors import InputError
 
@@ -43,17 +43,17 @@ def rewrite_card(root: Path, old: str, new: str) -> None:
     (root / "small.toml").write_text(text.replace(old, new))
 
 
-def never(*_: Any) -> Any:
-    raise AssertionError("this was to be remembered")
+def fail_if_called(*_: Any) -> Any:
+    raise AssertionError("the cache holds this")
 
 
-# what an index holds
+# the opened index
 
 
 def test_splits_are_those_of_the_card_in_its_order(small_index: Index) -> None:
     assert small_index.split_names() == ["train", "val", "testA", "testB"]
     assert [len(small_index.split(name)) for name in small_index.split_names()] == [10, 4, 3, 3]
-    assert small_index.found("train") == {"images": 3, "refs": 6, "expressions": 10}
+    assert small_index.counts("train") == {"images": 3, "refs": 6, "expressions": 10}
 
 
 def test_columns_of_a_split_are_equally_long_and_ordered(small_index: Index) -> None:
@@ -74,31 +74,31 @@ def test_unknown_split_lists_the_known(small_index: Index) -> None:
         small_index.split("tests")
 
 
-def test_truth_follows_the_rule(small_index: Index) -> None:
-    union, once = (small_index.truth(51, rule) for rule in ("union", "once"))
+def test_the_ground_truth_follows_the_rule(small_index: Index) -> None:
+    union, once = (small_index.ground_truth(51, rule) for rule in ("union", "once"))
     assert rle.area(union, (64, 64)) > rle.area(once, (64, 64))
-    assert small_index.truth(52, "union") == small_index.truth(52, "once")
-    assert rle.area(small_index.truth(52, "once"), (64, 64)) == 225
-    assert small_index.overlapping().tolist() == [11, 51]
+    assert small_index.ground_truth(52, "union") == small_index.ground_truth(52, "once")
+    assert rle.area(small_index.ground_truth(52, "once"), (64, 64)) == 225
+    assert small_index.overlapping_targets().tolist() == [11, 51]
 
 
 def test_polygons_are_those_of_the_file_and_run_lengths_have_none(small_index: Index, small_root: Path) -> None:
     annotations = json.loads((small_root / "small" / "instances.json").read_text())["annotations"]
     for annotation in annotations:
-        given = annotation["segmentation"]
-        assert small_index.polygons(annotation["id"]) == (given if isinstance(given, list) else None)
+        segmentation = annotation["segmentation"]
+        assert small_index.polygons(annotation["id"]) == (segmentation if isinstance(segmentation, list) else None)
 
 
 @pytest.mark.parametrize("ann_id", [-1, 13, 99999])
 def test_unknown_annotation_is_named(small_index: Index, ann_id: int) -> None:
     with pytest.raises(InputError, match=f"small holds no annotation {ann_id}"):
-        small_index.truth(ann_id, "union")
+        small_index.ground_truth(ann_id, "union")
 
 
 def test_candidates_are_the_objects_of_the_image_without_crowds(small_index: Index) -> None:
     first, second = small_index.candidates(3)
     assert (first.ann_id, first.category_id, first.area) == (31, 1, 600)
-    assert (second.ann_id, second.counts) == (32, small_index.truth(32, "union"))
+    assert (second.ann_id, second.counts) == (32, small_index.ground_truth(32, "union"))
     assert small_index.candidates(7) == []
 
 
@@ -111,13 +111,13 @@ def test_annotations_come_as_a_table_without_their_masks(small_index: Index) -> 
 
 
 def test_of_a_partial_copy_only_images_with_more_than_referents_are_completely_annotated(root: Path) -> None:
-    assert load(root).completely_annotated().tolist() == [1, 2, 3, 4, 5, 6]
+    assert load(root).completely_annotated_images().tolist() == [1, 2, 3, 4, 5, 6]
     rewrite_refs(root, lambda ref: ref["ref_id"] not in (121, 141))
-    assert load(root, partial=True).completely_annotated().tolist() == [2, 3, 4]  # 33 is a crowd without a ref
+    assert load(root, partial=True).completely_annotated_images().tolist() == [2, 3, 4]  # 33 is a crowd without a ref
 
 
 def test_images_have_a_size_and_a_path(small_index: Index, small_root: Path) -> None:
-    assert small_index.size(5) == (64, 64)
+    assert small_index.image_size(5) == (64, 64)
     assert small_index.image_path(5) == small_root / "images" / "small" / "COCO_train2014_000000000005.png"
     assert small_index.image_ids().tolist() == [1, 2, 3, 4, 5, 6]
     with pytest.raises(InputError, match="small holds no image 7"):
@@ -135,7 +135,7 @@ def test_categories_have_names(small_index: Index) -> None:
 
 def test_index_pickles_without_its_columns(small_index: Index) -> None:
     small_index.split("train")
-    small_index.truth(51, "union")
+    small_index.ground_truth(51, "union")
     data = pickle.dumps(small_index)
     copy = pickle.loads(data)
     assert len(data) < 5000
@@ -143,18 +143,12 @@ def test_index_pickles_without_its_columns(small_index: Index) -> None:
     assert (copy.hash, copy.card, copy.partial) == (small_index.hash, small_index.card, False)
 
 
-def test_reading_imports_no_torch() -> None:
-    code = "import sys, risbench.data.doctor, risbench.data.index; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
-# how it is kept
+# the cache
 
 
 def test_index_is_built_once_and_then_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = load(root)
-    monkeypatch.setattr(refer, "read", never)
+    monkeypatch.setattr(refer, "read", fail_if_called)
     opened = load(root)
     assert (opened.hash, opened.folder) == (built.hash, built.folder)
 
@@ -163,7 +157,7 @@ def test_index_belongs_to_the_contents_wherever_the_files_lie(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = load(root)
-    monkeypatch.setattr(refer, "read", never)
+    monkeypatch.setattr(refer, "read", fail_if_called)
     assert load(Path(shutil.copytree(root, tmp_path / "elsewhere"))).hash == built.hash
 
 
@@ -180,13 +174,13 @@ def test_unchanged_files_are_not_hashed_again(root: Path, monkeypatch: pytest.Mo
     for path in (root / "small").iterdir():
         os.utime(path, (1e9, 1e9))
     built = load(root)
-    monkeypatch.setattr("hashlib.file_digest", never)
+    monkeypatch.setattr("hashlib.file_digest", fail_if_called)
     assert load(root).hash == built.hash
 
 
 def test_another_format_makes_another_index_of_the_same_hash(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = load(root)
-    monkeypatch.setattr(index, "FORMAT", index.FORMAT + 1)
+    monkeypatch.setattr(index_store, "FORMAT", index_store.FORMAT + 1)
     again = load(root)
     assert again.folder != built.folder
     assert again.hash == built.hash  # records hold it
@@ -231,11 +225,11 @@ def test_cache_is_named_by_the_environment_or_lies_at_home(monkeypatch: pytest.M
     monkeypatch.setenv("RISBENCH_CACHE", "/own")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert index.cache_folder() == Path("/own")
+    assert index_store.cache_folder() == Path("/own")
     monkeypatch.delenv("RISBENCH_CACHE")
-    assert index.cache_folder() == Path("/xdg/risbench")
+    assert index_store.cache_folder() == Path("/xdg/risbench")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert index.cache_folder() == Path("/home/somebody/.cache/risbench")
+    assert index_store.cache_folder() == Path("/home/somebody/.cache/risbench")
 
 
 def test_cache_that_cannot_be_written_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +239,7 @@ def test_cache_that_cannot_be_written_is_named(root: Path, tmp_path: Path, monke
         load(root)
 
 
-# what is refused
+# refused copies
 
 
 def test_missing_data_root_says_how_to_name_it(small_card: Path, tmp_path: Path) -> None:
@@ -274,13 +268,15 @@ def test_incomplete_copy_is_refused_with_both_numbers_and_the_cure(root: Path) -
         load(root)
 
 
-def test_incomplete_copy_is_read_as_partial_and_says_so(root: Path) -> None:
+def test_incomplete_copy_is_read_as_partial(root: Path) -> None:
     rewrite_refs(root, lambda ref: ref["ref_id"] != 141 and ref["split"] != "testB")
     opened = load(root, partial=True)
     assert opened.partial
     assert opened.split_names() == ["train", "val", "testA"]
-    assert opened.found("testB") == {"images": 0, "refs": 0, "expressions": 0}
-    with pytest.raises(InputError, match="This copy of small holds nothing of the split 'testB', only of train, val"):
+    assert opened.counts("testB") == {"images": 0, "refs": 0, "expressions": 0}
+    with pytest.raises(
+        InputError, match="This copy of small holds no expression of the split 'testB', only of train, val"
+    ):
         opened.split("testB")
 
 
@@ -289,9 +285,9 @@ def test_complete_copy_read_with_partial_is_not_partial(root: Path) -> None:
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_more_than_there_are_is_refused_even_as_partial(root: Path, partial: bool) -> None:
+def test_a_copy_that_holds_more_is_refused_even_as_partial(root: Path, partial: bool) -> None:
     rewrite_card(root, "images = 1, refs = 2, expressions = 4", "images = 1, refs = 1, expressions = 4")
-    with pytest.raises(InputError, match=r"holds 2 refs .*but there are 1 .*More than there are"):
+    with pytest.raises(InputError, match=r"holds 2 refs .*but there are 1 .*A copy cannot hold more"):
         load(root, partial)
 
 
@@ -339,7 +335,7 @@ def test_masks_of_the_real_sample_have_the_stated_areas(shared: Path) -> None:
     area = {annotation["id"]: annotation["area"] for annotation in annotations}
     for split in map(opened.split, opened.split_names()):
         for ann_id, height, width in zip(split.ann_id.tolist(), split.height, split.width, strict=True):
-            mask = rle.decode(opened.truth(ann_id, "union"), (int(height), int(width)))
+            mask = rle.decode(opened.ground_truth(ann_id, "union"), (int(height), int(width)))
             assert abs(mask.sum() - area[ann_id]) <= 0.03 * area[ann_id]
     assert len(opened.candidates(100667)) == sum(
         annotation["image_id"] == 100667 and not annotation["iscrowd"] for annotation in annotations

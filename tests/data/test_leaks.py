@@ -1,4 +1,4 @@
-"""Leaks: overlaps counted by brute force, files of image ids, and what of it a record says."""
+"""Leaks: overlaps counted by brute force, files of image ids, and the share in a record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from risbench import datasets
-from risbench.cli import data as cli_data
+from risbench.cli.data import app
 from risbench.data import leaks, source
 from risbench.errors import InputError
 
@@ -51,7 +51,7 @@ def trained(refs: Refs) -> set[int]:
 
 
 def shared(refs: Refs, split: str, ids: set[int]) -> tuple[int, int, int, int]:
-    """Images and expressions of a split, each with the number of those that are shared."""
+    """Count images, shared images, expressions and shared expressions of a split."""
     images = {ref["image_id"] for ref in refs if ref["split"] == split}
     expressions = [ref["image_id"] for ref in refs if ref["split"] == split for _ in ref["sentences"]]
     return len(images), len(images & ids), len(expressions), sum(image in ids for image in expressions)
@@ -61,7 +61,7 @@ NUMBERS = ("images", "shared images", "expressions", "shared expressions")
 
 
 def test_every_evaluation_split_is_compared_with_every_training_set_of_its_images(root: Path) -> None:
-    found = leaks.table("", [], str(root))
+    table = leaks.table("", [], str(root))
     refs = {name: refs_of(root, name) for name in ("one", "two")}
     expected = {
         (f"{training} train", name, split): shared(refs[name], split, trained(refs[training]))
@@ -69,25 +69,25 @@ def test_every_evaluation_split_is_compared_with_every_training_set_of_its_image
         for name in refs
         for split in {ref["split"] for ref in refs[name]} - {"train"}
     }
-    rows = found.flat()
+    rows = table.as_dicts()
     keys = [(str(row["training set"]), str(row["data set"]), str(row["split"])) for row in rows]
     assert dict(zip(keys, [tuple(row[name] for name in NUMBERS) for row in rows], strict=True)) == expected
     assert len(keys) == len(expected) and any(count[1] for count in expected.values())
     for row, count in zip(rows, (expected[key] for key in keys), strict=True):
         assert row["shared images %"] == 100 * count[1] / count[0]
         assert row["shared expressions %"] == 100 * count[3] / count[2]
-    assert "Not at hand, and not compared: three." in found.notes
+    assert "Not below the data root, and not compared: three." in table.notes
 
 
 def test_a_card_by_its_path_is_compared_with_those_of_the_same_images(root: Path) -> None:
-    rows = leaks.table(str(root / "small.toml"), [], str(root)).flat()
+    rows = leaks.table(str(root / "small.toml"), [], str(root)).as_dicts()
     assert {row["data set"] for row in rows} == {"small"}
     assert {row["training set"] for row in rows} == {"small train", "one train", "two train"}
     assert {row["shared images"] for row in rows if row["training set"] == "small train"} == {0}
 
     elsewhere = (root / "small.toml").read_text().replace("images/small", "images/others")
     (root / "small.toml").write_text(elsewhere)
-    rows = leaks.table(str(root / "small.toml"), [], str(root)).flat()
+    rows = leaks.table(str(root / "small.toml"), [], str(root)).as_dicts()
     assert {row["training set"] for row in rows} == {"small train"}
 
 
@@ -102,7 +102,7 @@ def test_a_card_by_its_path_is_compared_with_those_of_the_same_images(root: Path
 def test_image_ids_of_a_file_are_a_training_set(root: Path, name: str, text: str) -> None:
     (root / name).write_text(text)
     assert leaks.image_ids(root / name).tolist() == [4, 5, 999]
-    rows = leaks.table(str(root / "small.toml"), [root / name], str(root)).flat()
+    rows = leaks.table(str(root / "small.toml"), [root / name], str(root)).as_dicts()
     mine = {row["split"]: row["shared expressions"] for row in rows if row["training set"] == str(root / name)}
     assert mine == {"val": 4, "testA": 3, "testB": 0}
 
@@ -128,7 +128,7 @@ def test_a_file_without_image_ids_is_refused(tmp_path: Path, name: str, text: st
         leaks.image_ids(tmp_path / name)
 
 
-def test_what_cannot_be_compared_is_said(root: Path, tmp_path: Path) -> None:
+def test_missing_training_sets_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none.txt cannot be read: No such file"):
         leaks.table("", [tmp_path / "none.txt"], str(root))
     with pytest.raises(InputError, match="No data set lies below the data root"):
@@ -136,30 +136,30 @@ def test_what_cannot_be_compared_is_said(root: Path, tmp_path: Path) -> None:
     only = [{**ref, "split": "val"} for ref in refs_of(root, "one")]
     for name in ("one", "two"):
         (root / name / "refs(unc).p").write_bytes(pickle.dumps(only))
-    with pytest.raises(InputError, match="No training set of one is at hand: give one with --train FILE"):
+    with pytest.raises(InputError, match="No training set of one lies below the data root: give one with --train FILE"):
         leaks.table("one", [], str(root))
 
 
-def test_a_record_says_which_share_of_the_expressions_was_trained_on(root: Path) -> None:
+def test_the_leaked_percentage_counts_expressions_on_training_images(root: Path) -> None:
     one, two = refs_of(root, "one"), refs_of(root, "two")
     index = source.open_index("one", str(root))
     for named, ids in (({"one", "ImageNet-1k"}, trained(one)), ({"one", "two", "three"}, trained(one) | trained(two))):
         for split in set(index.split_names()) - {"train"}:
             *_, expressions, on_shared = shared(one, split, ids)
-            assert leaks.leaked(named, index, split, str(root)) == 100 * on_shared / expressions
-    assert leaks.leaked(["three", "ImageNet-1k", "unknown"], index, "val", str(root)) is None
+            assert leaks.leaked_percent(named, index, split, str(root)) == 100 * on_shared / expressions
+    assert leaks.leaked_percent(["three", "ImageNet-1k", "unknown"], index, "val", str(root)) is None
 
-    own = leaks.leaked(["one"], index, "val", str(root))
+    without_two = leaks.leaked_percent(["one"], index, "val", str(root))
     (root / "two" / "instances.json").write_text("damaged")
-    assert leaks.leaked(["one", "two"], index, "val", str(root)) == own
+    assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) == without_two
 
 
 def test_the_command_prints_the_overlaps(root: Path) -> None:
     (root / "ids.txt").write_text("4\n6\n")
     options = ["--train", str(root / "ids.txt"), "--data-root", str(root), "--format", "csv"]
-    answer = CliRunner().invoke(cli_data.app, ["leaks", str(root / "small.toml"), *options])
+    answer = CliRunner().invoke(app, ["leaks", str(root / "small.toml"), *options])
     assert answer.exit_code == 0, answer.output
     rows = [row for row in csv.DictReader(io.StringIO(answer.output)) if row["training set"] == str(root / "ids.txt")]
     assert [(row["split"], row["shared images"]) for row in rows] == [("val", "1"), ("testA", "0"), ("testB", "1")]
-    answer = CliRunner().invoke(cli_data.app, ["leaks", str(root / "small.toml"), "--data-root", str(root)])
+    answer = CliRunner().invoke(app, ["leaks", str(root / "small.toml"), "--data-root", str(root)])
     assert answer.exit_code == 0 and "small train" in answer.output and re.search(r"\b0 +0\.00\b", answer.output)

@@ -19,7 +19,7 @@ masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_si
 @given(masks)
 def test_a_mask_comes_back_from_its_rle_which_passes_the_check(mask: NDArray[np.bool_]) -> None:
     counts, size = rle.encode(mask), mask.shape
-    assert rle.check(counts, (size[0], size[1])) is None
+    assert rle.find_defect(counts, (size[0], size[1])) is None
     assert np.array_equal(rle.decode(counts, (size[0], size[1])), mask)
     assert rle.area(counts, (size[0], size[1])) == mask.sum()
 
@@ -30,7 +30,7 @@ def test_a_mask_is_resized_as_pil_resizes_its_pixels(mask: NDArray[np.bool_], to
     size = (mask.shape[0], mask.shape[1])
     image = Image.fromarray(mask.astype(np.uint8)).convert("P")
     expected = np.asarray(image.resize((to[1], to[0]), Image.Resampling.NEAREST))
-    assert np.array_equal(rle.decode(rle.resized(rle.encode(mask), size, to, "nearest"), to), expected)
+    assert np.array_equal(rle.decode(rle.resize(rle.encode(mask), size, to, "nearest"), to), expected)
 
 
 def test_pils_nearest_neighbour_adds_up_its_steps_and_torch_takes_other_columns() -> None:
@@ -39,7 +39,7 @@ def test_pils_nearest_neighbour_adds_up_its_steps_and_torch_takes_other_columns(
     taken = np.zeros(480, np.int64)
     for column in range(640):
         mask = np.arange(640)[None] == column  # (1, 640)
-        taken[rle.decode(rle.resized(rle.encode(mask), (1, 640), (1, 480), "nearest"), (1, 480))[0]] = column
+        taken[rle.decode(rle.resize(rle.encode(mask), (1, 640), (1, 480), "nearest"), (1, 480))[0]] = column
     step = 640 / 480
     assert np.array_equal(taken, np.add.accumulate([step / 2, *[step] * 479]).astype(np.int64))
     assert taken[[0, 1, 2, 3, 4, 5, 238, 479]].tolist() == [0, 2, 3, 4, 5, 7, 317, 639]  # 4 and 238: not 6 and 318
@@ -57,8 +57,8 @@ def test_the_check_reads_runs_of_every_length(runs: list[int], starts_with_foreg
     runs = [0, *runs] if starts_with_foreground else runs
     size = (1, sum(runs))
     counts = rle.from_counts(runs, size)
-    assert rle.check(counts, size) is None
-    assert rle.check(counts, (1, size[1] + 1)) == (
+    assert rle.find_defect(counts, size) is None
+    assert rle.find_defect(counts, (1, size[1] + 1)) == (
         f"has runs of {size[1]} pixels in all, not 1 x {size[1] + 1} = {size[1] + 1}"
     )
 
@@ -67,12 +67,12 @@ def test_the_check_reads_runs_of_every_length(runs: list[int], starts_with_foreg
 @given(st.binary(max_size=12))
 def test_what_passes_the_check_is_what_pycocotools_reads(counts: bytes) -> None:
     size = (3, 5)
-    if rle.check(counts, size) is None:
+    if rle.find_defect(counts, size) is None:
         assert rle.decode(rle.encode(rle.decode(counts, size)), size).sum() == rle.area(counts, size)
 
 
 @pytest.mark.parametrize(
-    ("counts", "says"),
+    ("counts", "message"),
     [
         (b"", "is not a compressed RLE string"),
         (b"0 \n", "is not a compressed RLE string"),
@@ -84,21 +84,21 @@ def test_what_passes_the_check_is_what_pycocotools_reads(counts: bytes) -> None:
         (rle.from_counts([2, 0, 3, 5], (2, 5)), "has an empty run (number 2)"),
     ],
 )
-def test_a_malformed_rle_is_told(counts: bytes, says: str) -> None:
-    assert rle.check(counts, (2, 5)) == says
+def test_the_defect_of_a_malformed_rle_is_described(counts: bytes, message: str) -> None:
+    assert rle.find_defect(counts, (2, 5)) == message
 
 
 def test_an_empty_run_at_either_end_is_well_formed() -> None:
-    assert rle.check(rle.from_counts([0, 10], (2, 5)), (2, 5)) is None
-    assert rle.check(rle.from_counts([10, 0], (2, 5)), (2, 5)) is None
+    assert rle.find_defect(rle.from_counts([0, 10], (2, 5)), (2, 5)) is None
+    assert rle.find_defect(rle.from_counts([10, 0], (2, 5)), (2, 5)) is None
 
 
 def test_covers_looks_up_one_pixel() -> None:
     mask = np.zeros((4, 6), np.bool_)
     mask[1, 5] = mask[0, 0] = True
     counts = rle.encode(mask)
-    found = [[rle.covers(counts, (4, 6), row, column) for column in range(6)] for row in range(4)]
-    assert np.array_equal(found, mask)
+    covered = [[rle.covers(counts, (4, 6), row, column) for column in range(6)] for row in range(4)]
+    assert np.array_equal(covered, mask)
 
 
 def test_merging_gives_union_and_intersection() -> None:
@@ -109,7 +109,8 @@ def test_merging_gives_union_and_intersection() -> None:
 
 
 def test_polygons_are_stretched_in_x_by_the_width_and_in_y_by_the_height() -> None:
-    assert rle.scaled([[1, 2, 3, 4, 5, 6], [8.5, 0]], (40, 56), (80, 28)) == [[0.5, 4, 1.5, 8, 2.5, 12], [4.25, 0]]
+    scaled = rle.scale_polygons([[1, 2, 3, 4, 5, 6], [8.5, 0]], (40, 56), (80, 28))
+    assert scaled == [[0.5, 4, 1.5, 8, 2.5, 12], [4.25, 0]]
 
 
 def test_polygons_and_run_lengths_become_masks() -> None:
@@ -119,31 +120,31 @@ def test_polygons_and_run_lengths_become_masks() -> None:
     assert np.array_equal(np.flatnonzero(rle.decode(rle.from_counts([2, 3, 5], (5, 2)), (5, 2)).T), [2, 3, 4])
 
 
-def by_flooding(mask: NDArray[np.bool_]) -> int:
-    """Count the pieces: take the pixels that can be reached in king's moves from one, until none is left."""
-    left, found = {(int(row), int(column)) for row, column in np.argwhere(mask)}, 0
+def flood_count(mask: NDArray[np.bool_]) -> int:
+    """Count the pieces: take the pixels that a flood from one pixel reaches, until none is left."""
+    left, count = {(int(row), int(column)) for row, column in np.argwhere(mask)}, 0
     while left:
-        found += 1
+        count += 1
         reached = {left.pop()}
         while reached:
             row, column = reached.pop()
             near = {(row + i, column + k) for i in (-1, 0, 1) for k in (-1, 0, 1)} & left
             left -= near
             reached |= near
-    return found
+    return count
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(masks)
-def test_pieces_are_those_of_a_flood_over_the_pixels(mask: NDArray[np.bool_]) -> None:
-    assert rle.pieces(rle.encode(mask), (mask.shape[0], mask.shape[1])) == by_flooding(mask)
+def test_pieces_are_counted_as_by_a_flood_fill(mask: NDArray[np.bool_]) -> None:
+    assert rle.count_pieces(rle.encode(mask), (mask.shape[0], mask.shape[1])) == flood_count(mask)
 
 
 def test_a_ring_is_one_piece_and_a_disc_within_it_another() -> None:
     row, column = np.mgrid[-20:21, -30:31]
     far = row**2 + column**2
-    assert rle.pieces(rle.encode((far > 100) & (far < 300)), (41, 61)) == 1
-    assert rle.pieces(rle.encode((far < 50) | (far > 100) & (far < 300)), (41, 61)) == 2
+    assert rle.count_pieces(rle.encode((far > 100) & (far < 300)), (41, 61)) == 1
+    assert rle.count_pieces(rle.encode((far < 50) | (far > 100) & (far < 300)), (41, 61)) == 2
 
 
 @settings(deadline=None, derandomize=True)
@@ -157,7 +158,7 @@ def test_the_border_is_touched_where_a_pixel_of_it_is_foreground(mask: NDArray[n
 
 
 def eroded(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
-    """By 3 x 3 pixels, one after another, background being around the image: the published definition, step by step."""
+    """Erode by 3 x 3 pixels, step by step as in the published definition; pixels outside the image are background."""
     for _ in range(times):
         around = np.pad(mask, 1)
         height, width = mask.shape
@@ -168,7 +169,7 @@ def eroded(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 60), (61, 33)])
 @pytest.mark.parametrize("ratio", [0.001, 0.02, 0.1])
-def test_boundary_is_what_erosion_takes_away(size: rle.Size, ratio: float) -> None:
+def test_the_boundary_is_the_part_that_erosion_removes(size: rle.Size, ratio: float) -> None:
     random = np.random.default_rng(3)
     width = max(1, round(ratio * (size[0] ** 2 + size[1] ** 2) ** 0.5))
     for share in (0.0, 0.5, 0.9, 0.99, 1.0):

@@ -1,4 +1,4 @@
-"""Targets of several annotations, or of none: what is read, what is refused, and who sees them."""
+"""Targets of several annotations and no-target: reading, refused files, and their use in slices and references."""
 
 from __future__ import annotations
 
@@ -19,56 +19,55 @@ from risbench.scoring import protocol, references, slices
 
 Refs = list[dict[str, Any]]
 REFS = range(1, 17)
-NOTHING = (3, 5, 10, 13, 16)  # the refs that mean nothing
+NO_TARGET_REFS = (3, 5, 10, 13, 16)
 
 
 @pytest.fixture
 def refs(sets_root: Path) -> Refs:
-    """The refs of the file, to be changed."""
-    found: Refs = json.loads((sets_root / "sets" / "grefs(unc).json").read_text())
-    return found
+    """The refs of the file, for tests that change them."""
+    refs: Refs = json.loads((sets_root / "sets" / "grefs(unc).json").read_text())
+    return refs
 
 
 def members(refs: Refs, ref_id: int) -> list[int]:
-    return next([one for one in ref["ann_id"] if one > 0] for ref in refs if ref["ref_id"] == ref_id)
+    return next([ann_id for ann_id in ref["ann_id"] if ann_id > 0] for ref in refs if ref["ref_id"] == ref_id)
 
 
-def of_ref(opened: Index, ref_id: int) -> tuple[int, int, rle.Size]:
-    """Target, image and size of a ref."""
+def locate_ref(opened: Index, ref_id: int) -> tuple[int, int, rle.Size]:
+    """Return target, image and size of a ref."""
     for split in map(opened.split, opened.split_names()):
-        if (row := np.flatnonzero(split.ref_id == ref_id)).size:
-            place = row[0]
-            size = int(split.height[place]), int(split.width[place])
-            return int(split.ann_id[place]), int(split.image_id[place]), size
+        if (rows := np.flatnonzero(split.ref_id == ref_id)).size:
+            size = int(split.height[rows[0]]), int(split.width[rows[0]])
+            return int(split.ann_id[rows[0]]), int(split.image_id[rows[0]]), size
     raise AssertionError(ref_id)
 
 
-def painted(small_index: Index, meant: list[int], rule: Any, size: rle.Size) -> rle.Mask:
-    """The union pixel by pixel, from the data set that has each annotation alone."""
+def draw_union(small_index: Index, ann_ids: list[int], rule: Any, size: rle.Size) -> rle.Mask:
+    """Draw the union pixel by pixel, from the data set with each annotation alone."""
     canvas = np.zeros(size, bool)
-    for ann_id in meant:
-        canvas |= rle.decode(small_index.truth(ann_id, rule), size)
+    for ann_id in ann_ids:
+        canvas |= rle.decode(small_index.ground_truth(ann_id, rule), size)
     return canvas
 
 
 @pytest.mark.parametrize("ref_id", REFS)
 @pytest.mark.parametrize("rule", ["union", "once"])
-def test_the_truth_of_a_target_is_the_union_of_its_annotations(
+def test_the_ground_truth_of_a_target_is_the_union_of_its_annotations(
     sets_index: Index, small_index: Index, refs: Refs, ref_id: int, rule: Any
 ) -> None:
-    target, _, size = of_ref(sets_index, ref_id)
-    meant = members(refs, ref_id)
-    mask = rle.decode(sets_index.truth(target, rule), size)
-    assert np.array_equal(mask, painted(small_index, meant, rule, size))
-    objects, area = sets_index.meant(np.array([target]))
-    assert objects.tolist() == [len(meant)]
-    assert area.tolist() == [painted(small_index, meant, "union", size).sum()]
+    target, _, size = locate_ref(sets_index, ref_id)
+    ann_ids = members(refs, ref_id)
+    mask = rle.decode(sets_index.ground_truth(target, rule), size)
+    assert np.array_equal(mask, draw_union(small_index, ann_ids, rule, size))
+    assert sets_index.num_objects(np.array([target])).tolist() == [len(ann_ids)]
+    union = draw_union(small_index, ann_ids, "union", size)
+    assert sets_index.target_areas(np.array([target])).tolist() == [union.sum()]
 
 
 def test_one_annotation_is_its_own_target_and_every_other_set_has_one_negative_id(
     sets_index: Index, refs: Refs
 ) -> None:
-    ids = {key: of_ref(sets_index, key)[0] for key in REFS}
+    ids = {key: locate_ref(sets_index, key)[0] for key in REFS}
     single = {key: members(refs, key)[0] for key in REFS if len(members(refs, key)) == 1}
     assert {key: ids[key] for key in single} == single
     others = [target for key, target in ids.items() if key not in single]
@@ -88,41 +87,41 @@ def test_equal_sets_of_an_image_are_one_target_whatever_their_order(
     assert again.annotations.equals(columns.annotations) and again.expressions.equals(columns.expressions)
 
 
-def test_polygons_are_those_of_all_unless_one_has_run_lengths_or_there_are_none(
+def test_a_set_has_the_polygons_of_all_its_annotations_unless_one_has_run_lengths(
     sets_index: Index, small_index: Index
 ) -> None:
-    both = sets_index.polygons(of_ref(sets_index, 2)[0])
+    both = sets_index.polygons(locate_ref(sets_index, 2)[0])
     assert both == [*(small_index.polygons(11) or []), *(small_index.polygons(12) or [])]
-    assert sets_index.polygons(of_ref(sets_index, 4)[0]) is None  # 21 is run lengths
-    assert sets_index.polygons(of_ref(sets_index, 3)[0]) is None
+    assert sets_index.polygons(locate_ref(sets_index, 4)[0]) is None  # 21 is run lengths
+    assert sets_index.polygons(locate_ref(sets_index, 3)[0]) is None
 
 
 @pytest.mark.parametrize("name", protocol.names())
-def test_every_protocol_makes_a_truth_of_its_size(sets_index: Index, name: str) -> None:
+def test_every_protocol_makes_a_ground_truth_of_its_size(sets_index: Index, name: str) -> None:
     rule = protocol.load(name).score
     for ref_id in REFS:
-        target, _, size = of_ref(sets_index, ref_id)
-        counts = rule.truth(sets_index, target, size)
-        assert rle.check(counts, rule.size(size)) is None
-        assert (rle.area(counts, rule.size(size)) == 0) == (ref_id in NOTHING)
+        target, _, size = locate_ref(sets_index, ref_id)
+        counts = rule.ground_truth_mask(sets_index, target, size)
+        assert rle.find_defect(counts, rule.size(size)) is None
+        assert (rle.area(counts, rule.size(size)) == 0) == (ref_id in NO_TARGET_REFS)
 
 
-def test_sets_are_no_objects_of_their_image(sets_index: Index, small_index: Index) -> None:
+def test_sets_are_not_candidates_of_their_image(sets_index: Index, small_index: Index) -> None:
     for image_id in small_index.image_ids().tolist():
         assert sets_index.candidates(image_id) == small_index.candidates(image_id)
     assert sets_index.annotations().equals(small_index.annotations())
-    assert np.array_equal(sets_index.completely_annotated(), small_index.completely_annotated())
+    assert np.array_equal(sets_index.completely_annotated_images(), small_index.completely_annotated_images())
 
 
 def test_members_of_a_set_count_as_referred_to_in_a_partial_copy(sets_index: Index) -> None:
     partial = Index(sets_index.card, sets_index.hash, True, sets_index.images_folder, sets_index.folder)
-    assert partial.completely_annotated().tolist() == [3]  # where nobody refers to the crowd
+    assert partial.completely_annotated_images().tolist() == [3]  # with a crowd that no ref refers to
 
 
-def test_slices_know_how_many_are_meant_and_do_not_guess(sets_index: Index, small_index: Index) -> None:
+def test_slices_count_the_objects_and_do_not_guess(sets_index: Index, small_index: Index) -> None:
     split = sets_index.split("train")
-    found = slices.labels(sets_index, split)
-    by_ref = {name: dict(zip(split.ref_id.tolist(), values, strict=True)) for name, values in found.items()}
+    labels = slices.labels(sets_index, split)
+    by_ref = {name: dict(zip(split.ref_id.tolist(), values, strict=True)) for name, values in labels.items()}
     assert by_ref["targets"] == {1: "one", 2: "several", 3: "none", 4: "several", 5: "none", 6: "several", 7: "one"}
     assert [by_ref["same-class distractors"][key] for key in range(1, 8)] == ["0", *["unknown"] * 5, "0"]
     assert (
@@ -139,9 +138,9 @@ def test_the_doctor_reads_it(sets_index: Index) -> None:
 
 
 def test_references_answer_it(sets_index: Index) -> None:
-    found = references.predict("oracle-64", sets_index, "val", protocol=protocol.load("grefcoco"))
+    predictions = references.predict("oracle-64", sets_index, "val", protocol=protocol.load("grefcoco"))
     split = sets_index.split("val")
-    assert found.says_nothing().tolist() == [ref_id in NOTHING for ref_id in split.ref_id.tolist()]
+    assert predictions.predicts_no_target().tolist() == [ref_id in NO_TARGET_REFS for ref_id in split.ref_id.tolist()]
     assert len(references.predict("random-object", sets_index, "val")) == len(split)
 
 
@@ -153,7 +152,7 @@ def read(sets_root: Path, folder: Path, refs: Refs, name: str = "refs.json") -> 
     return refer.read(folder / name, sets_root / "sets" / "instances.json")
 
 
-def test_a_pickle_and_json_that_say_the_same_give_the_same(sets_root: Path, tmp_path: Path, refs: Refs) -> None:
+def test_a_pickle_and_json_of_the_same_refs_read_alike(sets_root: Path, tmp_path: Path, refs: Refs) -> None:
     made = [read(sets_root, tmp_path, refs, name) for name in ("refs.json", "refs.p")]
     assert made[0].expressions.equals(made[1].expressions)
     assert made[0].annotations.equals(made[1].annotations)
@@ -162,8 +161,8 @@ def test_a_pickle_and_json_that_say_the_same_give_the_same(sets_root: Path, tmp_
 def test_refs_of_one_annotation_read_as_refcoco_whether_in_a_list_or_not(small_root: Path, tmp_path: Path) -> None:
     refs = pickle.loads((small_root / "small" / "refs(unc).p").read_bytes())
     listed = [{**ref, "ann_id": [ref["ann_id"]], "no_target": False} for ref in refs]
-    one, other = (read_small(small_root, tmp_path, given) for given in (refs, listed))
-    assert one.expressions.equals(other.expressions) and one.annotations.equals(other.annotations)
+    first, second = (read_small(small_root, tmp_path, variant) for variant in (refs, listed))
+    assert first.expressions.equals(second.expressions) and first.annotations.equals(second.annotations)
 
 
 def read_small(small_root: Path, folder: Path, refs: Refs) -> refer.Columns:
@@ -182,7 +181,7 @@ Change = Callable[[Refs], object]
         (lambda refs: refs[1].update(ann_id=[11, 11]), r"ref 2 .* the annotations \[11, 11\], one of them twice"),
         (
             lambda refs: refs[1].update(ann_id=[]),
-            r"ref 2 .* an empty list of annotations, where \[-1\] says that nothing",
+            r"ref 2 .* an empty list of annotations, where \[-1\] stands for no-target",
         ),
         (lambda refs: refs[1].update(no_target=True), r"ref 2 .* annotations \[12, 11\], though its no_target is true"),
         (lambda refs: refs[2].update(no_target=False), r"ref 3 .* no annotation .*though its no_target is false"),
@@ -208,7 +207,7 @@ def test_wrong_refs_are_refused_in_one_sentence(
         read(sets_root, tmp_path, refs)
 
 
-def test_refs_without_no_target_are_told_by_their_annotations(sets_root: Path, tmp_path: Path, refs: Refs) -> None:
+def test_the_key_no_target_is_optional(sets_root: Path, tmp_path: Path, refs: Refs) -> None:
     without = [{key: value for key, value in ref.items() if key != "no_target"} for ref in refs]
     assert read(sets_root, tmp_path, without).annotations.equals(read(sets_root, tmp_path, refs).annotations)
 

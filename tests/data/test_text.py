@@ -21,7 +21,15 @@ TRAINING = ["the red cup", "a cup of tea", "red-ish teacup, left", "der große H
 
 
 def test_words_are_lower_case_without_punctuation() -> None:
-    assert text.words("The man's RED hat, left-most (2nd)!") == ["the", "man's", "red", "hat", "left", "most", "2nd"]
+    assert text.split_words("The man's RED hat, left-most (2nd)!") == [
+        "the",
+        "man's",
+        "red",
+        "hat",
+        "left",
+        "most",
+        "2nd",
+    ]
 
 
 def test_padding_is_zero_and_unknown_words_are_one() -> None:
@@ -231,28 +239,3 @@ def test_a_broken_vocabulary_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "words.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="words.json cannot be read"):
         text.load(tmp_path)
-
-
-def test_glove_vectors_are_read_for_the_vocabulary(tmp_path: Path) -> None:
-    (tmp_path / "glove.txt").write_text("red 1 2\nof 3 4\ncup -1 0.5\n", encoding="utf-8")
-    vectors = text.glove(tmp_path / "glove.txt", ["cup", "red", "hat"], width=2)
-    assert {word: vector.tolist() for word, vector in vectors.items()} == {"red": [1, 2], "cup": [-1, 0.5]}
-
-
-@pytest.mark.parametrize(
-    ("content", "words"), [("red 1 2 3\n", "line 1: 'red' has 3 numbers"), ("cup 1 2\nred x y\n", "line 2")]
-)
-def test_a_wrong_glove_file_names_the_line(tmp_path: Path, content: str, words: str) -> None:
-    (tmp_path / "glove.txt").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=words):
-        text.glove(tmp_path / "glove.txt", ["red", "cup"], width=2)
-
-
-def test_a_missing_glove_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no GloVe file at .*none.txt"):
-        text.glove(tmp_path / "none.txt", ["red"], width=2)
-
-
-def test_a_folder_is_no_glove_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no GloVe text file"):
-        text.glove(tmp_path, ["red"], width=2)

@@ -119,7 +119,7 @@ def test_card_without_splits_is_refused(small_card: Path, tmp_path: Path) -> Non
 
 def test_installed_package_finds_the_cards_beside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(CARDS / "refcoco.toml", tmp_path)
-    monkeypatch.setattr(datasets, "_HERE", tmp_path)
+    monkeypatch.setattr(datasets, "_PACKAGE", tmp_path)
     monkeypatch.setattr(datasets, "_REPOSITORY", tmp_path / "site-packages")
     assert datasets.names() == ["refcoco"]
     assert datasets.load("refcoco").title == "RefCOCO"

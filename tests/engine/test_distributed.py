@@ -1,4 +1,4 @@
-"""What counts as a launch, and two processes on the CPU (torchrun, gloo) against one, each with one thread."""
+"""Launchers, and two processes on the CPU (torchrun, gloo) against one process, each with one thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_synchronised_normalisation_keeps_the_activations() -> None:
     fabric = SimpleNamespace(world_size=2, device=torch.device("cuda"))
     with torch.inference_mode():
         expected = network.stage(0, network.embed(image))
-        converted: Any = distributed.synchronised(network, cast(Any, fabric))
+        converted: Any = distributed.synchronise_normalisation(network, cast(Any, fabric))
         assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
         assert torch.allclose(converted.stage(0, converted.embed(image)), expected, atol=1e-6)
 
@@ -52,11 +52,11 @@ TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "4"
 
 @pytest.fixture
 def launched_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], tuple[int, int, int]]:
-    """What an environment says: processes, nodes, rank."""
+    """Return processes, nodes and rank for some environment variables."""
 
     def ask(variables: dict[str, str]) -> tuple[int, int, int]:
-        others = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
-        monkeypatch.setattr(os, "environ", {**others, **variables})
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
+        monkeypatch.setattr(os, "environ", {**inherited, **variables})
         world, nodes, environment = distributed._launched()
         environment.validate_settings(num_devices=world // nodes, num_nodes=nodes)
         return world, nodes, environment.global_rank()
@@ -115,10 +115,13 @@ def where(small_root: Path) -> list[str]:
 
 @pytest.fixture(scope="module", params=["lts", "lavt", "coupalign"])
 def trained_by_two(
-    where: list[str], short: list[str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    where: list[str],
+    short_training: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    more = [*short, "train.epochs=2", "predict.images_per_batch=1"]
+    more = [*short_training, "train.epochs=2", "predict.images_per_batch=1"]
     risbench(2, ["train", "--method", request.param, *where, "--runs", str(runs), *more])
     [run] = runs.iterdir()
     return run

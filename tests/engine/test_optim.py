@@ -12,33 +12,35 @@ POLY = LTS.model_copy(update={"schedule": "poly", "decay": 0.9, "epochs": 40})
 
 
 def test_the_rate_of_lts_is_divided_by_ten_after_epoch_30() -> None:
-    shares = [optim.factor(LTS, step, 100) for step in (0, 2999, 3000, 4499)]
+    shares = [optim.rate_factor(LTS, step, 100) for step in (0, 2999, 3000, 4499)]
     assert shares == pytest.approx([1, 1, 0.1, 0.1])
 
 
 def test_a_poly_schedule_falls_to_zero_over_all_steps() -> None:
-    assert optim.factor(POLY, 0, 1325) == 1
-    assert optim.factor(POLY, 26_500, 1325) == pytest.approx(0.5**0.9)
-    assert 0 < optim.factor(POLY, 52_999, 1325) < 1e-4
+    assert optim.rate_factor(POLY, 0, 1325) == 1
+    assert optim.rate_factor(POLY, 26_500, 1325) == pytest.approx(0.5**0.9)
+    assert 0 < optim.rate_factor(POLY, 52_999, 1325) < 1e-4
 
 
 @pytest.mark.parametrize("settings", [LTS, POLY])
 def test_the_rate_rises_over_the_first_epochs_and_falls_as_ever_after(settings: Train) -> None:
     """Half an epoch of 10 steps, from the first step on above 0."""
     warm = settings.model_copy(update={"warmup": 0.5})
-    shares = [optim.factor(warm, step, 10) / optim.factor(settings, step, 10) for step in range(12)]
+    shares = [optim.rate_factor(warm, step, 10) / optim.rate_factor(settings, step, 10) for step in range(12)]
     assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1] * 8])
 
 
 def test_a_warm_up_shorter_than_a_step_changes_nothing() -> None:
     warm = POLY.model_copy(update={"warmup": 0.05})
-    assert [optim.factor(warm, step, 10) for step in range(3)] == [optim.factor(POLY, step, 10) for step in range(3)]
+    assert [optim.rate_factor(warm, step, 10) for step in range(3)] == [
+        optim.rate_factor(POLY, step, 10) for step in range(3)
+    ]
 
 
 def test_the_poly_schedule_of_lavt_is_that_of_its_authors() -> None:
     """(1 - step / steps)^0.9 of 5e-5 over 40 epochs of 1325 steps on RefCOCO, without warm-up."""
     settings = recipe.load(methods.recipe_file("lavt"))[0].train
-    shares = [optim.factor(settings, step, 1325) for step in (0, 1, 52_999)]
+    shares = [optim.rate_factor(settings, step, 1325) for step in (0, 1, 52_999)]
     assert settings.lr == 5e-5 and shares == pytest.approx([1, (52_999 / 53_000) ** 0.9, (1 / 53_000) ** 0.9])
 
 
@@ -46,7 +48,9 @@ def test_the_poly_schedule_of_lavt_is_that_of_its_authors() -> None:
 def test_groups_keep_their_own_settings(name: str) -> None:
     settings: Train = LTS.model_copy(update={"optimizer": name, "weight_decay": 0.01})
     tensors = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
-    made = optim.optimizer([{"params": tensors[:1]}, {"params": tensors[1:], "lr": 0.5, "weight_decay": 0.0}], settings)
+    made = optim.build_optimizer(
+        [{"params": tensors[:1]}, {"params": tensors[1:], "lr": 0.5, "weight_decay": 0.0}], settings
+    )
     optim.set_rate(made, 0.1)
     assert [group["lr"] for group in made.param_groups] == pytest.approx([1e-4, 0.05])
     assert [group["weight_decay"] for group in made.param_groups] == [0.01, 0.0]

@@ -11,17 +11,19 @@ from torch.nn import functional
 from risbench import methods, recipe
 from risbench.api import Batch, Method, Prediction, peak_of
 from risbench.data import loader, rle
-from risbench.data.index import Index, Split
+from risbench.data.index import Index
+from risbench.data.split import Split
 from risbench.engine import distributed, predict
 from risbench.engine.predict import Predictor
-from risbench.scoring import predictions, protocol
+from risbench.scoring import predictions_file, protocol
+from risbench.scoring.prediction_parts import PredictionParts
 from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import ScoreHalf
 
 SETTINGS, _ = recipe.load(
     methods.recipe_file("lts"), ["tiny"], ["image.size=64", "text.max_tokens=8", "predict.images_per_batch=1"]
 )
-WRONG = predictions.build(None, [1], [(2, 2)], [rle.from_counts([4], (2, 2))], [None])
+WRONG = Predictions.build(None, [1], [(2, 2)], [rle.from_counts([4], (2, 2))], [None])
 
 
 @pytest.fixture
@@ -35,11 +37,11 @@ def predictor(train: Split) -> Predictor:
     torch.manual_seed(0)
     tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
     model = methods.load("lts").build(SETTINGS, tokenizer)
-    return Predictor.of(model, tokenizer, SETTINGS, protocol.load("original"), distributed.start())
+    return Predictor.build(model, tokenizer, SETTINGS, protocol.load("original"), distributed.start())
 
 
-class Given(torch.nn.Module):
-    """A method that answers what it is given."""
+class Fixed(torch.nn.Module):
+    """A method with a fixed prediction."""
 
     def __init__(self, prediction: Prediction) -> None:
         super().__init__()
@@ -51,22 +53,24 @@ class Given(torch.nn.Module):
 
 def under(prediction: Prediction, train: Split, name: str = "lavt") -> Predictor:
     tokenizer = methods.load("lts").tokenizer(SETTINGS, train.sent)
-    return Predictor.of(cast(Method, Given(prediction)), tokenizer, SETTINGS, protocol.load(name), distributed.start())
+    return Predictor.build(
+        cast(Method, Fixed(prediction)), tokenizer, SETTINGS, protocol.load(name), distributed.start()
+    )
 
 
 def header(predictor: Predictor) -> Header:
-    return Header(dataset="small", split="train", input=dict(predictor.inputs), method="lts")
+    return Header(dataset="small", split="train", input=dict(predictor.input_half), method="lts")
 
 
 def same(a: Predictions, b: Predictions) -> bool:
     return bool((a.sent_id == b.sent_id).all()) and a.counts == b.counts and bool((a.peak_row == b.peak_row).all())
 
 
-def test_a_killed_prediction_goes_on_where_it_was(
+def test_a_killed_prediction_continues_where_it_stopped(
     predictor: Predictor, small_index: Index, train: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
-    batch, computed = predict._batch, []
+    whole = predict.predict_split(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
+    batch, computed = predict._predict_batch, []
 
     def counted(*arguments: object) -> Predictions:
         computed.append(1)
@@ -74,38 +78,38 @@ def test_a_killed_prediction_goes_on_where_it_was(
             raise KeyboardInterrupt
         return batch(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict, "_batch", counted)
+    monkeypatch.setattr(predict, "_predict_batch", counted)
     with pytest.raises(KeyboardInterrupt):
-        predict.predict(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
+        predict.predict_split(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
     assert not (tmp_path / "killed.parquet").exists()
 
-    again = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
+    again = predict.predict_split(predictor, small_index, train, header(predictor), tmp_path / "killed.parquet", "")
     assert len(computed) == 4  # three batches, of which the second was computed twice
     assert same(whole, again)
-    assert same(predictions.read(tmp_path / "killed.parquet"), whole)
+    assert same(predictions_file.read(tmp_path / "killed.parquet"), whole)
 
 
-def test_parts_of_another_copy_of_the_data_are_not_taken_over(
+def test_parts_of_another_copy_of_the_data_are_not_used(
     predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
 ) -> None:
     mine = header(predictor).model_copy(update={"index": small_index.hash})
-    predictions.Parts(tmp_path / "file.parts", mine.model_copy(update={"index": "other"})).add(0, WRONG)
-    found = predict.predict(predictor, small_index, train, mine, tmp_path / "file.parquet", "")
-    assert found.sent_id.tolist() == train.sent_id.tolist()
+    PredictionParts(tmp_path / "file.parts", mine.model_copy(update={"index": "other"})).add(0, WRONG)
+    predictions = predict.predict_split(predictor, small_index, train, mine, tmp_path / "file.parquet", "")
+    assert predictions.sent_id.tolist() == train.sent_id.tolist()
 
 
 def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(
     predictor: Predictor, small_index: Index, train: Split
 ) -> None:
     samples = predictor.samples(small_index, train)
-    item = samples[loader.whole_images(train, 3)[0]]
+    item = samples[loader.evaluation_batches(train, 3)[0]]
     predictor.model.eval()
     with torch.inference_mode():
-        sizes = [small_index.size(int(image_id)) for image_id in train.image_id]
+        sizes = [small_index.image_size(int(image_id)) for image_id in train.image_id]
         areas = {}
         for threshold in (0.02, 0.05, 0.98):
-            inputs = predictor.inputs.model_copy(update={"threshold": threshold})
-            masks, peaks = predict.masks(replace(predictor, inputs=inputs), item)
+            inputs = predictor.input_half.model_copy(update={"threshold": threshold})
+            masks, peaks = predict.predict_masks(replace(predictor, input_half=inputs), item)
             assert [tuple(mask.shape) for mask in masks] == sizes
             areas[threshold] = sum(int(mask.sum()) for mask in masks)
     assert areas[0.02] > areas[0.05] > areas[0.98] == 0
@@ -114,33 +118,33 @@ def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(
     )
 
 
-def test_without_a_peak_of_the_method_it_is_the_maximum_of_the_probability(
+def test_the_default_peak_is_the_maximum_of_the_probability(
     predictor: Predictor, small_index: Index, train: Split
 ) -> None:
     item = predictor.samples(small_index, train)[[0]]
     probability = torch.zeros(1, 16, 16)
     probability[0, 9, 3] = probability[0, 9, 7] = 0.8  # on ties the first in row order
     assert peak_of(probability).tolist() == [[9, 3]]
-    ours = predict.peaks(Prediction(probability), item.frames)
-    given = predict.peaks(Prediction(probability, torch.tensor([[9, 3]])), item.frames)
-    assert ours == given
+    ours = predict.scaled_peaks(Prediction(probability), item.frames)
+    stated = predict.scaled_peaks(Prediction(probability, torch.tensor([[9, 3]])), item.frames)
+    assert ours == stated
 
 
-def test_under_lavt_an_answer_at_480_is_cut_as_it_is(small_index: Index, train: Split) -> None:
+def test_under_lavt_a_prediction_at_480_is_not_resampled(small_index: Index, train: Split) -> None:
     probability = torch.rand(2, 480, 480, generator=torch.Generator().manual_seed(0))
     probability[0, 3, 5] = 0.5  # a tie of two classes is background
     predictor = under(Prediction(probability, torch.tensor([[7, 470], [479, 0]])), train)
     item = predictor.samples(small_index, train)[[0, 1]]
     assert item.batch.image.shape == (1, 3, 480, 480)
-    masks, peaks = predict.masks(predictor, item)
+    masks, peaks = predict.predict_masks(predictor, item)
     assert torch.equal(torch.stack(masks), probability > 0.5) and not masks[0][3, 5]
     assert peaks == [(7, 470), (479, 0)]
 
 
-def test_under_lavt_a_coarser_answer_is_sampled_once_to_480(small_index: Index, train: Split) -> None:
+def test_under_lavt_a_coarser_prediction_is_sampled_once_to_480(small_index: Index, train: Split) -> None:
     probability = torch.rand(2, 120, 120, generator=torch.Generator().manual_seed(0))
     predictor = under(Prediction(probability), train)
-    masks, peaks = predict.masks(predictor, predictor.samples(small_index, train)[[0, 1]])
+    masks, peaks = predict.predict_masks(predictor, predictor.samples(small_index, train)[[0, 1]])
     sampled = functional.interpolate(probability[None], (480, 480), mode="bilinear", align_corners=False)[0]
     clear = (sampled - 0.5).abs() > 1e-4
     assert torch.equal(torch.stack(masks)[clear], (sampled > 0.5)[clear])
@@ -161,7 +165,7 @@ def test_under_simrec_a_mask_is_cut_before_it_is_enlarged(small_index: Index, tr
     predictor = under(Prediction(probability), train, "simrec")
     item = predictor.samples(small_index, train)[[0]]
     larger = item._replace(frames=[item.frames[0]._replace(size=(624, 832))])  # twice the network's 312 x 416
-    masks, _ = predict.masks(predictor, larger)
+    masks, _ = predict.predict_masks(predictor, larger)
     rows, columns = masks[0].nonzero().T
     assert (rows.unique().tolist(), columns.unique().tolist()) == ([295, 296, 297, 298], [399, 400, 401, 402])
 
@@ -169,54 +173,52 @@ def test_under_simrec_a_mask_is_cut_before_it_is_enlarged(small_index: Index, tr
 def test_joined_sentences_are_predicted_as_one_expression(
     predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
 ) -> None:
-    joining = replace(predictor, inputs=predictor.inputs.model_copy(update={"sentences": "joined"}))
-    found = predict.predict(joining, small_index, train, header(joining), tmp_path / "joined.parquet", "")
-    asked = joining.inputs.asked(train)
-    assert found.sent_id.tolist() == asked.sent_id.tolist() and len(found) == 6
+    joining = replace(predictor, input_half=predictor.input_half.model_copy(update={"sentences": "joined"}))
+    predictions = predict.predict_split(joining, small_index, train, header(joining), tmp_path / "joined.parquet", "")
+    selected = joining.input_half.select_expressions(train)
+    assert predictions.sent_id.tolist() == selected.sent_id.tolist() and len(predictions) == 6
     samples = joining.samples(small_index, train)
-    assert [samples.expression(number) for number in range(6)] == asked.sent
+    assert samples.split.texts(samples.field) == selected.sent
 
 
-def test_a_protocol_says_where_expressions_are_cut(small_index: Index, train: Split) -> None:
+def test_the_protocol_sets_the_maximum_of_tokens(small_index: Index, train: Split) -> None:
     """The recipe says 8 words, lavt 20."""
     predictor = under(Prediction(torch.zeros(1, 4, 4)), train)
     assert predictor.tokenizer.max_tokens == 20
     assert predictor.samples(small_index, train)[[0]].batch.words.ids.shape == (1, 20)
 
 
-def test_only_what_the_protocol_asks_is_predicted(
+def test_only_the_expressions_that_the_protocol_selects_are_predicted(
     predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
 ) -> None:
-    drawing = replace(predictor, inputs=predictor.inputs.model_copy(update={"sentences": "random"}))
-    found = predict.predict(drawing, small_index, train, header(drawing), tmp_path / "drawn.parquet", "")
-    whole = predict.predict(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
-    asked = drawing.inputs.asked(train)
-    assert found.sent_id.tolist() == asked.sent_id.tolist()
-    assert found.counts == predictions.in_order(whole, train, asked).counts
-    assert predict.speed(drawing, small_index, train, seconds=0) > 0
+    drawing = replace(predictor, input_half=predictor.input_half.model_copy(update={"sentences": "random"}))
+    predictions = predict.predict_split(drawing, small_index, train, header(drawing), tmp_path / "drawn.parquet", "")
+    whole = predict.predict_split(predictor, small_index, train, header(predictor), tmp_path / "whole.parquet", "")
+    selected = drawing.input_half.select_expressions(train)
+    assert predictions.sent_id.tolist() == selected.sent_id.tolist()
+    assert predictions.counts == whole.in_order_of(train, selected).counts
+    assert predict.measure_speed(drawing, small_index, train, seconds=0) > 0
 
 
-def test_the_file_of_a_fixed_size_says_so(
-    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
-) -> None:
+def test_the_header_names_a_fixed_size(predictor: Predictor, small_index: Index, train: Split, tmp_path: Path) -> None:
     small = ScoreHalf(scored_at=(40, 30))
     made = header(predictor).model_copy(update={"scored_at": (40, 30)})
-    predict.predict(replace(predictor, rule=small), small_index, train, made, tmp_path / "file.parquet", "")
-    found = predictions.read(tmp_path / "file.parquet")
-    assert found.header and found.header.scored_at == (40, 30)
-    assert (set(found.height.tolist()), set(found.width.tolist())) == ({40}, {30})
-    assert (found.peak_row < 40).all() and (found.peak_col < 30).all()
+    predict.predict_split(replace(predictor, score_half=small), small_index, train, made, tmp_path / "file.parquet", "")
+    predictions = predictions_file.read(tmp_path / "file.parquet")
+    assert predictions.header and predictions.header.scored_at == (40, 30)
+    assert (set(predictions.height.tolist()), set(predictions.width.tolist())) == ({40}, {30})
+    assert (predictions.peak_row < 40).all() and (predictions.peak_col < 30).all()
 
 
 def test_the_stored_mask_is_the_predicted_one(
     predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
 ) -> None:
-    lower = replace(predictor, inputs=predictor.inputs.model_copy(update={"threshold": 0.05}))
-    found = predict.predict(lower, small_index, train, header(lower), tmp_path / "file.parquet", "")
-    item = predictor.samples(small_index, train)[loader.whole_images(train, 1)[0]]
+    lower = replace(predictor, input_half=predictor.input_half.model_copy(update={"threshold": 0.05}))
+    predictions = predict.predict_split(lower, small_index, train, header(lower), tmp_path / "file.parquet", "")
+    item = predictor.samples(small_index, train)[loader.evaluation_batches(train, 1)[0]]
     with torch.inference_mode():
-        masks, _ = predict.masks(lower, item)
-    for row, mask in zip(item.numbers, masks, strict=True):
-        size = (int(found.height[row]), int(found.width[row]))
-        assert (rle.decode(found.counts[row], size) == mask.numpy()).all()
+        masks, _ = predict.predict_masks(lower, item)
+    for row, mask in zip(item.positions, masks, strict=True):
+        size = (int(predictions.height[row]), int(predictions.width[row]))
+        assert (rle.decode(predictions.counts[row], size) == mask.numpy()).all()
     assert any(mask.any() for mask in masks)

@@ -1,4 +1,4 @@
-"""What stands in the picture of `risbench segment`."""
+"""The picture of `risbench segment`."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def shown(values: Tensor, size: tuple[int, int], geometry: str) -> tuple[Tensor,
     settings, _ = recipe.load(
         methods.recipe_file("lts"), ["tiny"], ["image.size=64", f"image.geometry={geometry}", "predict.threshold=0.5"]
     )
-    predictor = Predictor.of(
+    predictor = Predictor.build(
         cast(Method, Shown(values)), WORDS, settings, protocol.load("original"), distributed.start()
     )
     batch = Batch(torch.zeros(1, 3, 64, 64), torch.tensor([0]), WORDS(["cup"]), None)
-    item = Item(batch, [0], [images.frame(size, settings.image)])
-    [panel] = segment.panels(predictor, item, [0])
-    [mask], _ = predict.masks(predictor, item)
+    item = Item(batch, [0], [images.fit_to_input(size, settings.image)])
+    [panel] = segment.explanation_panels(predictor, item, [0])
+    [mask], _ = predict.predict_masks(predictor, item)
     assert panel.title == "of [0]"
     return panel.values, mask
 
@@ -78,9 +78,9 @@ def test_a_map_in_the_border_of_a_letterbox_is_not_drawn() -> None:
     assert shown(values, (20, 40), "letterbox")[0].max() == 0
 
 
-def test_a_method_that_shows_nothing_says_so() -> None:
+def test_a_method_without_maps_refuses_to_explain() -> None:
     batch = Batch(torch.zeros(1, 3, 64, 64), torch.tensor([0]), WORDS(["cup"]), None)
-    with pytest.raises(InputError, match="nothing but its mask: leave --explain out"):
+    with pytest.raises(InputError, match="no maps to explain its mask: leave --explain out"):
         Method.explain(cast(Method, Shown(torch.zeros(16, 16))), batch, [])
 
 
@@ -119,8 +119,8 @@ def lavt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_attention_to_a_word_is_drawn(lavt: Path, tmp_path: Path) -> None:
     PIL.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "a.png")
     plain, output = tmp_path / "plain.png", tmp_path / "explained.png"
-    covered = segment.draw(lavt, tmp_path / "a.png", "Red cup", plain)
-    assert covered == segment.draw(lavt, tmp_path / "a.png", "Red cup", output, explain=True, word="RED")
+    covered = segment.draw_segmentation(lavt, tmp_path / "a.png", "Red cup", plain)
+    assert covered == segment.draw_segmentation(lavt, tmp_path / "a.png", "Red cup", output, explain=True, word="RED")
     with PIL.open(plain) as few, PIL.open(output) as many:
         assert many.width > few.width and many.height > 1.8 * few.height
 
@@ -138,5 +138,5 @@ def test_a_word_that_cannot_be_shown_is_one_sentence(
 ) -> None:
     PIL.new("RGB", (40, 20)).save(tmp_path / "a.png")
     with pytest.raises(InputError) as error:
-        segment.draw(lavt, tmp_path / "a.png", expression, tmp_path / "x.png", explain=True, word=word)
+        segment.draw_segmentation(lavt, tmp_path / "a.png", expression, tmp_path / "x.png", explain=True, word=word)
     assert says in str(error.value) and not (tmp_path / "x.png").exists()

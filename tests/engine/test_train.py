@@ -18,18 +18,21 @@ from safetensors.torch import load_file
 
 from risbench import methods
 from risbench.api import Method
-from risbench.data.loader import Samples
+from risbench.data.loader import TrainingSamples
 from risbench.engine import distributed
 from risbench.engine.checkpoint import Checkpoint
 from risbench.engine.train import Trainer
 from risbench.errors import InputError
-from risbench.runs import run as running
+from risbench.runs import opening
+from risbench.runs.evaluation import evaluate
 from risbench.runs.job import Job
+from risbench.runs.opening import open_run
+from risbench.runs.training import build_model, train
 
 
 @pytest.fixture
-def job(small_root: Path, small_card: Path, short: list[str]) -> Job:
-    three = [*short, "train.epochs=3", "train.milestones=[2]"]
+def job(small_root: Path, small_card: Path, short_training: list[str]) -> Job:
+    three = [*short_training, "train.epochs=3", "train.milestones=[2]"]
     return Job(method="lts", dataset=str(small_card), overrides=three, data_root=str(small_root), splits=["val"])
 
 
@@ -67,16 +70,16 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
         return Fabric(accelerator="cpu", devices=1, plugins=[copy.deepcopy(precision)])
 
     monkeypatch.setattr(distributed, "start", start)
-    whole = running.start(job, tmp_path / "whole")
-    whole.train(resume=False)
+    whole = open_run(job, tmp_path / "whole")
+    train(whole)
 
     with monkeypatch.context() as patch:
         killed_after(patch, 1)
-        killed = running.start(job, tmp_path / "killed")
+        killed = open_run(job, tmp_path / "killed")
         with pytest.raises(KeyboardInterrupt):
-            killed.train(resume=False)
-    resumed = running.start(Job.read(killed.folder), tmp_path, resume=killed.folder)
-    resumed.train(resume=True)
+            train(killed)
+    resumed = open_run(Job.read(killed.folder), tmp_path, resume=killed.folder)
+    train(resumed)
 
     assert same(weights(whole.folder), weights(resumed.folder))
     assert same(weights(whole.folder, "best"), weights(resumed.folder, "best"))
@@ -88,36 +91,38 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     assert lines[0] == lines[1]
 
 
-def test_a_run_killed_in_its_first_epoch_begins_anew(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_in_its_first_epoch_starts_again(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         killed_after(patch, 0)
-        killed = running.start(job, tmp_path)
+        killed = open_run(job, tmp_path)
         with pytest.raises(KeyboardInterrupt):
-            killed.train(resume=False)
-    resumed = running.start(Job.read(killed.folder), tmp_path, resume=killed.folder)
-    assert (resumed.train(resume=True).facts.epoch or 0) >= 1
+            train(killed)
+    resumed = open_run(Job.read(killed.folder), tmp_path, resume=killed.folder)
+    assert (train(resumed).facts.epoch or 0) >= 1
 
 
 def test_a_resumed_run_keeps_its_recipe(job: Job, tmp_path: Path) -> None:
-    run = running.start(job, tmp_path)
+    run = open_run(job, tmp_path)
     path = run.folder / "recipe.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("epochs = 3", "epochs = 1"), encoding="utf-8")
-    assert running.start(Job.read(run.folder), tmp_path, resume=run.folder).settings.train.epochs == 1
+    assert open_run(Job.read(run.folder), tmp_path, resume=run.folder).settings.train.epochs == 1
 
 
 def test_seeds_repeat_and_differ(job: Job, tmp_path: Path) -> None:
     folders = []
     for number, seed in enumerate((0, 0, 1)):
-        run = running.start(job.model_copy(update={"seed": seed}), tmp_path / str(number))
-        run.train(resume=False)
+        run = open_run(job.model_copy(update={"seed": seed}), tmp_path / str(number))
+        train(run)
         folders.append(run.folder)
     assert same(weights(folders[0]), weights(folders[1]))
     assert not same(weights(folders[0]), weights(folders[2]))
 
 
 def test_the_log_has_losses_and_validation_of_each_epoch(job: Job, tmp_path: Path) -> None:
-    run = running.start(job, tmp_path)
-    run.train(resume=False)
+    run = open_run(job, tmp_path)
+    train(run)
     lines = logged(run.folder)
     assert [line["epoch"] for line in lines] == [1, 1, 2, 2, 3, 3]
     assert all(set(line["loss"]) == {"total", "L_seg", "L_loc"} for line in lines[::2])
@@ -127,7 +132,7 @@ def test_the_log_has_losses_and_validation_of_each_epoch(job: Job, tmp_path: Pat
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[type[Method]]:
-    """The models that pretrained weights were loaded into; what they say of them."""
+    """The classes of the models that pretrained weights were loaded into."""
     calls: list[type[Method]] = []
 
     def load(model: Method, *_: object) -> None:
@@ -144,24 +149,24 @@ def test_pretrained_weights_are_loaded_once_for_a_new_run_alone(
     """A checkpoint, an initial one and a resumed run hold their weights: the files behind them may be gone."""
     with monkeypatch.context() as patch:
         killed_after(patch, 1)
-        run = running.start(job, tmp_path)
+        run = open_run(job, tmp_path)
         with pytest.raises(KeyboardInterrupt):
-            run.train(resume=False)
+            train(run)
     assert loaded == [methods.load("lts")]
     last = run.folder / "checkpoints" / "last"
     assert Checkpoint(last).facts.weights == "pretrained by hand"
 
-    resumed = running.start(Job.read(run.folder), tmp_path, resume=run.folder)
-    opened = resumed.train(resume=True)
+    resumed = open_run(Job.read(run.folder), tmp_path, resume=run.folder)
+    opened = train(resumed)
     assert opened.facts.weights == Checkpoint(last).facts.weights == "pretrained by hand"
-    assert resumed.evaluate(opened)[0].weights == "pretrained by hand"
+    assert evaluate(resumed, opened)[0].weights == "pretrained by hand"
 
     evaluated = job.model_copy(update={"method": "", "overrides": [], "checkpoint": str(opened.folder)})
-    found = running.start(evaluated, tmp_path / "evaluated")
-    assert found.evaluate(found.train(resume=False))[0].weights == "pretrained by hand"
+    evaluation = open_run(evaluated, tmp_path / "evaluated")
+    assert evaluate(evaluation, train(evaluation))[0].weights == "pretrained by hand"
 
     once = {"overrides": [*job.overrides, "train.epochs=1", "train.milestones=[]"], "init": str(opened.folder)}
-    second = running.start(job.model_copy(update=once), tmp_path / "second").train(resume=False)
+    second = train(open_run(job.model_copy(update=once), tmp_path / "second"))
     assert second.facts.weights == f"checkpoint {opened.facts.sha256[:12]} (pretrained by hand)"
     assert len(loaded) == 1
 
@@ -171,58 +176,64 @@ def test_a_run_killed_before_its_first_checkpoint_loads_pretrained_weights_again
 ) -> None:
     with monkeypatch.context() as patch:
         killed_after(patch, 0)
-        run = running.start(job, tmp_path)
+        run = open_run(job, tmp_path)
         with pytest.raises(KeyboardInterrupt):
-            run.train(resume=False)
-    resumed = running.start(Job.read(run.folder), tmp_path, resume=run.folder)
-    assert resumed.train(resume=True).facts.weights == "pretrained by hand"
+            train(run)
+    resumed = open_run(Job.read(run.folder), tmp_path, resume=run.folder)
+    assert train(resumed).facts.weights == "pretrained by hand"
     assert len(loaded) == 2
 
 
 def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_path: Path) -> None:
-    first = running.start(job, tmp_path / "first")
-    first.train(resume=False)
+    first = open_run(job, tmp_path / "first")
+    train(first)
     again = job.model_copy(
         update={
             "init": str(first.folder / "checkpoints" / "last"),
             "overrides": [*job.overrides, "train.lr=1e-12", "train.epochs=1", "train.milestones=[]"],
         }
     )
-    second = running.start(again, tmp_path / "second")
-    opened = second.train(resume=False)
+    second = open_run(again, tmp_path / "second")
+    opened = train(second)
     before, after = weights(first.folder), weights(second.folder)
     learned = [name for name in before if "running" not in name and "num_batches" not in name]
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learned)
     assert opened.facts.weights.startswith("checkpoint ")
 
 
-def test_what_an_initial_checkpoint_was_trained_on_counts_as_training_data(
+def test_the_training_data_of_an_initial_checkpoint_count(
     job: Job, small_card: Path, small_root: Path, tmp_path: Path
 ) -> None:
     once = job.model_copy(update={"overrides": [*job.overrides, "train.epochs=1", "train.milestones=[]"]})
-    first = running.start(once, tmp_path).train(resume=False)
+    first = train(open_run(once, tmp_path))
     facts = {**json.loads((first.folder / "checkpoint.json").read_text(encoding="utf-8"))}
     facts["training_data"] = ["small", "COCO", "ImageNet-1k"]
     (first.folder / "checkpoint.json").write_text(json.dumps(facts), encoding="utf-8")
-    second = running.start(once.model_copy(update={"init": str(first.folder)}), tmp_path).train(resume=False)
+    second = train(open_run(once.model_copy(update={"init": str(first.folder)}), tmp_path))
     assert second.facts.training_data == ["small", "COCO", "ImageNet-1k"]
 
 
-def test_training_starts_from_a_checkpoint_of_its_method_alone(job: Job, tmp_path: Path) -> None:
-    first = running.start(job, tmp_path).train(resume=False).folder
+def test_training_refuses_an_initial_checkpoint_of_another_method(job: Job, tmp_path: Path) -> None:
+    first = train(open_run(job, tmp_path)).folder
     facts = json.loads((first / "checkpoint.json").read_text(encoding="utf-8"))
     (first / "checkpoint.json").write_text(json.dumps({**facts, "method": "other"}), encoding="utf-8")
     with pytest.raises(InputError, match="a checkpoint of other, not of lts"):
-        running.start(job.model_copy(update={"init": str(first)}), tmp_path)
+        open_run(job.model_copy(update={"init": str(first)}), tmp_path)
 
 
 def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path) -> None:
     """With normalisation frozen, two micro-batches of two give the gradient of one batch of four."""
-    run = running.start(job, tmp_path)
-    sources = [(index, index.split("train")) for index in run.training]
+    run = open_run(job, tmp_path)
+    sources = [(index, index.split("train")) for index in run.training_indices]
     torch.manual_seed(0)
-    model, tokenizer = run._start(sources, [(0, row) for row in range(10)], resume=False)
-    samples = Samples(sources, [(0, row) for row in range(10)], "sent", tokenizer, run.settings.image, 1)
+    model, tokenizer = build_model(run, sources, [(0, row) for row in range(10)])
+    samples = TrainingSamples(
+        sources=sources,
+        rows=[(0, row) for row in range(10)],
+        field="sent",
+        tokenizer=tokenizer,
+        image=run.settings.image,
+    )
     gradients = []
     for batches in ([[0, 1, 2, 3]], [[0, 1], [2, 3]]):
         model.zero_grad()
@@ -233,8 +244,8 @@ def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path)
 
 
 def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
-    run = running.start(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=2"]}), tmp_path)
-    assert (run.train(resume=False).facts.epoch or 0) >= 1
+    run = open_run(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=2"]}), tmp_path)
+    assert (train(run).facts.epoch or 0) >= 1
 
 
 @pytest.mark.parametrize(
@@ -250,21 +261,21 @@ def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
 ) -> None:
     wrong = job.model_copy(update={"overrides": [*job.overrides, *overrides], "data_root": str(tmp_path / "nowhere")})
     with pytest.raises(InputError, match=f"take a multiple of {multiple}"):
-        running.start(wrong, tmp_path / "runs")
+        open_run(wrong, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_network_from_scratch_has_seen_no_pretraining(job: Job, tmp_path: Path) -> None:
+def test_a_network_from_scratch_has_no_pretraining_data(job: Job, tmp_path: Path) -> None:
     declared = job.model_copy(
         update={"overrides": [*job.overrides, 'train.pretraining=["ImageNet-1k"]', "train.epochs=1"]}
     )
-    assert running.start(declared, tmp_path).train(resume=False).facts.training_data == ["small"]
+    assert train(open_run(declared, tmp_path)).facts.training_data == ["small"]
 
 
-def test_a_setting_that_building_refuses_leaves_no_run(job: Job, tmp_path: Path) -> None:
+def test_a_setting_that_building_refuses_leaves_no_folder(job: Job, tmp_path: Path) -> None:
     wrong = job.model_copy(update={"overrides": [*job.overrides, "image.size=65"]})
     with pytest.raises(InputError, match="image.size=65 does not fit LTS"):
-        running.start(wrong, tmp_path).train(resume=False)
+        train(open_run(wrong, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -273,7 +284,7 @@ def test_a_setting_that_building_refuses_leaves_no_run(job: Job, tmp_path: Path)
 def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float, accumulate: int
 ) -> None:
-    """Measured where the optimiser reads it; LTS sums its loss, so it is long where nothing bounds it."""
+    """Measured in the optimiser. LTS sums its loss, so the gradient is long unless it is clipped."""
     lengths = []
 
     def step(optimizer: torch.optim.Adam, *_: object) -> None:
@@ -283,7 +294,7 @@ def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     overrides = [*job.overrides, "train.epochs=1", "train.milestones=[]", f"train.clip_norm={largest}"]
     overrides.append(f"train.accumulate={accumulate}")
-    running.start(job.model_copy(update={"overrides": overrides}), tmp_path).train(resume=False)
+    train(open_run(job.model_copy(update={"overrides": overrides}), tmp_path))
     assert len(lengths) == 2
     if largest:
         assert lengths == pytest.approx([largest] * 2, rel=1e-4)
@@ -293,10 +304,10 @@ def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
 
 def test_warm_up_reaches_the_optimiser(job: Job, tmp_path: Path) -> None:
     """Ten expressions by four make two steps an epoch (the rest is dropped), so three epochs of warm-up are six."""
-    run = running.start(
+    run = open_run(
         job.model_copy(update={"overrides": [*job.overrides, "train.warmup=3", "train.milestones=[]"]}), tmp_path
     )
-    run.train(resume=False)
+    train(run)
     assert [line["lr"] for line in logged(run.folder)[::2]] == pytest.approx([2e-3 / 6, 4e-3 / 6, 1e-3])
 
 
@@ -313,28 +324,28 @@ def test_mixed_precision_reaches_the_layers_in_training(job: Job, tmp_path: Path
         seen.clear()
         with torch.nn.modules.module.register_module_forward_hook(record):
             mixed = job.model_copy(update={"overrides": [*short, f"train.precision={precision}"]})
-            running.start(mixed, tmp_path / precision).train(resume=False)
+            train(open_run(mixed, tmp_path / precision))
         assert seen == {expected}
 
 
 def test_a_micro_batch_that_cannot_be_normalised_is_one_sentence(job: Job, tmp_path: Path) -> None:
-    run = running.start(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=4"]}), tmp_path)
+    run = open_run(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=4"]}), tmp_path)
     with pytest.raises(InputError, match="one expression .*lower train.accumulate"):
-        run.train(resume=False)
+        train(run)
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(job: Job, tmp_path: Path) -> None:
-    run = running.start(job.model_copy(update={"overrides": [*job.overrides, "train.lr=1e20"]}), tmp_path)
+    run = open_run(job.model_copy(update={"overrides": [*job.overrides, "train.lr=1e20"]}), tmp_path)
     with pytest.raises(InputError, match="no longer finite .*Lower train.lr"):
-        run.train(resume=False)
+        train(run)
 
 
-def test_runs_started_in_the_same_second_have_folders_of_their_own(
+def test_runs_started_in_the_same_second_have_different_folders(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5))
-    monkeypatch.setattr(running, "datetime", now)
-    names = [running.start(job, tmp_path / "runs").folder.name for _ in range(3)]
+    monkeypatch.setattr(opening, "datetime", now)
+    names = [open_run(job, tmp_path / "runs").folder.name for _ in range(3)]
     assert names[0].endswith("-20260102-030405") and names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
     assert all((tmp_path / "runs" / name / "run.toml").is_file() for name in names)
 
@@ -352,11 +363,11 @@ def test_a_broken_run_file_is_one_sentence(tmp_path: Path, content: bytes, words
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_training_needs_its_splits_before_it_begins(job: Job, small_root: Path, tmp_path: Path, split: str) -> None:
+def test_training_needs_its_splits_before_it_starts(job: Job, small_root: Path, tmp_path: Path, split: str) -> None:
     root = shutil.copytree(small_root, tmp_path / "root")
     refs = [ref for ref in pickle.loads((root / "small" / "refs(unc).p").read_bytes()) if ref["split"] != split]
     (root / "small" / "refs(unc).p").write_bytes(pickle.dumps(refs))
     partial = job.model_copy(update={"data_root": str(root), "partial": True, "splits": []})
     with pytest.raises(InputError, match=f"holds no split {split}"):
-        running.start(partial, tmp_path / "runs")
+        open_run(partial, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

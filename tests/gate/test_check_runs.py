@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from risbench.analysis import compare
-from risbench.analysis.sides import Run, Side
-from risbench.cli import app as cli
-from risbench.gate import check
+from risbench.analysis.run_rows import RunRows
+from risbench.analysis.sides import Side
+from risbench.cli.app import app
+from risbench.gate.check_runs import check_sides
 
 
 def rows(seed: int, gain: float) -> pd.DataFrame:
@@ -40,13 +41,13 @@ def test_of_two_runs_a_fall_beyond_chance_and_margin_fails(
     gain: float, margin: float, verdict: str, failed: bool
 ) -> None:
     sides = [
-        Side(name, (Run(Path(name), table, "", "val", "original"),))
+        Side(name, (RunRows(Path(name), table, "", "val", "original"),))
         for name, table in (("A", rows(1, 0)), ("B", rows(2, gain)))
     ]
-    outcome = check.runs(sides, "mIoU", margin, {})
-    found = compare.compare(sides)[1]["mIoU"]
-    (line,) = outcome.lines
-    assert (line.verdict, outcome.failed, line.interval) == (verdict, failed, found.difference_interval)
+    outcome = check_sides(sides, "mIoU", margin, {})
+    result = compare.compare(sides)[1]["mIoU"]
+    (number,) = outcome.numbers
+    assert (number.verdict, outcome.failed, number.interval) == (verdict, failed, result.difference_interval)
     assert bool(outcome.flips) == failed
 
 
@@ -56,10 +57,11 @@ def test_two_files_of_rows_are_checked_by_the_command(tmp_path: Path, monkeypatc
         Path(name).mkdir()
         table.to_parquet(f"{name}/val-original.parquet")
     ways = ["a/val-original.parquet", "b/val-original.parquet"]
-    found = CliRunner().invoke(cli.app, ["check", *ways])
-    assert found.exit_code == 1 and "checks failed: 1 of 1" in found.stdout
+    answer = CliRunner().invoke(app, ["check", *ways])
+    assert answer.exit_code == 1 and "checks failed: 1 of 1" in answer.stdout
     assert (
-        "Expressions that flipped most" in found.stdout and "one seed, so chance is that of the images" in found.stdout
+        "Expressions that flipped most" in answer.stdout
+        and "one seed, so chance is that of the images" in answer.stdout
     )
-    assert CliRunner().invoke(cli.app, ["check", *reversed(ways)]).exit_code == 0
-    assert CliRunner().invoke(cli.app, ["check", *ways, "--margin", "10"]).exit_code == 0
+    assert CliRunner().invoke(app, ["check", *reversed(ways)]).exit_code == 0
+    assert CliRunner().invoke(app, ["check", *ways, "--margin", "10"]).exit_code == 0

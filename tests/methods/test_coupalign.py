@@ -53,7 +53,7 @@ def batch() -> Batch:
     return Batch(torch.randn(2, 3, 64, 64), torch.tensor([0, 0, 1]), Words(ids * mask, mask), truth)
 
 
-def encoded(model: Any, batch: Batch) -> Any:
+def encode(model: Any, batch: Batch) -> Any:
     return model.network(repeat_for_expressions(model.encode_image(batch), batch.image_index)[0], batch.words)
 
 
@@ -76,22 +76,22 @@ def test_alignment_is_attention_both_ways_behind_gates() -> None:
     new_pixels, new_words = module(pixels, words, mask)
     for n, length in enumerate([7, 3]):
         x, y = module.pixel_norm(pixels[n].reshape(12, 6)), module.word_norm(words[n])
-        asked, keys, values, own = (x @ w.T + b for w, b in _quarters(module.pixels, 4))
-        word_keys, word_values, word_queries = (y @ w.T + b for w, b in _quarters(module.words, 3))
-        told, seen = [], []
+        queries, keys, values, modulated = (x @ w.T + b for w, b in _parts(module.pixels, 4))
+        word_keys, word_values, word_queries = (y @ w.T + b for w, b in _parts(module.words, 3))
+        language, vision = [], []
         for part in (slice(0, 4), slice(4, 8)):
-            to_words = (asked[:, part] @ word_keys[:length, part].T / 2).softmax(dim=1)
-            told.append(to_words @ word_values[:length, part] * functional.gelu(own[:, part]))
-            seen.append((word_queries[:, part] @ keys[:, part].T / 2).softmax(dim=1) @ values[:, part])
-        answer = functional.layer_norm(module.to_pixels(torch.cat(told, 1)), (6,))
-        expected = pixels[n].reshape(12, 6) + torch.tanh(module.pixel_gate) * answer
+            to_words = (queries[:, part] @ word_keys[:length, part].T / 2).softmax(dim=1)
+            language.append(to_words @ word_values[:length, part] * functional.gelu(modulated[:, part]))
+            vision.append((word_queries[:, part] @ keys[:, part].T / 2).softmax(dim=1) @ values[:, part])
+        update = functional.layer_norm(module.to_pixels(torch.cat(language, 1)), (6,))
+        expected = pixels[n].reshape(12, 6) + torch.tanh(module.pixel_gate) * update
         assert torch.allclose(new_pixels[n].reshape(12, 6), expected, rtol=0, atol=1e-12)
-        answer = functional.layer_norm(module.to_words(torch.cat(seen, 1)), (5,))
-        expected = words[n] + torch.tanh(module.word_gate) * answer
+        update = functional.layer_norm(module.to_words(torch.cat(vision, 1)), (5,))
+        expected = words[n] + torch.tanh(module.word_gate) * update
         assert torch.allclose(new_words[n], expected, rtol=0, atol=1e-12)
 
 
-def _quarters(layer: Any, parts: int) -> list[tuple[Tensor, Tensor]]:
+def _parts(layer: Any, parts: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(layer.weight.chunk(parts), layer.bias.chunk(parts), strict=True))
 
 
@@ -105,42 +105,42 @@ def test_both_directions_learn_from_the_first_step_on_and_hardly_disturb_the_enc
         assert module.pixel_gate.grad.abs().max() > 0 and module.word_gate.grad.abs().max() > 0
 
 
-def test_both_answers_are_fed_back_into_the_encoders(batch: Batch) -> None:
-    """What the first alignment says changes the maps of later stages and the words of later layers."""
+def test_both_attentions_are_fed_back_into_the_encoders(batch: Batch) -> None:
+    """The first alignment changes the maps of later stages and the words of later layers."""
     model = build().eval()
-    before = encoded(model, batch)
+    before = encode(model, batch)
     with torch.no_grad():
         model.network.alignments[0].pixel_gate.fill_(0.0)
-    assert not torch.allclose(encoded(model, batch).maps[3], before.maps[3], atol=1e-5)
+    assert not torch.allclose(encode(model, batch).maps[3], before.maps[3], atol=1e-5)
     model = build().eval()
     with torch.no_grad():
         model.network.alignments[0].word_gate.fill_(0.0)
-    assert not torch.allclose(encoded(model, batch).words, before.words, atol=1e-5)
+    assert not torch.allclose(encode(model, batch).words, before.words, atol=1e-5)
 
 
-def test_an_untrained_network_answers_its_prior(batch: Batch) -> None:
+def test_an_untrained_network_predicts_its_prior(batch: Batch) -> None:
     low, high = (build(f"prior={prior}").eval().predict(batch).probability.logit().mean() for prior in (0.05, 0.5))
     assert torch.allclose(high - low, torch.tensor(0.05).logit().neg(), atol=1e-3)
 
 
-def test_maps_words_and_masks_have_the_shapes_that_the_readme_says(batch: Batch) -> None:
+def test_maps_words_and_masks_have_the_shapes_of_the_readme(batch: Batch) -> None:
     model = build("masks=7").eval()
-    found = encoded(model, batch)
-    assert [tuple(fused.shape) for fused in found.maps] == [(3, 16 // 2**n, 16 // 2**n, 32 * 2**n) for n in range(4)]
-    assert found.words.shape == (3, 6, 64) and found.sentence.shape == (3, 64)
-    pixels = model.head.pixels(found.maps)  # (B, D, H/4, W/4)
-    queries = model.head.generator(found.maps[-1])
-    aligned = model.head.align.align(queries, found.sentence, pixels)
+    encoded = encode(model, batch)
+    assert [tuple(fused.shape) for fused in encoded.maps] == [(3, 16 // 2**n, 16 // 2**n, 32 * 2**n) for n in range(4)]
+    assert encoded.words.shape == (3, 6, 64) and encoded.sentence.shape == (3, 64)
+    pixels = model.head.pixels(encoded.maps)  # (B, D, H/4, W/4)
+    queries = model.head.generator(encoded.maps[-1])
+    proposals = model.head.align.align(queries, encoded.sentence, pixels)
     assert pixels.shape == (3, 32, 16, 16) and queries.shape == (3, 7, 32)
-    assert aligned.masks.shape == (3, 7, 16, 16)
-    assert torch.allclose(aligned.weights.sum(dim=1), torch.ones(3))
+    assert proposals.masks.shape == (3, 7, 16, 16)
+    assert torch.allclose(proposals.weights.sum(dim=1), torch.ones(3))
     assert model.predict(batch).probability.shape == (3, 64, 64)
 
 
 def test_the_sentence_is_the_mean_of_its_words_without_padding() -> None:
     words, mask = torch.randn(2, 5, 3), torch.arange(5) < torch.tensor([[5], [2]])
     expected = torch.stack((words[0].mean(dim=0), words[1, :2].mean(dim=0)))
-    assert torch.allclose(alignment.pooled(words, mask), expected, atol=1e-6)
+    assert torch.allclose(alignment.mean_of_words(words, mask), expected, atol=1e-6)
 
 
 def test_the_signals_are_the_masks_by_the_sentence_s_weights_and_return_to_the_pixels_they_cover() -> None:
@@ -148,8 +148,8 @@ def test_the_signals_are_the_masks_by_the_sentence_s_weights_and_return_to_the_p
     module = alignment.SMA(5, 4, temperature=0.5).double()
     queries, sentence = torch.randn(1, 3, 4).double(), torch.randn(1, 5).double()
     pixels = torch.randn(1, 4, 2, 2).double()
-    asked = functional.normalize(module.sentence(sentence[0]), dim=0)
-    agreement = [functional.normalize(module.proposal(q), dim=0) @ asked for q in queries[0]]
+    direction = functional.normalize(module.sentence(sentence[0]), dim=0)
+    agreement = [functional.normalize(module.proposal(q), dim=0) @ direction for q in queries[0]]
     weights = (torch.stack(agreement) / 0.5).softmax(dim=0)
     expected, signal = torch.zeros(4, 2, 2).double(), torch.zeros(2, 2).double()
     for n in range(3):
@@ -158,20 +158,20 @@ def test_the_signals_are_the_masks_by_the_sentence_s_weights_and_return_to_the_p
                 mask = module.embedding(queries[0, n]) @ pixels[0, :, y, x]
                 expected[:, y, x] += weights[n] * mask.sigmoid() * module.project(queries[0, n])
                 signal[y, x] += weights[n] * mask
-    found = module(queries, sentence, pixels)
-    assert torch.allclose(found[0][0], expected, rtol=0, atol=1e-12)
-    assert torch.allclose(found[1][0], signal, rtol=0, atol=1e-12)
+    gathered, signals = module(queries, sentence, pixels)
+    assert torch.allclose(gathered[0], expected, rtol=0, atol=1e-12)
+    assert torch.allclose(signals[0], signal, rtol=0, atol=1e-12)
 
 
-def test_mask_embeddings_differ_however_much_the_queries_grow_alike(batch: Batch) -> None:
-    """Learned queries that differ by next to nothing, as training made them, still give proposals of their own."""
+def test_mask_embeddings_differ_even_for_similar_queries(batch: Batch) -> None:
+    """Learned queries that hardly differ, as after training, still give different proposals."""
     model = build().eval()
     with torch.no_grad():
         queries = model.head.generator.queries
         queries.copy_(10.0 + 0.01 * queries)
-    found = functional.normalize(model.head.generator(encoded(model, batch).maps[-1]), dim=2)  # (B, N, D)
-    others = ~torch.eye(found.shape[1], dtype=torch.bool)
-    assert (found @ found.mT)[:, others].mean() < 0.2
+    unit = functional.normalize(model.head.generator(encode(model, batch).maps[-1]), dim=2)  # (B, N, D)
+    pairs = ~torch.eye(unit.shape[1], dtype=torch.bool)
+    assert (unit @ unit.mT)[:, pairs].mean() < 0.2
 
 
 def test_the_order_of_the_queries_changes_nothing(batch: Batch) -> None:
@@ -183,7 +183,7 @@ def test_the_order_of_the_queries_changes_nothing(batch: Batch) -> None:
     assert torch.allclose(model.predict(batch).probability, before, atol=1e-5)
 
 
-def test_what_stands_in_padding_changes_nothing(batch: Batch) -> None:
+def test_ids_in_padding_change_nothing(batch: Batch) -> None:
     model = build().eval()
     other = batch.words.ids + 7 * ~batch.words.mask
     changed = batch._replace(words=Words(other, batch.words.mask))
@@ -199,33 +199,33 @@ def test_the_contrast_is_its_formula_over_pairs_of_pixels(monkeypatch: pytest.Mo
     places = {True: torch.tensor([[0, 1, 4], [5, 8, 8]]), False: torch.tensor([[2, 15, 8], [0, 3, 14]])}
 
     def drawn(weights: Tensor, samples: int, replacement: bool) -> Tensor:
-        found = places[bool(weights[0, 0])]  # the first pixel belongs to the object of the first expression
-        assert samples == 3 and replacement and weights.gather(1, found).all()
-        return found
+        chosen = places[bool(weights[0, 0])]  # the first pixel belongs to the target of the first expression
+        assert samples == 3 and replacement and weights.gather(1, chosen).all()
+        return chosen
 
     monkeypatch.setattr(torch, "multinomial", drawn)
     losses = []
     for n in range(2):
         unit = functional.normalize(features[n].flatten(1).T, dim=1)
-        ours, theirs = unit[places[True][n]], unit[places[False][n]]
+        target, background = unit[places[True][n]], unit[places[False][n]]
         for i in range(3):
             for j in {0, 1, 2} - {i}:
-                near = torch.exp(ours[i] @ ours[j] / 0.5)
-                losses.append(-torch.log(near / (near + torch.exp(theirs @ ours[i] / 0.5).sum())))
+                near = torch.exp(target[i] @ target[j] / 0.5)
+                losses.append(-torch.log(near / (near + torch.exp(background @ target[i] / 0.5).sum())))
     expected = torch.stack(losses).mean()
     assert torch.allclose(contrast.pixel_contrast(features, mask, 3, 0.5).double(), expected, rtol=0, atol=1e-5)
 
 
-def test_the_contrast_draws_from_its_own_side_and_leaves_out_who_has_but_one() -> None:
-    """Pixels of the object all alike and unlike the background: no loss; without an object: zero, with a gradient."""
+def test_the_contrast_draws_from_the_right_side_and_leaves_out_expressions_with_one_side() -> None:
+    """Equal target pixels, unlike the background: no loss. Without target or background: zero, with a gradient."""
     mask = torch.zeros(2, 4, 4)
     mask[0, :2] = 1
     features = torch.stack((mask, 1 - mask), dim=1).requires_grad_()  # (B, 2, h, w)
     assert contrast.pixel_contrast(features, mask, 8, 0.02) < 1e-6
     for one_sided in (torch.zeros(2, 4, 4), torch.ones(2, 4, 4)):
-        nothing = contrast.pixel_contrast(features, one_sided, 8, 0.1)
-        nothing.backward()
-        assert nothing == 0 and features.grad is not None and not features.grad.any()
+        loss = contrast.pixel_contrast(features, one_sided, 8, 0.1)
+        loss.backward()
+        assert loss == 0 and features.grad is not None and not features.grad.any()
 
 
 def test_the_total_is_segmentation_and_weighted_contrast(batch: Batch) -> None:
@@ -255,12 +255,12 @@ def test_mixed_precision_keeps_class_weights_and_cosines_whole(batch: Batch) -> 
     expected = contrast.pixel_contrast(features, mask, 16, 0.1)
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
-        found = contrast.pixel_contrast(features, mask, 16, 0.1)
-    assert torch.equal(found, expected)
+        loss = contrast.pixel_contrast(features, mask, 16, 0.1)
+    assert torch.equal(loss, expected)
     assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
 
 
-@pytest.mark.parametrize("variant", recipe.variants(RECIPE))
+@pytest.mark.parametrize("variant", recipe.variant_names(RECIPE))
 def test_every_variant_trains_a_step_and_predicts(variant: str, batch: Batch) -> None:
     model = build(variants=("tiny", variant))
     step(model.train(), batch)
@@ -269,7 +269,7 @@ def test_every_variant_trains_a_step_and_predicts(variant: str, batch: Batch) ->
     assert probability.shape == (3, 64, 64) and probability.isfinite().all()
 
 
-@pytest.mark.parametrize("variant", [name for name in recipe.variants(RECIPE) if name != "tiny"])
+@pytest.mark.parametrize("variant", [name for name in recipe.variant_names(RECIPE) if name != "tiny"])
 def test_the_size_of_every_variant_is_pinned(variant: str) -> None:
     with torch.device("meta"):
         model = build(variants=(variant,))
@@ -288,8 +288,8 @@ def test_without_masks_nothing_of_the_alignment_of_sentence_and_masks_is_left(ba
 def test_without_alignment_the_words_act_through_the_masks_alone(batch: Batch) -> None:
     model = build("alignment=false").eval()
     one = batch._replace(image_index=torch.tensor([0, 0, 0]))
-    found = encoded(model, one)
-    assert torch.allclose(found.maps[3][0], found.maps[3][1], atol=1e-6)
+    encoded = encode(model, one)
+    assert torch.allclose(encoded.maps[3][0], encoded.maps[3][1], atol=1e-6)
     probability = model.predict(one).probability
     assert not torch.allclose(probability[0], probability[1], atol=1e-6)
 
@@ -299,15 +299,15 @@ def test_explanations_show_the_heaviest_masks_and_where_a_word_looks(batch: Batc
     one = Batch(batch.image[:1], torch.tensor([0]), Words(*(part[:1] for part in batch.words)), None)
     with torch.inference_mode():
         panels = model.explain(one, [2, 3])
-        found = encoded(model, one)
-        aligned = model.head.align.align(
-            model.head.generator(found.maps[-1]), found.sentence, model.head.pixels(found.maps)
+        encoded = encode(model, one)
+        proposals = model.head.align.align(
+            model.head.generator(encoded.maps[-1]), encoded.sentence, model.head.pixels(encoded.maps)
         )
-        heaviest = int(aligned.weights[0].argmax())
+        heaviest = int(proposals.weights[0].argmax())
         looks = model.network.attention(model.encode_image(one)[0], one.words)
         assert len(panels) == 6 + 4 and len(model.explain(one, [])) == 6
         assert f"mask {heaviest}:" in panels[0].title and torch.equal(
-            panels[0].values, aligned.masks[0, heaviest].sigmoid()
+            panels[0].values, proposals.masks[0, heaviest].sigmoid()
         )
         shares = (looks[1][0, 2] + looks[1][0, 3]) / 2
         assert torch.allclose(panels[7].values, shares / shares.max(), atol=1e-5)
@@ -316,19 +316,19 @@ def test_explanations_show_the_heaviest_masks_and_where_a_word_looks(batch: Batc
 
 
 @pytest.mark.parametrize(
-    ("overrides", "tokens", "says"),
+    ("overrides", "tokens", "message"),
     [(("alignment=false",), [1], "leave --word out"), (("masks=0",), [], "with --word")],
 )
 def test_what_cannot_be_shown_is_one_sentence(
-    overrides: tuple[str, ...], tokens: list[int], says: str, batch: Batch
+    overrides: tuple[str, ...], tokens: list[int], message: str, batch: Batch
 ) -> None:
     one = Batch(batch.image[:1], torch.tensor([0]), Words(*(part[:1] for part in batch.words)), None)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         build(*overrides).eval().explain(one, tokens)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [
         (("masks=0", "alignment=false"), "nothing that reads the words"),
         (("text_taps=[1, 2, 3, 3]",), "must rise"),
@@ -345,8 +345,8 @@ def test_what_cannot_be_shown_is_one_sentence(
         (("backbone=resnet1",), "no ResNet"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_sentence(overrides: tuple[str, ...], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_settings_that_do_not_fit_are_one_sentence(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         build(*overrides)
 
 
@@ -360,14 +360,14 @@ def test_weights_that_decay_are_those_of_layers() -> None:
     decayed, free = (group["params"] for group in model.parameter_groups())
     assert all(parameter.ndim > 1 for parameter in decayed)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    kept = {names[id(parameter)] for parameter in free if parameter.ndim > 1}
-    assert kept == {n for n in names.values() if n.endswith(("generator.queries", "position_bias_table"))}
+    undecayed = {names[id(parameter)] for parameter in free if parameter.ndim > 1}
+    assert undecayed == {n for n in names.values() if n.endswith(("generator.queries", "position_bias_table"))}
     assert len(decayed) + len(free) == len(names)
     assert [group.get("weight_decay") for group in model.parameter_groups()] == [None, 0.0]
 
 
-def test_the_generator_knows_where_things_are() -> None:
-    """The same pixels at other places are other proposals, though attention itself knows no places."""
+def test_the_generator_knows_positions() -> None:
+    """The same pixels at other positions give other proposals, though attention alone ignores positions."""
     torch.manual_seed(0)
     module = generator.MaskGenerator(4, pixel_width=6, width=8, layers=1, heads=2, dropout=0.0).eval()
     pixels = torch.randn(1, 3, 3, 6)
@@ -386,6 +386,6 @@ def test_half_covered_pixels_are_background_to_the_contrast(monkeypatch: pytest.
         drawn.append(among)
         return pixels[:, :samples]
 
-    monkeypatch.setattr(contrast, "_drawn", first)
+    monkeypatch.setattr(contrast, "_draw_pixels", first)
     contrast.pixel_contrast(torch.randn(1, 3, 1, 4), torch.tensor([[[0.0, 0.5, 0.51, 1.0]]]), 2, 0.1)
     assert drawn[0].tolist() == [[False, False, True, True]] and drawn[1].tolist() == [[True, True, False, False]]

@@ -19,7 +19,7 @@ CODE = "from .part import SIZE\n\n\nclass Model:\n    size = SIZE\n"
 
 
 @pytest.fixture(autouse=True)
-def door_left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restored_search_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RISBENCH_METHODS", "")
     before = list(methods.__path__)
     yield

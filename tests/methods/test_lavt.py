@@ -16,7 +16,6 @@ from torch.nn import functional
 from risbench import methods, recipe
 from risbench.api import Batch, Words, repeat_for_expressions
 from risbench.errors import InputError
-from risbench.nn.convolution import ConvNormReLU
 from risbench.nn.swin import Block
 
 lavt = methods.module("lavt")
@@ -24,7 +23,7 @@ fusion = importlib.import_module(f"{lavt.__package__}.fusion")
 decoder = importlib.import_module(f"{lavt.__package__}.decoder")
 RECIPE = methods.recipe_file("lavt")
 PIECES = 90  # word pieces of the small networks here
-SMALL = ["model.patch=2", "model.window=8", "model.class_weights=[0.9, 1.1]"]  # whatever suits tiny on mini
+SMALL = ["model.patch=2", "model.window=8", "model.class_weights=[0.9, 1.1]"]  # whatever tiny sets
 
 
 def build(*overrides: str, variants: tuple[str, ...] = ("tiny",)) -> Any:
@@ -46,15 +45,16 @@ def batch() -> Batch:
 
 
 def logits(model: Any, batch: Batch) -> Tensor:
-    found: Tensor = model.logits(repeat_for_expressions(model.encode_image(batch), batch.image_index), batch.words)
-    return found
+    features = repeat_for_expressions(model.encode_image(batch), batch.image_index)
+    output: Tensor = model.logits(features, batch.words)
+    return output
 
 
 def array(tensor: Tensor) -> NDArray[np.float64]:
     return tensor.detach().double().numpy()
 
 
-def test_pixel_word_attention_is_that_of_the_released_network(batch: Batch) -> None:
+def test_pixel_word_attention_equals_the_released_network_s(batch: Batch) -> None:
     """Step by step: scale C^-0.5 on all channels, 1e4 (mask - 1) added to the scores, keys and values of padding 0."""
     torch.manual_seed(0)
     module = fusion.PWAM(12, 7, dropout=0.0).double()
@@ -75,12 +75,12 @@ def test_pixel_word_attention_is_that_of_the_released_network(batch: Batch) -> N
     assert torch.allclose(module(pixels, states, batch.words.mask), expected, rtol=0, atol=1e-12)
 
 
-def test_the_attention_shown_is_the_one_by_which_pixels_gather_words(batch: Batch) -> None:
+def test_the_attention_that_is_shown_is_the_one_that_gathers_words(batch: Batch) -> None:
     torch.manual_seed(0)
     module = fusion.PWAM(12, 7, dropout=0.0).double()
     pixels, states = torch.randn(3, 4, 5, 12).double(), torch.randn(3, 6, 7).double()
     gathered: list[Tensor] = []
-    module.out.register_forward_pre_hook(lambda _, given: gathered.append(given[0]))  # (B, hw, C)
+    module.out.register_forward_pre_hook(lambda _, inputs: gathered.append(inputs[0]))  # (B, hw, C)
     module(pixels, states, batch.words.mask)
     attention = module.attention(pixels, states, batch.words.mask)
     assert attention.shape == (3, 4, 5, 6) and attention.var(dim=(1, 2)).max() > 1e-4
@@ -95,7 +95,7 @@ def test_a_word_is_shown_where_it_is_attended_to_in_each_stage(batch: Batch, var
     one = Batch(batch.image[:1, :, :32], torch.tensor([0]), Words(batch.words.ids[:1], batch.words.mask[:1]), None)
     stages: list[Tensor] = []
     for module in model.network.fusions:
-        module.register_forward_pre_hook(lambda pwam, given: stages.append(pwam.attention(*given)[0]))
+        module.register_forward_pre_hook(lambda pwam, inputs: stages.append(pwam.attention(*inputs)[0]))
     probability = model.predict(one).probability
     sought = stages.copy()
     panels = model.explain(one, [2, 4])
@@ -113,7 +113,7 @@ def test_without_a_word_the_attention_asks_for_one(batch: Batch) -> None:
         build().explain(batch, [])
 
 
-def test_instance_norm_is_that_of_torch_over_positions() -> None:
+def test_instance_norm_equals_torch_s_over_positions() -> None:
     x = 3 * torch.randn(2, 20, 6).double() + 1
     expected = functional.instance_norm(x.transpose(1, 2)).transpose(1, 2)
     assert torch.allclose(fusion.instance_norm(x), expected, rtol=0, atol=1e-12)
@@ -122,7 +122,7 @@ def test_instance_norm_is_that_of_torch_over_positions() -> None:
     assert torch.equal(half, fusion.instance_norm(x.bfloat16().float()).bfloat16())
 
 
-def test_the_gate_adds_what_the_words_said_in_part() -> None:
+def test_the_gate_adds_a_part_of_the_fused_features() -> None:
     gate = fusion.LanguageGate(5).double()
     pixels, fused = torch.randn(2, 2, 3, 3, 5).double()
     inner, outer = array(gate.inner.weight), array(gate.outer.weight)
@@ -131,49 +131,22 @@ def test_the_gate_adds_what_the_words_said_in_part() -> None:
 
 
 def test_gates_start_open_a_little() -> None:
-    """The authors meant to start them at zero, but their released code never did."""
+    """The authors wanted to start them at zero, but their released code does not."""
     layers = [layer for gate in build().network.gates for layer in (gate.inner, gate.outer)]
     spread = [float(layer.weight.detach().std()) for layer in layers]
     assert spread == pytest.approx([0.02] * 8, rel=0.1)
 
 
-def test_normalisation_folded_into_the_convolution_changes_nothing() -> None:
-    """Also after further training, when the statistics are new."""
-    torch.manual_seed(0)
-    layer = ConvNormReLU(3, 4).double()
-    x = torch.randn(2, 3, 6, 5).double()
-
-    def folded_and_plain() -> tuple[Tensor, Tensor]:
-        layer.eval()
-        norm = layer.norm
-        plain = functional.conv2d(x, layer.conv.weight, padding=1)
-        plain = functional.batch_norm(plain, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        with torch.inference_mode():
-            return layer(x), functional.relu(plain)
-
-    answers = []
-    for _ in range(2):
-        layer.train()
-        layer(5 * torch.randn(2, 3, 6, 5).double() + 1).sum().backward()
-        with torch.no_grad():
-            for parameter in layer.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        folded, plain = folded_and_plain()
-        assert torch.allclose(folded, plain, rtol=0, atol=1e-10)
-        answers.append(folded)
-    assert (answers[0] - answers[1]).abs().max() > 1e-2
-
-
 def test_the_decoder_in_single_precision_stays_close_to_double() -> None:
-    """On the CPU another library computes its convolutions where no gradient is wanted."""
+    """On the CPU another library computes its convolutions when there is no gradient."""
     torch.manual_seed(0)
     network = decoder.Decoder([4, 6, 8, 10], 5, prior=0.5).eval()
     maps = [torch.randn(3, side, side, width) for side, width in ((17, 4), (9, 6), (5, 8), (3, 10))]
     with torch.inference_mode():
-        found = network(maps)
+        logits = network(maps)
     expected = network.double()([fused.double() for fused in maps])
-    assert found.shape == (3, 2, 17, 17)
-    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-5)
+    assert logits.shape == (3, 2, 17, 17)
+    assert torch.allclose(logits.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_logits_are_sampled_up_corner_on_corner(batch: Batch) -> None:
@@ -191,11 +164,11 @@ def test_logits_are_sampled_up_corner_on_corner(batch: Batch) -> None:
 
 def test_cross_entropy_is_a_mean_weighted_by_class(batch: Batch) -> None:
     model = build()
-    found = array(logits(model, batch))
+    values = array(logits(model, batch))
     assert batch.mask is not None
     truth = array(batch.mask).astype(int)
-    log_sum = np.log(np.exp(found).sum(axis=1))
-    chosen = np.take_along_axis(found, truth[:, None], axis=1)[:, 0]
+    log_sum = np.log(np.exp(values).sum(axis=1))
+    chosen = np.take_along_axis(values, truth[:, None], axis=1)[:, 0]
     weight = np.where(truth == 1, 1.1, 0.9)
     terms = model.loss(batch)
     assert set(terms) == {"total", "cross-entropy"}
@@ -204,8 +177,8 @@ def test_cross_entropy_is_a_mean_weighted_by_class(batch: Batch) -> None:
 
 def test_dice_is_averaged_over_classes_and_expressions(batch: Batch) -> None:
     model = build("loss=dice")
-    found = np.exp(array(logits(model, batch)))
-    probability = found / found.sum(axis=1, keepdims=True)
+    exponentials = np.exp(array(logits(model, batch)))
+    probability = exponentials / exponentials.sum(axis=1, keepdims=True)
     assert batch.mask is not None
     losses = []
     for share, truth in zip(probability, array(batch.mask), strict=True):
@@ -216,9 +189,9 @@ def test_dice_is_averaged_over_classes_and_expressions(batch: Batch) -> None:
     assert terms["total"].item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_dice_of_nothing_found_where_nothing_is_there_is_zero() -> None:
-    nothing = torch.stack((torch.ones(1, 4, 4), torch.zeros(1, 4, 4)), dim=1)
-    assert lavt.dice(nothing, torch.zeros(1, 4, 4)).item() == 0
+def test_dice_of_a_correct_empty_mask_is_zero() -> None:
+    background = torch.stack((torch.ones(1, 4, 4), torch.zeros(1, 4, 4)), dim=1)
+    assert lavt.dice(background, torch.zeros(1, 4, 4)).item() == 0
 
 
 def test_foreground_is_where_argmax_says_object(batch: Batch) -> None:
@@ -252,8 +225,8 @@ def test_padded_words_change_nothing(batch: Batch) -> None:
 def test_checkpointing_changes_neither_loss_nor_gradients(batch: Batch) -> None:
     """With stochastic depth, whose choices the second computation has to repeat."""
     gradients, computed = [], []
-    for kept in ("false", "true"):
-        model = build(f"activation_checkpointing={kept}", "drop_path=0.5").train()
+    for checkpointing in ("false", "true"):
+        model = build(f"activation_checkpointing={checkpointing}", "drop_path=0.5").train()
         for block in (module for module in model.modules() if isinstance(module, Block)):
             block.register_forward_pre_hook(lambda block, _: computed.append(block))
         torch.manual_seed(3)
@@ -267,13 +240,13 @@ def test_checkpointing_changes_neither_loss_nor_gradients(batch: Batch) -> None:
 
 def test_bfloat16_stays_close(batch: Batch) -> None:
     model = build().eval()
-    whole = logits(model, batch)
+    precise = logits(model, batch)
     with torch.autocast("cpu", torch.bfloat16):
         half = logits(model, batch)
         probability = model.predict(batch).probability
         model.train().loss(batch)["total"].backward()
     assert half.dtype == probability.dtype == torch.float32
-    assert 0 < (half - whole).std() < 0.05 * whole.std()
+    assert 0 < (half - precise).std() < 0.05 * precise.std()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 

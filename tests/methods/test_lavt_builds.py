@@ -36,7 +36,7 @@ def size(*modules: nn.Module) -> int:
 
 
 def test_swin_base_has_the_parameters_of_the_authors_network() -> None:
-    """As measured in their code, whose backbone holds fusions, gates and the normalisations behind them."""
+    """As measured in their code, whose backbone holds fusions, gates and their normalisations."""
     network = on_meta().network
     assert size(network.backbone, network.fusions, network.gates, network.norms) == 98_196_856
     assert size(network.fusions, network.gates) == 11_316_480
@@ -84,19 +84,19 @@ def test_every_backbone_has_its_parameters_and_maps(
 
 
 def shapes(backbone: Any) -> list[tuple[int, ...]]:
-    """Of the four maps of a 480x480 image."""
-    x, found = backbone.embed(torch.empty(1, 3, 480, 480)), []
+    """Return the shapes of the four maps of a 480x480 image."""
+    x, maps = backbone.embed(torch.empty(1, 3, 480, 480)), []
     for number in range(4):
         x = backbone.stage(number, backbone.merge(number - 1, x) if number else x)
-        found.append(tuple(x.shape))
-    return found
+        maps.append(tuple(x.shape))
+    return maps
 
 
 def test_weight_decay_acts_as_released() -> None:
     """Of the authors' backbone 253 tensors are decayed and 136 are not.
 
     The two of the last gate, which they decay though no gradient reaches them, are not in our optimiser at all: the
-    authors' AdamW passes over a tensor without gradient, so nothing of the training differs.
+    authors' AdamW skips a tensor without gradient, so training is the same.
     """
     model = on_meta()
     decayed, undecayed = ({id(p) for p in group["params"]} for group in model.parameter_groups())
@@ -136,7 +136,7 @@ def batch() -> Batch:
     )
 
 
-def test_beside_pretrained_text_the_named_part_alone_is_frozen(batch: Batch) -> None:
+def test_with_pretrained_text_only_the_named_part_is_frozen(batch: Batch) -> None:
     overrides = ["text_weights=somewhere", "text_layers=3", "text_layers_trained=1"]
     model = build(["tiny"], *(f"model.{override}" for override in overrides), pieces=30)
     torch.autograd.backward(model.loss(batch)["total"])
@@ -150,7 +150,7 @@ def test_beside_pretrained_text_the_named_part_alone_is_frozen(batch: Batch) -> 
     }
 
 
-@pytest.mark.parametrize("variant", [name for name in recipe.variants(RECIPE) if name != "tiny"])
+@pytest.mark.parametrize("variant", [name for name in recipe.variant_names(RECIPE) if name != "tiny"])
 def test_every_variant_trains_and_predicts(variant: str, batch: Batch) -> None:
     """On the small network, of which a variant of the backbone leaves the text encoder."""
     model = build(["tiny", variant], pieces=30)
@@ -175,11 +175,11 @@ def test_the_segmentation_module_of_lts_takes_the_place_of_the_last_convolution(
     torch.autograd.backward(model.loss(larger)["total"])
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     assert without == {name for name, _ in model.named_parameters() if name.startswith(tuple(model.frozen))}
-    answers: list[Tensor] = []
-    model.network.decoder.segmentation.register_forward_hook(lambda *call: answers.append(call[2]))
+    outputs: list[Tensor] = []
+    model.network.decoder.segmentation.register_forward_hook(lambda *call: outputs.append(call[2]))
     logits = model.network(model.encode_image(batch)[0][batch.image_index], batch.words)
     assert logits.shape == (2, 2, 16, 16)  # H/2
-    assert torch.allclose(logits.softmax(dim=1)[:, 1], answers[0].sigmoid())
+    assert torch.allclose(logits.softmax(dim=1)[:, 1], outputs[0].sigmoid())
 
 
 def test_a_recipe_that_is_older_than_the_segmentation_module_builds_lavt() -> None:
@@ -212,20 +212,20 @@ def test_pretrained_weights_are_loaded_where_they_are_named(tmp_path: Path) -> N
         model.load_pretrained(settings, range(30))
         return model.network, model.weights
 
-    network, said = loaded("true", "backbone_weights", "text_weights")
-    assert said == f"Swin swin.pth; BERT {tmp_path / 'bert'}"
+    network, description = loaded("true", "backbone_weights", "text_weights")
+    assert description == f"Swin swin.pth; BERT {tmp_path / 'bert'}"
     assert same(network.backbone, swin) and same(network.text, bert)
-    network, said = loaded("true", "text_weights")
-    assert said == f"backbone from scratch; BERT {tmp_path / 'bert'}"
+    network, description = loaded("true", "text_weights")
+    assert description == f"backbone from scratch; BERT {tmp_path / 'bert'}"
     assert not same(network.backbone, swin) and same(network.text, bert)
-    network, said = loaded("false", "backbone_weights", "text_weights")
-    assert said == "from scratch"
+    network, description = loaded("false", "backbone_weights", "text_weights")
+    assert description == "from scratch"
     assert not same(network.backbone, swin) and not same(network.text, bert)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     pairs: list[tuple[Tensor, Tensor]] = list(zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-    return all(torch.equal(one, other) for one, other in pairs)
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 def test_word_pieces_are_those_of_the_pretrained_text_or_of_the_training_text(tmp_path: Path) -> None:

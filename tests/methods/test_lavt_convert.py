@@ -1,4 +1,4 @@
-"""Checkpoints of the released sizes, with made-up weights, answer as the authors' network does."""
+"""Converted checkpoints of the released sizes, with made-up weights, compute the same as the authors' network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECIPE = methods.recipe_file("lavt")
 
 
 def manifest_of(settings: dict[str, Any]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Of the two parts of a file the names and shapes that say its sizes."""
+    """Return the names and shapes in the two parts of a file that determine its sizes."""
     model = {
         "backbone.patch_embed.proj.weight": [settings["width"], 3, settings["patch"], settings["patch"]],
         "classifier.conv1_4.weight": [settings["decoder_channels"], 12 * settings["width"], 3, 3],
@@ -38,7 +38,7 @@ def manifest_of(settings: dict[str, Any]) -> tuple[dict[str, list[int]], dict[st
 
 
 @pytest.mark.parametrize("variants", [[], ["swin-tiny"], ["swin-small"], ["window-7"], ["swin-large"]])
-def test_the_shapes_say_the_variant(variants: list[str]) -> None:
+def test_the_shapes_determine_the_variant(variants: list[str]) -> None:
     expected, _ = recipe.load(RECIPE, variants)
     parts = [
         {name: torch.zeros(()).expand(shape) for name, shape in part.items()} for part in manifest_of(expected.model)
@@ -47,15 +47,15 @@ def test_the_shapes_say_the_variant(variants: list[str]) -> None:
         one = {f"text_encoder.{name}": tensor for name, tensor in parts[1].items()}
         content = {"model": {**parts[0], **one}} if inside else {"model": parts[0], "bert_model": parts[1]}
         converted = methods.load("lavt").convert(content)
-        settings, found = convert._settings(RECIPE, converted)
-        assert found == [*variants, *(["one"] if inside else [])]
-        assert settings == recipe.load(RECIPE, found)[0]
+        settings, matched = convert._settings(RECIPE, converted)
+        assert matched == [*variants, *(["one"] if inside else [])]
+        assert settings == recipe.load(RECIPE, matched)[0]
         assert converted.pieces == 30_522
 
 
 @pytest.fixture(params=["tiny", pytest.param("base", marks=pytest.mark.slow)])
 def file(request: pytest.FixtureRequest, shared: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A file of the form `lavt`; it is large, so nothing of it stays."""
+    """A file of the form `lavt`; it is large and removed afterwards."""
     name = str(request.param)
     content = {
         part: {key: torch.from_numpy(np.asarray(value)) for key, value in _filled(shared, manifest).items()}
@@ -75,10 +75,10 @@ def _filled(shared: Path, manifest: str) -> dict[str, Any]:
     return cast(dict[str, Any], weights.fill(shapes))
 
 
-def test_a_converted_checkpoint_answers_as_the_authors_network(file: tuple[str, Path], shared: Path) -> None:
+def test_a_converted_checkpoint_computes_the_same_as_the_authors_network(file: tuple[str, Path], shared: Path) -> None:
     name, path = file
     vocabulary = shared / "reference" / "bert-base-uncased-vocab.txt"
-    convert.convert("lavt", path, path.parent / "two", vocabulary)
+    convert.convert_checkpoint("lavt", path, path.parent / "two", vocabulary)
     two = Checkpoint(path.parent / "two")
     variants = ["swin-tiny"] if name == "tiny" else []
     assert two.facts.variants == variants
@@ -88,7 +88,7 @@ def test_a_converted_checkpoint_answers_as_the_authors_network(file: tuple[str, 
     content = torch.load(path, weights_only=True, mmap=True)  # the other form holds the same
     content["model"] |= {f"text_encoder.{key}": value for key, value in content.pop("bert_model").items()}
     torch.save(content, path.parent / "lavt_one.pth")
-    convert.convert("lavt", path.parent / "lavt_one.pth", path.parent / "one", vocabulary)
+    convert.convert_checkpoint("lavt", path.parent / "lavt_one.pth", path.parent / "one", vocabulary)
     one = Checkpoint(path.parent / "one")
     assert one.facts.variants == [*variants, "one"]
     assert one.facts.sha256 == two.facts.sha256

@@ -1,8 +1,8 @@
-"""LAVT answers what the authors' released network answers with the same weights.
+"""LAVT computes the same as the authors' released network with the same weights.
 
-The weights are no checkpoint but made from the names and shapes of the authors' state dict, so that nothing has to be
-shipped. The authors' answers, computed in float64 with Swin-T (window 7, 120x120) and Swin-B (window 12, 96x96), are
-compared whole where the folder of reference material is there, and everywhere by some of their entries.
+The weights are no checkpoint; they follow from the names and shapes in the authors' state dict, so that no file has to
+be shipped. The authors' outputs were computed in float64 with Swin-T (window 7, 120x120) and Swin-B (window 12, 96x96).
+Some of their entries are compared always, all of them when the folder of reference material is present.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IDS = {
         [101, 29447, 3464, 5505, 23705, 19521, 6338, 15977, 2865, 28909, 102],
     ),
 }
-# The authors' network's own numbers, eight evenly from the first entry of the flattened array to its last.
+# Numbers of the authors' network: eight entries of each flattened array, evenly from the first to the last.
 AUTHORS: dict[str, dict[str, list[float]]] = {
     "tiny": {
         "bert_hidden": [1.5026929, 0.919586, -0.8890574, 1.3178282, 0.8619656, -0.39483267, 0.49678126, 0.58772808],
@@ -61,8 +61,8 @@ AUTHORS: dict[str, dict[str, list[float]]] = {
 Array = NDArray[np.float64]
 
 
-class Answered(NamedTuple):
-    """What our network answers, and the names and shapes that the authors' checkpoint has for its weights."""
+class Outputs(NamedTuple):
+    """The outputs of our network, and the names and shapes of its weights in the authors' checkpoint."""
 
     name: str
     arrays: dict[str, Array]
@@ -71,7 +71,7 @@ class Answered(NamedTuple):
 
 @pytest.fixture(scope="module")
 def text() -> Bert:
-    """BERT-base with made weights; its names are the authors'. Both networks share it, for it is slow to make."""
+    """BERT-base with computed weights; its names are the authors'. Both networks share it, as it is slow to build."""
     bert = Bert(PIECES, 768, 12, 12, 0.0)
     with torch.no_grad():
         for key, tensor in bert.named_parameters():
@@ -80,7 +80,7 @@ def text() -> Bert:
 
 
 @pytest.fixture(scope="module", params=["tiny", "base"])
-def answered(request: pytest.FixtureRequest, text: Bert) -> Answered:
+def outputs(request: pytest.FixtureRequest, text: Bert) -> Outputs:
     name = request.param
     settings, _ = recipe.load(methods.recipe_file("lavt"), VARIANTS[name])
     model: Any = methods.load("lavt").build(settings, range(PIECES))
@@ -89,26 +89,30 @@ def answered(request: pytest.FixtureRequest, text: Bert) -> Answered:
     with torch.no_grad():
         for key, tensor in model.network.state_dict().items():
             if tensor.is_floating_point() and not key.startswith("text."):
-                theirs, shape = authors(key, list(tensor.shape))
-                manifest[theirs] = shape
-                tensor.copy_(torch.from_numpy(weights(theirs, shape)).view(tensor.shape))
+                released, shape = authors_name_and_shape(key, list(tensor.shape))
+                manifest[released] = shape
+                tensor.copy_(torch.from_numpy(weights(released, shape)).view(tensor.shape))
     manifests = {"model": manifest, "bert_model": {key: list(p.shape) for key, p in text.named_parameters()}}
-    return Answered(name, answers(model.double().eval(), SIDES[name], IDS[name]), manifests)
+    return Outputs(name, compute(model.double().eval(), SIDES[name], IDS[name]), manifests)
 
 
-def answers(model: Any, side: int, ids: tuple[list[int], list[int]]) -> dict[str, Array]:
-    """The arrays under the names of the reference material, channels second."""
+def compute(model: Any, side: int, ids: tuple[list[int], list[int]]) -> dict[str, Array]:
+    """Return the arrays under the names of the reference material, with channels second."""
     image = np.random.RandomState(7).standard_normal((2, 3, side, side)).astype(np.float32)
     padded = torch.tensor([row + [0] * (20 - len(row)) for row in ids])
     words = Words(padded, padded > 0)
     network = model.network
     with torch.inference_mode():
         first = network.encode_image(torch.from_numpy(image).double())
-        hidden = network.text.hidden(words)
-        maps: list[Tensor] = network.maps(first, hidden, words.mask)
-        found = {"bert_hidden": hidden, "logits": model.logits((first,), words), "stage4": maps[3].permute(0, 3, 1, 2)}
-        found |= {f"stage{number}_mean": maps[number - 1].mean(dim=(1, 2)) for number in (1, 2, 3)}
-    return {name: tensor.numpy() for name, tensor in found.items()}
+        hidden = network.text.hidden_states(words)
+        maps: list[Tensor] = network.fused_maps(first, hidden, words.mask)
+        tensors = {
+            "bert_hidden": hidden,
+            "logits": model.logits((first,), words),
+            "stage4": maps[3].permute(0, 3, 1, 2),
+        }
+        tensors |= {f"stage{number}_mean": maps[number - 1].mean(dim=(1, 2)) for number in (1, 2, 3)}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 FUSION = {
@@ -131,10 +135,10 @@ RENAMED: list[tuple[str, Callable[[re.Match[str]], str]]] = [
 ]
 
 
-def authors(key: str, shape: list[int]) -> tuple[str, list[int]]:
-    """Under which name, and in which shape, the authors' checkpoint holds a weight of our network."""
+def authors_name_and_shape(key: str, shape: list[int]) -> tuple[str, list[int]]:
+    """Return the name and shape of a weight of our network in the authors' checkpoint."""
     if key.startswith("fusions.") and len(shape) == 2:
-        shape = [*shape, 1]  # a 1x1 convolution of theirs
+        shape = [*shape, 1]  # the authors' 1x1 convolution
     for pattern, renamed in RENAMED:
         if match := re.fullmatch(pattern, key):
             return renamed(match), shape
@@ -142,7 +146,7 @@ def authors(key: str, shape: list[int]) -> tuple[str, list[int]]:
 
 
 def weights(key: str, shape: list[int]) -> NDArray[np.float32]:
-    """Numbers fixed by a name and a shape; scales and variances stay near 1, the rest near 0."""
+    """Return numbers that a name and a shape determine: scales and variances near 1, all else near 0."""
     values = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF).standard_normal(shape).astype(np.float32)
     if key.endswith("running_var"):
         return 1 + np.float32(0.1) * np.abs(values)
@@ -153,23 +157,23 @@ def weights(key: str, shape: list[int]) -> NDArray[np.float32]:
     return np.float32(0.1) * values
 
 
-def test_the_answers_hold_the_authors_numbers(answered: Answered) -> None:
-    for name, expected in AUTHORS[answered.name].items():
-        array = answered.arrays[name]
+def test_outputs_hold_the_authors_numbers(outputs: Outputs) -> None:
+    for name, expected in AUTHORS[outputs.name].items():
+        array = outputs.arrays[name]
         places = np.linspace(0, array.size - 1, len(expected)).astype(int)
         assert np.abs(array.ravel()[places] - expected).max() < CLOSE * array.std(), name
 
 
-def test_every_array_is_that_of_the_authors_network(answered: Answered, shared: Path) -> None:
-    golden = np.load(shared / "golden" / f"lavt_{answered.name}_golden.npz")
-    assert answered.arrays.keys() == set(golden.files) - {"image", "input_ids", "attention_mask"}
-    for name, array in answered.arrays.items():
+def test_every_array_equals_the_authors(outputs: Outputs, shared: Path) -> None:
+    golden = np.load(shared / "golden" / f"lavt_{outputs.name}_golden.npz")
+    assert outputs.arrays.keys() == set(golden.files) - {"image", "input_ids", "attention_mask"}
+    for name, array in outputs.arrays.items():
         expected = golden[name].astype(np.float64)
         assert array.shape == expected.shape
         assert np.abs(array - expected).max() < CLOSE * expected.std(), name
 
 
-def test_names_and_shapes_of_the_weights_are_those_of_the_authors_checkpoint(answered: Answered, shared: Path) -> None:
-    files = {"model": f"lavt_{answered.name}_model_manifest.json", "bert_model": "bert_base_manifest.json"}
+def test_weights_have_names_and_shapes_of_the_authors_checkpoint(outputs: Outputs, shared: Path) -> None:
+    files = {"model": f"lavt_{outputs.name}_model_manifest.json", "bert_model": "bert_base_manifest.json"}
     for part, file in files.items():
-        assert answered.manifests[part] == json.loads((shared / "golden" / file).read_text(encoding="utf-8"))
+        assert outputs.manifests[part] == json.loads((shared / "golden" / file).read_text(encoding="utf-8"))

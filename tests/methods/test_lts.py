@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,8 +14,6 @@ from risbench import methods, recipe
 from risbench.api import Batch, Words
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
-from risbench.nn import darknet
-from risbench.nn.segmentation import area_average, summed_bce
 
 lts = methods.module("lts")
 RECIPE = methods.recipe_file("lts")
@@ -87,14 +83,14 @@ def test_the_map_behind_a_prediction_is_h_mask() -> None:
     torch.manual_seed(0)
     model: Any = methods.load("lts").build(settings, tokenizer).eval()
     batch = Batch(torch.randn(1, 3, 64, 96), torch.tensor([0]), tokenizer(["red cup"]), None)
-    answers: list[Tensor] = []
-    model.network.localisation.register_forward_hook(lambda *call: answers.append(call[2]))
+    outputs: list[Tensor] = []
+    model.network.localisation.register_forward_hook(lambda *call: outputs.append(call[2]))
     peak = model.predict(batch).peak[0]
     [panel] = model.explain(batch, [])
     assert (
         panel.values.shape == (8, 12) and "H_mask" in panel.title and f"at most {panel.values.max():.2f}" in panel.title
     )
-    assert torch.equal(panel.values, answers[0][0].sigmoid())
+    assert torch.equal(panel.values, outputs[0][0].sigmoid())
     assert panel.values[tuple(peak // 2)] == panel.values.max()
     with pytest.raises(InputError, match="leave --word out"):
         model.explain(batch, [1])
@@ -116,76 +112,6 @@ def test_the_relevance_filter_is_a_1x1_convolution_with_a_kernel_for_each_expres
     expected = functional.conv2d(multi.reshape(1, 24, 4, 4), kernels, groups=3)[0]
     text = lts.Text(sentence, torch.empty(0), torch.empty(0))  # it looks at the sentence alone
     assert torch.allclose(layer(multi, text), expected, atol=1e-5)
-
-
-def test_losses_are_summed_over_positions_and_averaged_over_the_batch() -> None:
-    logits, truth = torch.tensor([[[0.0, 2.0]], [[-1.0, 0.5]]]), torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-    by_hand = (np.log(2) + np.log(1 + np.exp(2)) + np.log(1 + np.exp(-1)) + np.log(1 + np.exp(-0.5))) / 2
-    assert summed_bce(logits, truth).item() == pytest.approx(by_hand, rel=1e-6)
-
-
-def test_ground_truth_is_averaged_over_each_cell() -> None:
-    mask = torch.zeros(1, 4, 4)
-    mask[0, :2, :3] = 1
-    assert area_average(mask, (2, 2)).tolist() == [[[1.0, 0.5], [0.0, 0.0]]]
-
-
-def write_darknet(path: Path, network: nn.Module, extra: int = 0) -> list[Tensor]:
-    """A .weights file as darknet writes it, with known numbers."""
-    numbers = np.random.default_rng(0).random(sum(t.numel() for t in darknet._tensors(network)) + extra)
-    content = np.array([0, 2, 0, 0, 0], "<i4").tobytes() + numbers.astype("<f4").tobytes()
-    path.write_bytes(content)
-    return [torch.from_numpy(numbers.astype("<f4"))]
-
-
-def test_a_darknet_file_fills_every_convolution_in_order(tmp_path: Path) -> None:
-    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.1)
-    [numbers] = write_darknet(tmp_path / "darknet.weights", network, extra=100)
-    assert "darknet.weights" in darknet.load_weights(network, str(tmp_path / "darknet.weights"), 0.1)
-
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    first = norms[0]
-    assert first.running_mean is not None
-    assert torch.equal(first.bias, numbers[:4]) and torch.equal(first.weight, numbers[4:8])
-    assert torch.equal(first.running_mean, numbers[8:12])
-    assert torch.equal(convolutions[0].weight.flatten(), numbers[16 : 16 + 4 * 27])
-    assert torch.equal(norms[1].bias, numbers[124:130])  # stage 1 begins with its stride-2 convolution to 6 channels
-    assert torch.equal(convolutions[-1].weight.flatten(), numbers[-100 - convolutions[-1].weight.numel() : -100])
-
-
-def test_the_52_convolutions_of_the_full_size_darknet_are_filled() -> None:
-    network = darknet.darknet53(32, [64, 128, 256, 512, 1024], [1, 2, 8, 8, 4], 0.1)
-    assert sum(isinstance(m, nn.Conv2d) for m in network.modules()) == 52
-    assert sum(t.numel() for t in darknet._tensors(network)) == 40_620_640  # the numbers in darknet53.conv.74
-
-
-@pytest.mark.parametrize("name", ["short", "missing", "nan", "folder"])
-def test_a_wrong_darknet_file_is_one_sentence(tmp_path: Path, name: str) -> None:
-    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.1)
-    write_darknet(tmp_path / "short", network)
-    whole = (tmp_path / "short").read_bytes()
-    (tmp_path / "nan").write_bytes(whole[:400] + b"\xff" * 8 + whole[408:])
-    (tmp_path / "short").write_bytes(whole[:-8])
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=name):
-        darknet.load_weights(network, str(tmp_path / name), 0.1)
-
-
-def test_darknet_weights_want_their_slope(tmp_path: Path) -> None:
-    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.01)
-    with pytest.raises(InputError, match="model.backbone_slope=0.1"):
-        darknet.load_weights(network, str(tmp_path / "any"), 0.01)
-
-
-def test_weights_that_cannot_be_had_say_how_to_train_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> nn.Module:
-        raise OSError("no network")
-
-    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.01)
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match="model.pretrained=false"):
-        darknet.load_weights(network, "timm", 0.01)
 
 
 def test_glove_vectors_stand_under_their_words(tmp_path: Path) -> None:

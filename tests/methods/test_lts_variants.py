@@ -14,7 +14,6 @@ from risbench import methods, recipe
 from risbench.api import Batch
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
-from risbench.nn.segmentation import PRIOR, Logit
 
 lts = methods.module("lts")
 localisation = importlib.import_module(f"{lts.__package__}.localisation")
@@ -75,11 +74,11 @@ def text() -> Any:
     return lts.Text(torch.randn(2, 6).double(), torch.randn(2, 3, 6).double() * mask[..., None], mask)
 
 
-def answers(module: nn.Module) -> list[Tensor]:
-    """What a module answers from now on."""
-    found: list[Tensor] = []
-    module.register_forward_hook(lambda *call: found.append(call[2]))
-    return found
+def record_outputs(module: nn.Module) -> list[Tensor]:
+    """Return a list to which every later output of a module is added."""
+    outputs: list[Tensor] = []
+    module.register_forward_hook(lambda *call: outputs.append(call[2]))
+    return outputs
 
 
 def kind(module: nn.Module | None) -> str | None:
@@ -87,7 +86,7 @@ def kind(module: nn.Module | None) -> str | None:
 
 
 def test_every_variant_is_a_row_here() -> None:
-    assert set(ROWS) == {"full", *recipe.variants(RECIPE)} - {"tiny"}
+    assert set(ROWS) == {"full", *recipe.variant_names(RECIPE)} - {"tiny"}
 
 
 @pytest.mark.parametrize("variant", ROWS)
@@ -134,7 +133,7 @@ def test_a_size_comes_behind_tiny_too() -> None:
 @pytest.mark.parametrize("variant", WITHOUT_SEG)
 def test_without_the_segmentation_module_p_mask_is_h_mask(variant: str, batch: Batch) -> None:
     model = build("tiny", variant).eval()
-    heat = answers(model.network.localisation)
+    heat = record_outputs(model.network.localisation)
     probability, peak = model.predict(batch)
     assert torch.equal(probability, heat[0].sigmoid())
     for number, place in enumerate(peak):
@@ -143,7 +142,7 @@ def test_without_the_segmentation_module_p_mask_is_h_mask(variant: str, batch: B
 
 def test_with_fusion_alone_p_mask_is_a_1x1_convolution_of_f_m3(batch: Batch) -> None:
     model = build("tiny", "fusion").eval()
-    fused, layer = answers(model.network.fusion), model.network.segmentation
+    fused, layer = record_outputs(model.network.fusion), model.network.segmentation
     probability = model.predict(batch).probability
     expected = functional.conv2d(fused[0], layer.weight, layer.bias)[:, 0]
     assert torch.allclose(probability, expected.sigmoid(), atol=1e-6)
@@ -152,7 +151,7 @@ def test_with_fusion_alone_p_mask_is_a_1x1_convolution_of_f_m3(batch: Batch) -> 
 @pytest.mark.parametrize(("variant", "known"), [("filter-seg", False), ("fusion-seg", True)])
 def test_f_m3_knows_the_words_by_the_fusion_alone(variant: str, known: bool, batch: Batch) -> None:
     model = build("tiny", variant).eval()
-    fused = answers(model.network.fusion)
+    fused = record_outputs(model.network.fusion)
     before = model.predict(batch).probability
     after = model.predict(batch._replace(words=TOKENIZER(["red", "left cup", "left"]))).probability
     assert torch.equal(fused[0], fused[1]) != known
@@ -199,9 +198,9 @@ def test_the_transformer_is_one_layer_of_a_decoder_over_places(multi: Tensor, te
     torch.manual_seed(0)
     module = localisation.Transformer(6, 8, heads=4, hidden=16, response=localisation.Response(8)).double()
     layer, width = module.layer, 8 // 4
-    found = module(multi, text)
+    heat = module(multi, text)
     with torch.inference_mode():
-        assert torch.allclose(module.eval()(multi, text), found, rtol=0, atol=1e-12)  # torch may take another way there
+        assert torch.allclose(module.eval()(multi, text), heat, rtol=0, atol=1e-12)  # torch may take another path there
     for number in range(2):
         x = multi[number].flatten(1).T + places(3, 5, 8)  # (hw, C)
         queries, keys, values = (x @ layer.self_attn.in_proj_weight.T + layer.self_attn.in_proj_bias).chunk(3, dim=1)
@@ -215,7 +214,7 @@ def test_the_transformer_is_one_layer_of_a_decoder_over_places(multi: Tensor, te
         x = layer.norm2(x + cross.out_proj(memory))
         x = layer.norm3(x + layer.linear2(layer.linear1(x).relu()))
         weight, bias = module.response.logit.weight[0, :, 0, 0], module.response.logit.bias
-        assert torch.allclose(found[number].flatten(), x @ weight + bias, rtol=0, atol=1e-5)  # places are float32
+        assert torch.allclose(heat[number].flatten(), x @ weight + bias, rtol=0, atol=1e-5)  # places are float32
 
 
 def places(height: int, width: int, channels: int) -> Tensor:
@@ -243,7 +242,7 @@ def test_star_filters_twice_what_the_transformer_answers() -> None:
 def test_h_mask_is_shown_where_there_is_one(variant: str, batch: Batch) -> None:
     model = build("tiny", variant).eval()
     one = Batch(batch.image[:1], torch.tensor([0]), TOKENIZER(["cup"]), None)
-    heat = answers(model.network.localisation)
+    heat = record_outputs(model.network.localisation)
     [panel] = model.explain(one, [])
     assert torch.equal(panel.values, heat[0][0].sigmoid())
     with pytest.raises(InputError, match="leave --word out"):
@@ -292,7 +291,3 @@ def test_a_recipe_that_is_older_than_the_rows_builds_the_full_network(batch: Bat
     full = build("tiny")
     assert list(model.state_dict()) == list(full.state_dict())
     assert torch.equal(model.eval().predict(batch).probability, full.eval().predict(batch).probability)
-
-
-def test_a_logit_starts_at_the_share_of_foreground() -> None:
-    assert torch.allclose(Logit(4)(torch.zeros(2, 4, 3, 5)).sigmoid(), torch.full((2, 3, 5), PRIOR))

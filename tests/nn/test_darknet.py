@@ -1,14 +1,16 @@
-"""Darknet53 stage by stage is Darknet53."""
-
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from risbench.errors import InputError
+from risbench.nn import darknet
 from risbench.nn.darknet import Darknet
 
 
@@ -20,23 +22,23 @@ def network() -> Darknet:
 
 def maps(network: Darknet, image: Tensor) -> list[Tensor]:
     """The four maps (B, h, w, C)."""
-    x, found = network.embed(image), []
+    x, stages = network.embed(image), []
     for number in range(4):
         x = network.stage(number, network.merge(number - 1, x) if number else x)
-        found.append(x)
-    return found
+        stages.append(x)
+    return stages
 
 
 def test_its_stages_are_those_of_the_whole_network(network: Darknet) -> None:
     network.eval()
     image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        found = maps(network, image)
+        stages = maps(network, image)
         whole = network.net(image)  # at H/8, H/16, H/32
-    assert [tuple(x.shape) for x in found] == [(1, 64 // s, 96 // s, 32 * s) for s in (4, 8, 16, 32)]
+    assert [tuple(x.shape) for x in stages] == [(1, 64 // s, 96 // s, 32 * s) for s in (4, 8, 16, 32)]
     assert network.widths == [128, 256, 512, 1024] and network.stride == 4
-    for one, other in zip(found[1:], whole, strict=True):
-        assert torch.allclose(one.permute(0, 3, 1, 2), other, atol=1e-5)
+    for x, expected in zip(stages[1:], whole, strict=True):
+        assert torch.allclose(x.permute(0, 3, 1, 2), expected, atol=1e-5)
     assert len(network.blocks()) == 2 + 8 + 8 + 4
 
 
@@ -44,7 +46,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(network: Darknet
     """A block that is computed twice counts its batch once."""
     network.train()
     image, state = torch.randn(2, 3, 32, 32), {key: value.clone() for key, value in network.state_dict().items()}
-    found = []
+    results = []
     computed: list[int] = []
     for number, block in enumerate(network.blocks()):
         block.register_forward_pre_hook(lambda *_, number=number: computed.append(number))
@@ -53,12 +55,70 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(network: Darknet
         network.zero_grad()
         torch.autograd.backward(maps(network, image)[3].square().mean())
         gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
-        found.append((gradients, {key: value.clone() for key, value in network.state_dict().items()}))
-    assert all(map(torch.equal, found[0][0], found[1][0])) and len(found[0][0]) == 3 * 52
-    assert all(torch.equal(found[0][1][key], found[1][1][key]) for key in state)
+        results.append((gradients, {key: value.clone() for key, value in network.state_dict().items()}))
+    assert all(map(torch.equal, results[0][0], results[1][0])) and len(results[0][0]) == 3 * 52
+    assert all(torch.equal(results[0][1][key], results[1][1][key]) for key in state)
     assert set(Counter(computed).values()) == {1 + 2}  # once without, twice with
 
 
 def test_other_weights_than_timm_s_are_one_sentence(network: Darknet) -> None:
     with pytest.raises(InputError, match="darknet53.c2ns_in1k"):
         network.load_pretrained("yolov3.weights")
+
+
+def write_darknet(path: Path, network: nn.Module, extra: int = 0) -> list[Tensor]:
+    """A .weights file as darknet writes it, with known numbers."""
+    numbers = np.random.default_rng(0).random(sum(t.numel() for t in darknet._in_file_order(network)) + extra)
+    content = np.array([0, 2, 0, 0, 0], "<i4").tobytes() + numbers.astype("<f4").tobytes()
+    path.write_bytes(content)
+    return [torch.from_numpy(numbers.astype("<f4"))]
+
+
+def test_a_darknet_file_fills_every_convolution_in_order(tmp_path: Path) -> None:
+    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.1)
+    [numbers] = write_darknet(tmp_path / "darknet.weights", network, extra=100)
+    assert "darknet.weights" in darknet.load_weights(network, str(tmp_path / "darknet.weights"), 0.1)
+
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    first = norms[0]
+    assert first.running_mean is not None
+    assert torch.equal(first.bias, numbers[:4]) and torch.equal(first.weight, numbers[4:8])
+    assert torch.equal(first.running_mean, numbers[8:12])
+    assert torch.equal(convolutions[0].weight.flatten(), numbers[16 : 16 + 4 * 27])
+    assert torch.equal(norms[1].bias, numbers[124:130])  # stage 1 begins with its stride-2 convolution to 6 channels
+    assert torch.equal(convolutions[-1].weight.flatten(), numbers[-100 - convolutions[-1].weight.numel() : -100])
+
+
+def test_the_52_convolutions_of_the_full_size_darknet_are_filled() -> None:
+    network = darknet.darknet53(32, [64, 128, 256, 512, 1024], [1, 2, 8, 8, 4], 0.1)
+    assert sum(isinstance(m, nn.Conv2d) for m in network.modules()) == 52
+    assert sum(t.numel() for t in darknet._in_file_order(network)) == 40_620_640  # the numbers in darknet53.conv.74
+
+
+@pytest.mark.parametrize("name", ["short", "missing", "nan", "folder"])
+def test_a_wrong_darknet_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.1)
+    write_darknet(tmp_path / "short", network)
+    whole = (tmp_path / "short").read_bytes()
+    (tmp_path / "nan").write_bytes(whole[:400] + b"\xff" * 8 + whole[408:])
+    (tmp_path / "short").write_bytes(whole[:-8])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=name):
+        darknet.load_weights(network, str(tmp_path / name), 0.1)
+
+
+def test_darknet_weights_want_their_slope(tmp_path: Path) -> None:
+    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.01)
+    with pytest.raises(InputError, match="model.backbone_slope=0.1"):
+        darknet.load_weights(network, str(tmp_path / "any"), 0.01)
+
+
+def test_weights_that_cannot_be_had_say_how_to_train_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> nn.Module:
+        raise OSError("no network")
+
+    network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.01)
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match="model.pretrained=false"):
+        darknet.load_weights(network, "timm", 0.01)

@@ -24,27 +24,27 @@ def resnet() -> Any:
 
 
 def maps(network: Any, image: Tensor) -> list[Tensor]:
-    found: list[Tensor] = [network.stage(0, network.embed(image))]
+    maps_of_stages: list[Tensor] = [network.stage(0, network.embed(image))]
     for number in (1, 2, 3):
-        found.append(network.stage(number, network.merge(number - 1, found[-1])))
-    return found
+        maps_of_stages.append(network.stage(number, network.merge(number - 1, maps_of_stages[-1])))
+    return maps_of_stages
 
 
 def test_maps_are_those_of_timm_with_channels_last(resnet: Any) -> None:
     other: Any = timm.create_model("resnet14t", features_only=True, out_indices=(1, 2, 3, 4)).eval()
     other.load_state_dict(resnet.net.state_dict(), strict=False)
     image = torch.randn(2, 3, 64, 96)
-    found = maps(resnet, image)
-    assert resnet.widths == [x.shape[3] for x in found] == other.feature_info.channels()
-    assert [x.shape[1:3] for x in found] == [(16, 24), (8, 12), (4, 6), (2, 3)]
-    for ours, theirs in zip(found, other(image), strict=True):
-        assert torch.allclose(ours, theirs.permute(0, 2, 3, 1), atol=1e-5)
+    ours = maps(resnet, image)
+    assert resnet.widths == [x.shape[3] for x in ours] == other.feature_info.channels()
+    assert [x.shape[1:3] for x in ours] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    for x, expected in zip(ours, other(image), strict=True):
+        assert torch.allclose(x, expected.permute(0, 2, 3, 1), atol=1e-5)
 
 
 def test_checkpointing_changes_neither_gradients_nor_statistics(resnet: Any) -> None:
     image = torch.randn(2, 3, 64, 64)
     start = {key: tensor.clone() for key, tensor in resnet.state_dict().items()}
-    answers = []
+    results = []
     computed: list[int] = []
     for number, block in enumerate(resnet.blocks()):
         block.register_forward_pre_hook(lambda *_, number=number: computed.append(number))
@@ -53,10 +53,10 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(resnet: Any) -> 
         resnet.train().zero_grad()
         torch.autograd.backward(maps(resnet, image)[3].square().sum())
         gradients = {name: parameter.grad.clone() for name, parameter in resnet.named_parameters()}
-        answers.append(gradients | {name: buffer.clone() for name, buffer in resnet.named_buffers()})
-    assert answers[0].keys() == answers[1].keys()
-    for name, tensor in answers[0].items():
-        assert torch.allclose(tensor, answers[1][name], rtol=1e-4, atol=1e-5), name
+        results.append(gradients | {name: buffer.clone() for name, buffer in resnet.named_buffers()})
+    assert results[0].keys() == results[1].keys()
+    for name, tensor in results[0].items():
+        assert torch.allclose(tensor, results[1][name], rtol=1e-4, atol=1e-5), name
     assert set(Counter(computed).values()) == {1 + 2}  # once without, twice with
 
 
@@ -65,10 +65,10 @@ def test_blocks_are_all_residual_blocks(resnet: Any) -> None:
 
 
 def test_weights_are_loaded_from_a_file_with_its_classifier(resnet: Any, tmp_path: Path) -> None:
-    given = timm.create_model("resnet14t").state_dict()
-    torch.save(given, tmp_path / "resnet.pth")
-    assert "fc.weight" in given and resnet.load_pretrained(str(tmp_path / "resnet.pth")) == "ResNet resnet.pth"
-    assert all(torch.equal(tensor, given[key]) for key, tensor in resnet.net.state_dict().items())
+    weights = timm.create_model("resnet14t").state_dict()
+    torch.save(weights, tmp_path / "resnet.pth")
+    assert "fc.weight" in weights and resnet.load_pretrained(str(tmp_path / "resnet.pth")) == "ResNet resnet.pth"
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in resnet.net.state_dict().items())
 
 
 def test_weights_of_another_size_are_one_sentence(resnet: Any, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_without_the_hub_the_sentence_says_what_else_can_be_done(resnet: Any, mo
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match="resnet14t cannot be had .*model.pretrained=false"):
+    with pytest.raises(InputError, match="resnet14t cannot be loaded .*model.pretrained=false"):
         resnet.load_pretrained("resnet14t")
 
 

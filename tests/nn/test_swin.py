@@ -25,13 +25,13 @@ def swin() -> Any:
     torch.manual_seed(0)
     network = Swin(WIDTH, DEPTHS, HEADS, WINDOW, PATCH, drop_path=0.0)
     for block in network.blocks():
-        nn.init.normal_(table(block))
+        nn.init.normal_(bias_table(block))
     return network.double().eval()
 
 
-def table(block: Any) -> nn.Parameter:
-    found: nn.Parameter = block.attn.relative_position_bias_table
-    return found
+def bias_table(block: Any) -> nn.Parameter:
+    table: nn.Parameter = block.attn.relative_position_bias_table
+    return table
 
 
 def stages(network: Any, image: Tensor) -> list[Tensor]:
@@ -41,7 +41,7 @@ def stages(network: Any, image: Tensor) -> list[Tensor]:
     return maps
 
 
-def theirs(network: Any, side: int) -> list[Tensor]:
+def timm_stages(network: Any, side: int) -> list[Tensor]:
     """The maps of timm's own network with the same weights."""
     other = SwinTransformer(
         img_size=side,
@@ -69,7 +69,7 @@ def image(height: int, width: int = 0) -> Tensor:
 
 def test_where_windows_fit_the_maps_are_those_of_timm(swin: Any) -> None:
     """Maps of 16 and 8 cells, both more than one window."""
-    pairs = list(zip(stages(swin, image(32)), theirs(swin, 32), strict=True))
+    pairs = list(zip(stages(swin, image(32)), timm_stages(swin, 32), strict=True))
     assert [tuple(ours.shape) for ours, _ in pairs] == [(2, 16, 16, 8), (2, 8, 8, 16)]
     assert all(torch.allclose(ours, other, rtol=0, atol=1e-12) for ours, other in pairs)
 
@@ -86,9 +86,9 @@ def test_where_windows_do_not_fit_padding_comes_before_the_shift(swin: Any) -> N
         assert torch.allclose(x, expected, rtol=0, atol=1e-12)
 
 
-def test_where_windows_do_not_fit_timm_answers_otherwise(swin: Any) -> None:
-    """The reason for blocks of our own; should this fail, timm pads first, too, and they can go."""
-    assert not torch.allclose(stages(swin, image(20))[1], theirs(swin, 20)[1], atol=1e-2)
+def test_where_windows_do_not_fit_timm_differs(swin: Any) -> None:
+    """The reason for our blocks. If this fails, timm pads first too, and they can be removed."""
+    assert not torch.allclose(stages(swin, image(20))[1], timm_stages(swin, 20)[1], atol=1e-2)
 
 
 def plain_block(block: Any, x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def plain_block(block: Any, x: Tensor) -> Tensor:
     tall, wide = (window * math.ceil(length / window) for length in (height, width))
     padded = torch.zeros(batch, tall, wide, channels, dtype=x.dtype)
     padded[:, :height, :width] = block.norm1(x)
-    answer = torch.zeros_like(padded)
+    attended = torch.zeros_like(padded)
     for top in range(0, tall, window):
         for left in range(0, wide, window):
             # where the cells of this window lay before the cyclic shift
@@ -108,9 +108,9 @@ def plain_block(block: Any, x: Tensor) -> Tensor:
             rows, columns = torch.tensor(cells).T
             added = torch.tensor([[_added(block, a, b) for b in range(len(cells))] for a in range(len(cells))])
             if shift:
-                added = added + _apart(top, left, tall, wide, window, shift)
-            answer[:, rows, columns] = plain_attention(attention, padded[:, rows, columns], added)
-    x = x + answer[:, :height, :width]
+                added = added + _mask_of_window(top, left, tall, wide, window, shift)
+            attended[:, rows, columns] = plain_attention(attention, padded[:, rows, columns], added)
+    x = x + attended[:, :height, :width]
     whole: Tensor = x + block.mlp(block.norm2(x))
     return whole
 
@@ -119,11 +119,11 @@ def _added(block: Any, a: int, b: int) -> list[float]:
     """The bias of each head between two positions of a window, from their distance."""
     window = block.window
     down, right = a // window - b // window, a % window - b % window
-    values: list[float] = table(block)[(down + window - 1) * (2 * window - 1) + right + window - 1].tolist()
+    values: list[float] = bias_table(block)[(down + window - 1) * (2 * window - 1) + right + window - 1].tolist()
     return values
 
 
-def _apart(top: int, left: int, tall: int, wide: int, window: int, shift: int) -> Tensor:
+def _mask_of_window(top: int, left: int, tall: int, wide: int, window: int, shift: int) -> Tensor:
     """-100 between cells of a window of which only one has gone round a border: (N, N, 1)."""
     gone = [(top + i + shift >= tall, left + j + shift >= wide) for i in range(window) for j in range(window)]
     return torch.tensor([[[-100.0 * (a != b)] for b in gone] for a in gone])
@@ -135,11 +135,11 @@ def plain_attention(attention: Any, x: Tensor, added: Tensor) -> Tensor:
     width = query.shape[-1] // attention.num_heads
     parts = []
     for head in range(attention.num_heads):
-        own = slice(head * width, (head + 1) * width)
-        scores = query[..., own] @ key[..., own].transpose(1, 2) / math.sqrt(width) + added[..., head]
-        parts.append(scores.softmax(dim=-1) @ value[..., own])
-    answer: Tensor = attention.proj(torch.cat(parts, dim=-1))
-    return answer
+        part = slice(head * width, (head + 1) * width)
+        scores = query[..., part] @ key[..., part].transpose(1, 2) / math.sqrt(width) + added[..., head]
+        parts.append(scores.softmax(dim=-1) @ value[..., part])
+    output: Tensor = attention.proj(torch.cat(parts, dim=-1))
+    return output
 
 
 @pytest.mark.parametrize(("height", "width", "window", "shift"), [(8, 12, 4, 2), (7, 7, 7, 3), (10, 5, 5, 2)])
@@ -148,26 +148,26 @@ def test_the_shift_mask_parts_what_only_the_shift_brought_together(
 ) -> None:
     mask = shift_mask(height, width, window, shift, torch.device("cpu"))
     windows = [(top, left) for top in range(0, height, window) for left in range(0, width, window)]
-    expected = torch.stack([_apart(*corner, height, width, window, shift)[..., 0] for corner in windows])
+    expected = torch.stack([_mask_of_window(*corner, height, width, window, shift)[..., 0] for corner in windows])
     assert torch.equal(mask, expected)
     assert (mask != 0).any()
 
 
-def test_the_bias_is_kept_without_gradient_and_follows_the_weights(swin: Any) -> None:
+def test_the_bias_is_cached_without_gradient_and_follows_the_weights(swin: Any) -> None:
     block = swin.layers[0].blocks[1]
 
     def bias() -> Tensor:
         with torch.no_grad():
-            found: Tensor = block.bias(8, 8)
-        assert torch.equal(found, block._bias(table(block).detach(), 8, 8))
-        return found
+            cached: Tensor = block.bias(8, 8)
+        assert torch.equal(cached, block._compute_bias(bias_table(block).detach(), 8, 8))
+        return cached
 
     first = bias()
     assert bias() is first and not first.requires_grad
-    assert block.bias(8, 8).requires_grad and block.bias(8, 8).grad_fn is not None  # never the kept one in training
+    assert block.bias(8, 8).requires_grad and block.bias(8, 8).grad_fn is not None  # never the cached one in training
 
-    table(block).grad = torch.ones_like(table(block))
-    for optimizer in (torch.optim.AdamW([table(block)]), torch.optim.SGD([table(block)], lr=0.1)):
+    bias_table(block).grad = torch.ones_like(bias_table(block))
+    for optimizer in (torch.optim.AdamW([bias_table(block)]), torch.optim.SGD([bias_table(block)], lr=0.1)):
         before = bias()
         optimizer.step()
         assert not torch.equal(bias(), before)
@@ -187,24 +187,24 @@ def test_a_network_made_in_inference_mode_follows_its_weights() -> None:
         network: Any = Swin(WIDTH, DEPTHS, HEADS, WINDOW, PATCH, 0.0)
         block = network.layers[0].blocks[1]
         before = block.bias(8, 8)
-        table(block).add_(1)
+        bias_table(block).add_(1)
         assert torch.allclose(block.bias(8, 8), before + 1)
 
 
 def test_training_goes_on_after_evaluation_at_a_new_size(swin: Any) -> None:
-    """What inference mode made, such as the mask of that size, may not stand in a graph."""
+    """A tensor made in inference mode, as the mask of that size, must not enter a graph."""
     with torch.inference_mode():
         expected = stages(swin, image(36))[1]
     again = stages(swin.train(), image(36))[1]
     torch.autograd.backward(again.sum())
     assert torch.allclose(again, expected, rtol=0, atol=1e-12)
-    assert all(table(block).grad is not None for block in swin.blocks())
+    assert all(bias_table(block).grad is not None for block in swin.blocks())
 
 
 def test_every_stage_has_whole_windows_and_shifts_whatever_the_input(swin: Any) -> None:
     assert [(block.window, block.shift) for block in swin.blocks()] == [(4, 0), (4, 2)] * 2
     maps = stages(swin, image(4))  # maps of 2 and 1 cells are padded to a window
-    assert [tuple(found.shape) for found in maps] == [(2, 2, 2, 8), (2, 1, 1, 16)]
+    assert [tuple(x.shape) for x in maps] == [(2, 2, 2, 8), (2, 1, 1, 16)]
 
 
 def published(network: Any, window: int) -> dict[str, Tensor]:
@@ -222,16 +222,16 @@ def published(network: Any, window: int) -> dict[str, Tensor]:
 
 def test_weights_as_their_authors_publish_them_are_loaded(swin: Any, tmp_path: Path) -> None:
     """From a window of 7 to one of 4, whose bias tables are sampled from the larger ones."""
-    given = published(swin, 7)
-    torch.save({"model": given}, tmp_path / "swin.pth")
+    tensors = published(swin, 7)
+    torch.save({"model": tensors}, tmp_path / "swin.pth")
     assert swin.load_pretrained(str(tmp_path / "swin.pth")) == "Swin swin.pth"
     loaded = swin.state_dict()
     for key in ("layers.0.blocks.1.attn.qkv.weight", "patch_embed.proj.weight", "layers.1.blocks.0.mlp.fc1.bias"):
-        assert torch.equal(loaded[key].float(), given[key])
-    assert torch.equal(loaded["layers.1.downsample.norm.bias"].float(), given["layers.0.downsample.norm.bias"])
+        assert torch.equal(loaded[key].float(), tensors[key])
+    assert torch.equal(loaded["layers.1.downsample.norm.bias"].float(), tensors["layers.0.downsample.norm.bias"])
     key = "layers.1.blocks.0.attn.relative_position_bias_table"
     for head in (0, 1):
-        expected = resized(given[key][:, head].view(13, 13).numpy(), 7)
+        expected = resized(tensors[key][:, head].view(13, 13).numpy(), 7)
         assert np.allclose(loaded[key][:, head].view(7, 7).numpy(), expected, atol=1e-5)
 
 
@@ -248,10 +248,10 @@ def resized(grid: NDArray[np.float32], side: int) -> NDArray[np.float64]:
 
 
 def test_weights_of_the_same_window_are_loaded_as_they_are(swin: Any, tmp_path: Path) -> None:
-    given = {key: torch.rand_like(tensor) for key, tensor in swin.state_dict().items()}
-    save_file(given, tmp_path / "swin.safetensors")
+    tensors = {key: torch.rand_like(tensor) for key, tensor in swin.state_dict().items()}
+    save_file(tensors, tmp_path / "swin.safetensors")
     assert swin.load_pretrained(str(tmp_path / "swin.safetensors")) == "Swin swin.safetensors"
-    assert all(torch.equal(tensor, given[key]) for key, tensor in swin.state_dict().items())
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in swin.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def test_without_the_hub_the_sentence_says_what_else_can_be_done(swin: Any, monk
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match="swin_tiny_patch4_window7_224 cannot be had .*model.pretrained=false"):
+    with pytest.raises(InputError, match="swin_tiny_patch4_window7_224 cannot be loaded .*model.pretrained=false"):
         swin.load_pretrained("swin_tiny_patch4_window7_224")
 
 
 def test_weights_of_timm_are_loaded_by_name(swin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: Any = Swin(WIDTH, DEPTHS, HEADS, 7, PATCH, 0.0)
-    monkeypatch.setattr(timm, "create_model", lambda *_, **__: given)
+    pretrained: Any = Swin(WIDTH, DEPTHS, HEADS, 7, PATCH, 0.0)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pretrained)
     assert swin.load_pretrained("swin_tiny_patch4_window7_224") == "Swin timm swin_tiny_patch4_window7_224"
-    assert torch.equal(swin.patch_embed.proj.weight.float(), given.patch_embed.proj.weight)
+    assert torch.equal(swin.patch_embed.proj.weight.float(), pretrained.patch_embed.proj.weight)

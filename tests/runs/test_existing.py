@@ -1,4 +1,4 @@
-"""Runs that were begun: which folder holds the training of a job, and whether it is over."""
+"""Existing runs: the folder of the same training, and whether the training is finished."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import pytest
 
 from risbench import recipe
 from risbench.runs import existing
-from risbench.runs.job import Job, trained_with
+from risbench.runs.job import Job, training_settings
 
 JOB = Job(method="lts", dataset="mini", variants=["filter"], seed=1, splits=["val"], overrides=["train.epochs=3"])
 
 
-def put(runs: Path, job: Job, epoch: int | None = None) -> Path:
-    """A folder as a run of the job leaves it after some epochs."""
+def make_folder(runs: Path, job: Job, epoch: int | None = None) -> Path:
+    """Make a folder as a run of the job leaves it after some epochs."""
     folder = runs / f"run{len(list(runs.glob('*')))}"
     folder.mkdir(parents=True)
     job.write(folder)
-    (folder / "recipe.toml").write_text(recipe.dumps(trained_with(job)[0]), encoding="utf-8")
+    (folder / "recipe.toml").write_text(recipe.dumps(training_settings(job)[0]), encoding="utf-8")
     if epoch is not None:
         (folder / "checkpoints" / "last").mkdir(parents=True)
         (folder / "checkpoints" / "last" / "checkpoint.json").write_text(json.dumps({"epoch": epoch}))
     return folder
 
 
-def found(job: Job, runs: Path) -> Path | None:
-    settings, variants = trained_with(job)
-    return existing.folder(job, variants, settings, runs)
+def find(job: Job, runs: Path) -> Path | None:
+    settings, variants = training_settings(job)
+    return existing.find_folder(job, variants, settings, runs)
 
 
-@pytest.mark.parametrize(("epoch", "over"), [(None, False), (2, False), (3, True)])
-def test_a_run_is_trained_when_its_epochs_are_over(tmp_path: Path, epoch: int | None, over: bool) -> None:
-    assert found(JOB, tmp_path) is None and not existing.is_trained(JOB, tmp_path)
-    folder = put(tmp_path, JOB, epoch)
-    assert found(JOB, tmp_path) == folder and existing.is_trained(JOB, tmp_path) is over
+@pytest.mark.parametrize(("epoch", "finished"), [(None, False), (2, False), (3, True)])
+def test_a_run_is_trained_when_its_epochs_are_finished(tmp_path: Path, epoch: int | None, finished: bool) -> None:
+    assert find(JOB, tmp_path) is None and not existing.is_trained(JOB, tmp_path)
+    folder = make_folder(tmp_path, JOB, epoch)
+    assert find(JOB, tmp_path) == folder and existing.is_trained(JOB, tmp_path) is finished
 
 
 def test_other_splits_and_later_protocols_are_the_same_training(tmp_path: Path) -> None:
-    put(tmp_path, JOB, 3)
+    make_folder(tmp_path, JOB, 3)
     same: list[dict[str, Any]] = [
         {"splits": ["testA"]},
         {"protocols": ["original", "lavt"]},
@@ -61,17 +61,17 @@ def test_other_splits_and_later_protocols_are_the_same_training(tmp_path: Path) 
         {"overrides": ["train.epochs=2"]},
     ],
 )
-def test_what_trains_otherwise_is_another_run(tmp_path: Path, change: dict[str, Any]) -> None:
-    put(tmp_path, JOB.model_copy(update=change), 3)
-    assert found(JOB, tmp_path) is None and not existing.is_trained(JOB, tmp_path)
+def test_another_training_is_another_run(tmp_path: Path, change: dict[str, Any]) -> None:
+    make_folder(tmp_path, JOB.model_copy(update=change), 3)
+    assert find(JOB, tmp_path) is None and not existing.is_trained(JOB, tmp_path)
 
 
-def test_evaluations_and_what_is_damaged_or_gone_are_passed_over(tmp_path: Path) -> None:
-    put(tmp_path, JOB.model_copy(update={"checkpoint": "somewhere"}), 3)
-    gone = put(tmp_path, JOB, 3)
+def test_evaluations_and_damaged_or_removed_runs_are_ignored(tmp_path: Path) -> None:
+    make_folder(tmp_path, JOB.model_copy(update={"checkpoint": "somewhere"}), 3)
+    gone = make_folder(tmp_path, JOB, 3)
     (gone / "run.toml").write_text((gone / "run.toml").read_text().replace('"lts"', '"gone"'))
-    (put(tmp_path, JOB) / "run.toml").write_text("no = ")
-    assert found(JOB, tmp_path) is None
-    damaged = put(tmp_path, JOB, 3) / "checkpoints" / "last" / "checkpoint.json"
+    (make_folder(tmp_path, JOB) / "run.toml").write_text("no = ")
+    assert find(JOB, tmp_path) is None
+    damaged = make_folder(tmp_path, JOB, 3) / "checkpoints" / "last" / "checkpoint.json"
     damaged.write_text("{")
-    assert found(JOB, tmp_path) is not None and not existing.is_trained(JOB, tmp_path)
+    assert find(JOB, tmp_path) is not None and not existing.is_trained(JOB, tmp_path)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from risbench.data import rle
 from risbench.errors import InputError
+from risbench.nn import weights
 from risbench.scoring import dense
 
 SIZE = (3, 4)
@@ -51,7 +52,7 @@ def test_foreground_is_what_lies_above_the_threshold() -> None:
 
 @pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.int64, np.float16, np.float64])
 @pytest.mark.parametrize("threshold", [None, 0.5])
-def test_what_is_cut_already_stays_as_it_is_whatever_its_type(kind: type, threshold: float | None) -> None:
+def test_binary_masks_of_any_type_stay_as_they_are(kind: type, threshold: float | None) -> None:
     mask: NDArray[Any] = np.tri(*SIZE).astype(kind)
     assert np.array_equal(encoded(mask, threshold), np.tri(*SIZE))
     assert np.array_equal(encoded(np.asfortranarray(mask), threshold), np.tri(*SIZE))
@@ -74,9 +75,9 @@ VALUES: list[tuple[Any, float | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("mask", "threshold", "says"), VALUES, ids=[says[:40] for _, _, says in VALUES])
-def test_an_array_that_is_no_mask_is_refused(mask: Any, threshold: float | None, says: str) -> None:
-    with pytest.raises(InputError, match=f"The mask of sent_id 7 {says}") as refusal:
+@pytest.mark.parametrize(("mask", "threshold", "message"), VALUES, ids=[message[:40] for _, _, message in VALUES])
+def test_an_array_that_is_no_mask_is_refused(mask: Any, threshold: float | None, message: str) -> None:
+    with pytest.raises(InputError, match=f"The mask of sent_id 7 {message}") as refusal:
         dense.encode([(7, mask)], threshold)
     assert "\n" not in str(refusal.value)
 
@@ -87,10 +88,10 @@ def test_a_name_that_is_no_sent_id_is_refused(name: Any) -> None:
         dense.encode([(name, np.ones(SIZE, np.bool_))])
 
 
-def test_what_is_no_pair_is_refused() -> None:
-    given: Any = [np.ones(SIZE, np.bool_)]
+def test_masks_without_a_sent_id_are_refused() -> None:
+    masks: Any = [np.ones(SIZE, np.bool_)]
     with pytest.raises(InputError, match="is no pair of sent_id and mask"):
-        dense.encode(given)
+        dense.encode(masks)
 
 
 def test_a_tensor_that_numpy_cannot_hold_is_refused() -> None:
@@ -113,14 +114,18 @@ class Harmful:
         return os.mkdir, (str(self.path),)
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+def load_torch(path: Path) -> dict[Any, Any]:
+    return weights.read(path, contents="masks")
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     harm = Harmful(tmp_path / "harm")
     for named in ({"7": np.array([[harm]])}, {"sent_id": np.array([harm]), "masks": np.ones((1, *SIZE))}):
         path = arrays(tmp_path / "a.npz", **named)
         with pytest.raises(InputError, match=r"a.npz.*(holds Python objects|Object arrays cannot be loaded)"):
-            dense.encode(dense.arrays(path))
+            dense.encode(dense.read_npz(path))
     with pytest.raises(InputError, match="a.pth is refused: .* Nothing in it was run"):
-        dense.encode(dense.tensors(tensors(tmp_path / "a.pth", lambda _: {7: harm})))
+        dense.encode(dense.read_pth(tensors(tmp_path / "a.pth", lambda _: {7: harm}), load_torch))
     assert not (tmp_path / "harm").exists()
 
 
@@ -133,7 +138,7 @@ def promising(path: Path, shape: tuple[int, ...]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda path: path.write_bytes(b"no zip"), "a.npz cannot be read .*: write it with numpy.savez_compressed"),
         (lambda path: path.mkdir(), "a.npz cannot be read"),
@@ -152,10 +157,10 @@ def promising(path: Path, shape: tuple[int, ...]) -> Path:
         (lambda path: arrays(path, sent_id=[1.0], masks=np.ones((1, 3, 4))), "1.0 is no sent_id"),
     ],
 )
-def test_a_defect_of_npz_is_named(make: Callable[[Path], object], says: str, tmp_path: Path) -> None:
+def test_a_defect_of_npz_is_named(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     make(tmp_path / "a.npz")
-    with pytest.raises(InputError, match=says) as refusal:
-        dense.encode(dense.arrays(tmp_path / "a.npz"))
+    with pytest.raises(InputError, match=message) as refusal:
+        dense.encode(dense.read_npz(tmp_path / "a.npz"))
     assert "\n" not in str(refusal.value)
 
 
@@ -164,20 +169,20 @@ def test_every_truncation_of_npz_is_refused(tmp_path: Path) -> None:
     for length in range(0, len(whole), 41):
         (tmp_path / "a.npz").write_bytes(whole[:length])
         with pytest.raises(InputError, match="a.npz cannot be read"):
-            dense.encode(dense.arrays(tmp_path / "a.npz"))
+            dense.encode(dense.read_npz(tmp_path / "a.npz"))
 
 
 def test_masks_of_an_npz_are_never_all_in_memory(tmp_path: Path) -> None:
     path = arrays(tmp_path / "a.npz", sent_id=np.arange(300), masks=np.zeros((300, 200, 300), np.uint8))
     tracemalloc.start()
-    found = dense.encode(dense.arrays(path))
+    predictions = dense.encode(dense.read_npz(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(found) == 300 and peak < 300 * 200 * 300 / 5
+    assert len(predictions) == 300 and peak < 300 * 200 * 300 / 5
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (lambda torch: [torch.ones(SIZE)], "a.pth holds a list, not a dictionary of masks"),
         (lambda torch: {"left": torch.ones(SIZE)}, "'left' is no sent_id"),
@@ -190,9 +195,9 @@ def test_masks_of_an_npz_are_never_all_in_memory(tmp_path: Path) -> None:
         (lambda torch: {"sent_id": 1, "masks": torch.ones(SIZE)}, "'sent_id' and 'masks' are not of one length"),
     ],
 )
-def test_a_defect_of_pth_is_named(content: Callable[[Any], Any], says: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=says):
-        dense.encode(dense.tensors(tensors(tmp_path / "a.pth", content)))
+def test_a_defect_of_pth_is_named(content: Callable[[Any], Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        dense.encode(dense.read_pth(tensors(tmp_path / "a.pth", content), load_torch))
 
 
 def inverted() -> Image.Image:
@@ -203,14 +208,14 @@ def inverted() -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("image", "says"),
+    ("image", "message"),
     [
         (Image.new("RGB", (4, 3)), "of mode RGB: write one channel of grey"),
         (inverted(), "has a palette that does not begin with black"),
         (None, r"7.png cannot be read \(cannot identify image file"),
     ],
 )
-def test_a_picture_that_is_no_mask_is_refused(image: Image.Image | None, says: str, tmp_path: Path) -> None:
+def test_a_picture_that_is_no_mask_is_refused(image: Image.Image | None, message: str, tmp_path: Path) -> None:
     image.save(tmp_path / "7.png") if image else (tmp_path / "7.png").write_bytes(b"GIF89a")
-    with pytest.raises(InputError, match=says):
-        dense.picture(tmp_path / "7.png")
+    with pytest.raises(InputError, match=message):
+        dense.read_png(tmp_path / "7.png")

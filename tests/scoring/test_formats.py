@@ -1,4 +1,4 @@
-"""Masks of other programs: every format gives the same predictions, every defect is one sentence, and the way back."""
+"""Masks of other programs: every format gives the same predictions, every defect is one sentence, and export."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from risbench.cli import app as cli
-from risbench.data.index import Index, Split
+from risbench.cli.app import main
+from risbench.data.index import Index
+from risbench.data.split import Split
 from risbench.errors import InputError
-from risbench.scoring import dense, formats, predictions, references
+from risbench.nn import weights
+from risbench.scoring import dense, formats, predictions_file, references
 from risbench.scoring.predictions import Predictions
 
 Masks = dict[int, NDArray[np.bool_]]
@@ -36,9 +38,13 @@ def masks(val: Split) -> Masks:
     """A mask for each expression, not in the order of the split: one is empty and one is full."""
     generator = np.random.default_rng(0)
     sizes = zip(val.sent_id.tolist(), val.height.tolist(), val.width.tolist(), strict=True)
-    made = {sent_id: generator.random((height, width)) < 0.4 for sent_id, height, width in sizes}
-    first, second, *others = sorted(made, reverse=True)
-    return {first: made[first] & False, second: made[second] | True, **{name: made[name] for name in others}}
+    drawn = {sent_id: generator.random((height, width)) < 0.4 for sent_id, height, width in sizes}
+    first, second, *rest = sorted(drawn, reverse=True)
+    return {first: drawn[first] & False, second: drawn[second] | True, **{name: drawn[name] for name in rest}}
+
+
+def load_torch(path: Path) -> dict[Any, Any]:
+    return weights.read(path, contents="masks")
 
 
 def encoded(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -52,11 +58,11 @@ def runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": begins + [length for _, length in lengths]}
 
 
-def same(found: Predictions, masks: Masks) -> bool:
-    sizes = zip(found.height.tolist(), found.width.tolist(), strict=True)
+def same(predictions: Predictions, masks: Masks) -> bool:
+    sizes = zip(predictions.height.tolist(), predictions.width.tolist(), strict=True)
     decoded = {
         sent_id: coco.decode({"size": list(size), "counts": counts})
-        for sent_id, size, counts in zip(found.sent_id.tolist(), sizes, found.counts, strict=True)
+        for sent_id, size, counts in zip(predictions.sent_id.tolist(), sizes, predictions.counts, strict=True)
     }
     return decoded.keys() == masks.keys() and all(np.array_equal(decoded[name], masks[name]) for name in masks)
 
@@ -104,29 +110,29 @@ def stacked(masks: Masks) -> dict[str, Any]:
 
 
 WRITERS: dict[str, Callable[[Path, Masks], Path]] = {
-    "coco": lambda at, given: results(
+    "coco": lambda at, masks: results(
         at / "a.json",
-        [{"image_id": 4, "category_id": 1, "sent_id": s, "segmentation": encoded(m)} for s, m in given.items()],
+        [{"image_id": 4, "category_id": 1, "sent_id": s, "segmentation": encoded(m)} for s, m in masks.items()],
     ),
-    "coco runs": lambda at, given: results(
-        at / "a.json", [{"sent_id": s, "segmentation": runs(m), "score": 0.3} for s, m in given.items()]
+    "coco runs": lambda at, masks: results(
+        at / "a.json", [{"sent_id": s, "segmentation": runs(m), "score": 0.3} for s, m in masks.items()]
     ),
-    "png": lambda at, given: pictures(at / "png", given, grey),
-    "png bits": lambda at, given: pictures(at / "png", given, lambda mask: grey(mask).convert("1")),
-    "png palette": lambda at, given: pictures(at / "png", given, palette),
-    "png 16 bits": lambda at, given: pictures(at / "png", given, lambda m: Image.fromarray(m.astype(np.uint16) * 255)),
-    "npz": lambda at, given: arrays(at / "a.npz", **stacked(given)),
-    "npz greys": lambda at, given: arrays(
-        at / "a.npz", **{**stacked(given), "masks": stacked(given)["masks"] * np.uint8(255)}
+    "png": lambda at, masks: pictures(at / "png", masks, grey),
+    "png bits": lambda at, masks: pictures(at / "png", masks, lambda mask: grey(mask).convert("1")),
+    "png palette": lambda at, masks: pictures(at / "png", masks, palette),
+    "png 16 bits": lambda at, masks: pictures(at / "png", masks, lambda m: Image.fromarray(m.astype(np.uint16) * 255)),
+    "npz": lambda at, masks: arrays(at / "a.npz", **stacked(masks)),
+    "npz greys": lambda at, masks: arrays(
+        at / "a.npz", **{**stacked(masks), "masks": stacked(masks)["masks"] * np.uint8(255)}
     ),
-    "npz by name": lambda at, given: arrays(at / "a.npz", **{str(s): m.astype(np.float32) for s, m in given.items()}),
-    "npz by column": lambda at, given: arrays(at / "a.npz", **{str(s): np.asfortranarray(m) for s, m in given.items()}),
-    "pth": lambda at, given: tensors(at / "a.pth", lambda t: {s: t.tensor(m) for s, m in given.items()}),
-    "pth stacked": lambda at, given: tensors(
-        at / "a.pt", lambda t: {key: t.tensor(value) for key, value in stacked(given).items()}
+    "npz by name": lambda at, masks: arrays(at / "a.npz", **{str(s): m.astype(np.float32) for s, m in masks.items()}),
+    "npz by column": lambda at, masks: arrays(at / "a.npz", **{str(s): np.asfortranarray(m) for s, m in masks.items()}),
+    "pth": lambda at, masks: tensors(at / "a.pth", lambda t: {s: t.tensor(m) for s, m in masks.items()}),
+    "pth stacked": lambda at, masks: tensors(
+        at / "a.pt", lambda t: {key: t.tensor(value) for key, value in stacked(masks).items()}
     ),
-    "jsonl": lambda at, given: lines(
-        at / "a.jsonl", [{"sent_id": s, "segmentation": encoded(m)} for s, m in given.items()]
+    "jsonl": lambda at, masks: lines(
+        at / "a.jsonl", [{"sent_id": s, "segmentation": encoded(m)} for s, m in masks.items()]
     ),
 }
 
@@ -134,27 +140,25 @@ WRITERS: dict[str, Callable[[Path, Masks], Path]] = {
 @pytest.mark.parametrize("writer", WRITERS)
 def test_every_format_gives_the_masks_that_were_written(writer: str, masks: Masks, val: Split, tmp_path: Path) -> None:
     path = WRITERS[writer](tmp_path, masks)
-    assert same(formats.read(path), masks)
-    ordered = formats.read(path, split=val)
+    assert same(formats.read(path, load_torch=load_torch), masks)
+    ordered = formats.read(path, load_torch=load_torch, split=val)
     assert same(ordered, masks) and ordered.sent_id.tolist() == val.sent_id.tolist()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_masks_that_do_not_answer_the_split_once_each_are_refused(
-    writer: str, masks: Masks, val: Split, tmp_path: Path
-) -> None:
-    missing, *others = masks
-    path = WRITERS[writer](tmp_path, {name: masks[name] for name in others})
+def test_an_incomplete_split_is_refused(writer: str, masks: Masks, val: Split, tmp_path: Path) -> None:
+    missing, *rest = masks
+    path = WRITERS[writer](tmp_path, {name: masks[name] for name in rest})
     with pytest.raises(InputError, match=rf"Without a prediction: sent_id {missing} \(1 in all\)"):
-        formats.read(path, split=val)
-    assert len(formats.read(path)) == len(masks) - 1
+        formats.read(path, load_torch=load_torch, split=val)
+    assert len(formats.read(path, load_torch=load_torch)) == len(masks) - 1
 
 
 @pytest.mark.parametrize("writer", ["coco", "png", "npz", "npz by name", "pth", "jsonl"])
 def test_an_empty_source_is_refused(writer: str, tmp_path: Path) -> None:
     path = WRITERS["npz by name" if writer == "npz" else writer](tmp_path, {})
     with pytest.raises(InputError, match="holds no masks of the format"):
-        formats.read(path)
+        formats.read(path, load_torch=load_torch)
 
 
 # names of PNG files
@@ -177,7 +181,7 @@ def test_a_ref_and_the_number_of_the_sentence_name_an_expression(by_ref: Path, m
 
 
 @pytest.mark.parametrize(
-    ("pattern", "says"),
+    ("pattern", "message"),
     [
         ("{image_id}/{ref}_{sentence}.png", r"Unknown field in --pattern 'ref'. Did you mean 'ref_id'\?"),
         ("{image_id}/{ref_id}_{image_id}.png", "does not name an expression"),
@@ -190,8 +194,8 @@ def test_a_ref_and_the_number_of_the_sentence_name_an_expression(by_ref: Path, m
         ),
     ],
 )
-def test_a_pattern_that_does_not_fit_is_refused(by_ref: Path, val: Split, pattern: str, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_pattern_that_does_not_fit_is_refused(by_ref: Path, val: Split, pattern: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         formats.read(by_ref, pattern=pattern, split=val)
 
 
@@ -200,10 +204,10 @@ def test_sentences_are_numbered_in_a_split_only(by_ref: Path) -> None:
         formats.read(by_ref, pattern="{image_id}/{ref_id}_{sentence}.png")
 
 
-def test_masks_of_other_images_than_the_data_set_says_are_refused(masks: Masks, val: Split, tmp_path: Path) -> None:
+def test_ids_that_disagree_with_the_split_are_refused(masks: Masks, val: Split, tmp_path: Path) -> None:
     entries = [{"sent_id": s, "image_id": 5, "segmentation": encoded(m)} for s, m in masks.items()]
-    says = rf"sent_id {next(iter(masks))}, image_id 5: sent_id \d+ has ref_id 14\d, sentence \d, image_id 4"
-    with pytest.raises(InputError, match=says):
+    message = rf"sent_id {next(iter(masks))}, image_id 5: sent_id \d+ has ref_id 14\d, sentence \d, image_id 4"
+    with pytest.raises(InputError, match=message):
         formats.read(results(tmp_path / "a.json", entries), split=val)
     folder = tmp_path / "png"
     folder.mkdir()
@@ -222,7 +226,7 @@ def entry(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("entries", "says"),
+    ("entries", "message"),
     [
         ([entry(), {"image_id": 4, **entry(), "sent_id": None}], "1.sent_id: Input should be a valid integer"),
         ([{"image_id": 4, "score": 1, "segmentation": {}}], "name images, not expressions: write the sent_id"),
@@ -239,12 +243,12 @@ def entry(**changed: Any) -> dict[str, Any]:
         ([entry(), entry()], r"Predicted more than once: sent_id 7 \(1 in all\). Keep one mask"),
     ],
 )
-def test_a_defect_of_coco_results_is_named(entries: Any, says: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_defect_of_coco_results_is_named(entries: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         formats.read(results(tmp_path / "a.json", entries))
 
 
-# the way back, and the commands
+# export, and the commands
 
 
 @pytest.fixture
@@ -257,44 +261,48 @@ def test_pycocotools_reads_the_results_and_finds_the_same_masks(
 ) -> None:
     formats.write_coco(tmp_path / "new" / "a.json", guessed, small_index, "testA")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
-    read = COCO(small_root / "small" / "instances.json").loadRes(str(tmp_path / "new" / "a.json"))
+    results_of_coco = COCO(small_root / "small" / "instances.json").loadRes(str(tmp_path / "new" / "a.json"))
     split = small_index.split("testA")
-    found = list(read.anns.values())
-    assert [each["sent_id"] for each in found] == split.sent_id.tolist()
-    assert [each["image_id"] for each in found] == split.image_id.tolist()
-    assert [each["category_id"] for each in found] == (split.ann_id % 10).tolist()  # as tests/conftest.py numbers them
-    assert same(guessed, {each["sent_id"]: read.annToMask(each) != 0 for each in found})
+    annotations = list(results_of_coco.anns.values())
+    assert [annotation["sent_id"] for annotation in annotations] == split.sent_id.tolist()
+    assert [annotation["image_id"] for annotation in annotations] == split.image_id.tolist()
+    assert [annotation["category_id"] for annotation in annotations] == (
+        split.ann_id % 10
+    ).tolist()  # as tests/conftest.py numbers them
+    assert same(
+        guessed, {annotation["sent_id"]: results_of_coco.annToMask(annotation) != 0 for annotation in annotations}
+    )
 
 
 def test_predictions_come_back_from_coco_results_with_their_peaks(
     small_index: Index, guessed: Predictions, tmp_path: Path
 ) -> None:
     formats.write_coco(tmp_path / "a.json", guessed.take(np.array([2, 0, 1])), small_index, "testA")
-    found = formats.read(tmp_path / "a.json", split=small_index.split("testA"))
+    predictions = formats.read(tmp_path / "a.json", split=small_index.split("testA"))
     for name in ("sent_id", "height", "width", "counts", "peak_row", "peak_col"):
-        assert np.array_equal(getattr(found, name), getattr(guessed, name))
-    assert (found.peak_row >= 0).all() and found.header is None
+        assert np.array_equal(getattr(predictions, name), getattr(guessed, name))
+    assert (predictions.peak_row >= 0).all() and predictions.header is None
 
 
-def test_what_is_no_answer_to_the_split_is_not_exported(
+def test_predictions_of_another_split_or_size_are_not_exported(
     small_index: Index, guessed: Predictions, masks: Masks, tmp_path: Path
 ) -> None:
     small = dense.encode((name, mask[1:]) for name, mask in masks.items())
-    for found, split, says in (
+    for predictions, split, message in (
         (guessed, "val", "The predictions are of small testA, not of small val"),
         (guessed.take(np.array([0, 1])), "testA", "Without a prediction"),
         (small, "val", r"Not of the size of its image: sent_id .* \(4 in all\)"),
     ):
-        with pytest.raises(InputError, match=says):
-            formats.write_coco(tmp_path / "a.json", found, small_index, split)
+        with pytest.raises(InputError, match=message):
+            formats.write_coco(tmp_path / "a.json", predictions, small_index, split)
     assert not list(tmp_path.iterdir())
 
 
-Ask = Callable[..., tuple[int, str, str]]
+RunCommand = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ask:
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> RunCommand:
     """Run risbench in an empty folder; return exit code, stdout and stderr."""
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -302,7 +310,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         monkeypatch.setattr("sys.argv", ["risbench", *map(str, arguments)])
         code: Any = 0
         try:
-            cli.main()
+            main()
         except SystemExit as exit_:
             code = exit_.code or 0
         out, err = capsys.readouterr()
@@ -312,29 +320,31 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_imported_masks_are_scored_and_exported_by_commands(
-    ask: Ask, masks: Masks, small_root: Path, small_card: Path, tmp_path: Path
+    run_command: RunCommand, masks: Masks, small_root: Path, small_card: Path, tmp_path: Path
 ) -> None:
     where = ["--dataset", small_card, "--data-root", small_root, "--split", "val"]
     source = WRITERS["png"](tmp_path, masks)
-    code, out, err = ask("import", source, "--output", "val.parquet", *where)
+    code, out, err = run_command("import", source, "--output", "val.parquet", *where)
     assert (code, out) == (0, "val.parquet: 4 masks, 1 of them empty\n"), err
-    assert same(predictions.read(tmp_path / "val.parquet"), masks)
-    code, out, err = ask("score", "val.parquet", *where, "--json")
+    assert same(predictions_file.read(tmp_path / "val.parquet"), masks)
+    code, out, err = run_command("score", "val.parquet", *where, "--json")
     assert code == 0 and json.loads(out)["n"] == 4, err
-    assert ask("export", "val.parquet", "--output", "val.json", *where)[:2] == (0, "val.json\n")
-    assert ask("import", "val.json", "--output", "again.parquet")[0] == 0
+    assert run_command("export", "val.parquet", "--output", "val.json", *where)[:2] == (0, "val.json\n")
+    assert run_command("import", "val.json", "--output", "again.parquet")[0] == 0
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "val.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("writer", ["coco", "png", "npz", "pth"])
-def test_scoring_another_format_says_how_to_import_it(writer: str, ask: Ask, masks: Masks, tmp_path: Path) -> None:
+def test_scoring_another_format_says_how_to_import_it(
+    writer: str, run_command: RunCommand, masks: Masks, tmp_path: Path
+) -> None:
     path = WRITERS[writer](tmp_path, masks)
-    code, _, err = ask("score", path, "--split", "val")
+    code, _, err = run_command("score", path, "--split", "val")
     assert code == 2 and f"risbench import {path} --output FILE.parquet" in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere does not exist"),
         (["a.json", "--output", "val.json"], "--output val.json does not name a predictions file"),
@@ -346,22 +356,31 @@ def test_scoring_another_format_says_how_to_import_it(writer: str, ask: Ask, mas
         (["a.txt"], "The name a.txt does not tell its format: give --format"),
     ],
 )
-def test_an_import_that_cannot_be_is_one_sentence(arguments: list[str], says: str, ask: Ask, tmp_path: Path) -> None:
+def test_a_refused_import_prints_one_sentence(
+    arguments: list[str], message: str, run_command: RunCommand, tmp_path: Path
+) -> None:
     results(tmp_path / "a.json", [entry()])
     (tmp_path / "a.txt").touch()
     output = [] if "--output" in arguments else ["--output", "new/val.parquet"]
-    code, out, err = ask("import", *arguments, *output)
-    assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+    code, out, err = run_command("import", *arguments, *output)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
 
-def test_only_torch_files_need_torch(ask: Ask, masks: Masks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_file_is_refused_without_a_loader(masks: Masks, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a.pth is a torch file, which only `risbench import` reads"):
+        formats.read(WRITERS["pth"](tmp_path, masks))
+
+
+def test_only_torch_files_need_torch(
+    run_command: RunCommand, masks: Masks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import risbench.nn
 
     sources = [WRITERS[writer](tmp_path, masks) for writer in ("coco", "png", "npz", "pth")]
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "risbench.nn.weights", raising=False)
     monkeypatch.delattr(risbench.nn, "weights", raising=False)
-    answers = [ask("import", source, "--output", "val.parquet") for source in sources]
+    answers = [run_command("import", source, "--output", "val.parquet") for source in sources]
     assert [code for code, _, _ in answers] == [0, 0, 0, 2]
-    assert answers[3][2] == "error: This command needs torch: pip install 'risbench[train]'.\n"
+    assert answers[3][2] == "error: This command needs torch: run pip install '.[train]' in the clone of risbench.\n"

@@ -37,7 +37,7 @@ from risbench.scoring.kind_words import WORDS
         ("", []),
     ],
 )
-def test_kinds_of_an_expression_are_those_given_by_hand(text: str, expected: list[str]) -> None:
+def test_kinds_of_an_expression_are_those_assigned_by_hand(text: str, expected: list[str]) -> None:
     assert kind_words.kinds(text) == expected
 
 

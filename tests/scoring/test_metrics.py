@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 
 from risbench.data import rle
 from risbench.scoring import metrics
-from risbench.scoring.metrics import Counts, Sums
+from risbench.scoring.metrics import MaskCounts, Sums
 from risbench.scoring.protocol import ScoreHalf
 
 SIZE = (4, 5)
@@ -44,7 +44,7 @@ def table(*pairs: tuple[int, int], peak_hit: int = -1) -> pd.DataFrame:
 
 
 def computed(rows: pd.DataFrame, rule: ScoreHalf = AT_LEAST) -> dict[str, float | None]:
-    return metrics.compute(Sums.of(rows, rule))
+    return metrics.compute(Sums.from_rows(rows, rule))
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def computed(rows: pd.DataFrame, rule: ScoreHalf = AT_LEAST) -> dict[str, float 
     ],
 )
 def test_pixels_are_counted_as_by_hand(prediction: bytes, truth: bytes, expected: tuple[int, int, int, int]) -> None:
-    assert metrics.count(prediction, truth, SIZE, None) == Counts(*expected, -1)
+    assert metrics.count_pixels(prediction, truth, SIZE, None) == MaskCounts(*expected, -1)
 
 
 def test_a_peak_hits_where_it_lies_in_the_truth_whatever_the_prediction() -> None:
-    assert metrics.count(NOTHING, LEFT, SIZE, (3, 1)).peak_hit == 1
-    assert metrics.count(LEFT, TOP, SIZE, (3, 1)).peak_hit == 0
-    assert metrics.count(ALL, NOTHING, SIZE, (0, 0)).peak_hit == 0
+    assert metrics.count_pixels(NOTHING, LEFT, SIZE, (3, 1)).peak_hit == 1
+    assert metrics.count_pixels(LEFT, TOP, SIZE, (3, 1)).peak_hit == 0
+    assert metrics.count_pixels(ALL, NOTHING, SIZE, (0, 0)).peak_hit == 0
 
 
 def test_metrics_of_three_rows_are_those_worked_by_hand() -> None:
@@ -94,11 +94,11 @@ def test_boundary_iou_is_the_mean_over_rows_and_sums_of_parts_give_the_whole() -
     assert computed(rows)["boundary IoU"] == pytest.approx(100 * (1 / 4 + 0 + 3 / 4) / 3, rel=1e-15)
     assert computed(rows, ONE_WHEN_EMPTY)["boundary IoU"] == pytest.approx(200 / 3, rel=1e-15)
     assert computed(rows, WITHOUT_EMPTY)["boundary IoU"] == 50
-    parts = [Sums.of(rows[:1], AT_LEAST), Sums.of(rows[1:], AT_LEAST)]
-    assert parts[1] + parts[0] == Sums.of(rows, AT_LEAST)
+    parts = [Sums.from_rows(rows[:1], AT_LEAST), Sums.from_rows(rows[1:], AT_LEAST)]
+    assert parts[1] + parts[0] == Sums.from_rows(rows, AT_LEAST)
 
 
-@pytest.mark.parametrize("tenths", metrics.TENTHS)
+@pytest.mark.parametrize("tenths", metrics.PRECISION_TENTHS)
 def test_an_iou_on_the_threshold_reaches_it_but_is_not_above(tenths: int) -> None:
     rows = table((tenths * 30, 300))
     name = f"P@0.{tenths}"
@@ -107,7 +107,7 @@ def test_an_iou_on_the_threshold_reaches_it_but_is_not_above(tenths: int) -> Non
     assert (computed(less, AT_LEAST)[name], computed(more, ABOVE)[name]) == (0, 100)
 
 
-def test_an_empty_union_scores_what_the_protocol_says() -> None:
+def test_an_empty_union_scores_by_the_protocol() -> None:
     rows = table((0, 0), (5, 10), (0, 4), (9, 10))
     assert computed(rows)["mIoU"] == 35
     assert computed(rows, ONE_WHEN_EMPTY)["mIoU"] == 60
@@ -155,7 +155,7 @@ mask_pairs = st.tuples(st.integers(1, 25), st.integers(1, 25)).flatmap(
 def test_counts_agree_with_numpy_and_pycocotools(masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> None:
     prediction, truth = masks
     size = (prediction.shape[0], prediction.shape[1])
-    counts = metrics.count(rle.encode(prediction), rle.encode(truth), size, None)
+    counts = metrics.count_pixels(rle.encode(prediction), rle.encode(truth), size, None)
     assert counts.intersection == np.logical_and(prediction, truth).sum()
     assert counts.union == np.logical_or(prediction, truth).sum()
     encoded = [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
@@ -185,8 +185,8 @@ rules = st.builds(
 @given(rows_of_integers(), rules, st.data())
 def test_merge_of_parts_in_any_order_equals_whole(rows: pd.DataFrame, rule: ScoreHalf, data: Any) -> None:
     part = np.array(data.draw(st.lists(st.integers(0, 4), min_size=len(rows), max_size=len(rows))), np.int64)
-    parts = [Sums.of(rows[part == number], rule) for number in data.draw(st.permutations(range(5)))]
-    whole = Sums.of(rows, rule)
+    parts = [Sums.from_rows(rows[part == number], rule) for number in data.draw(st.permutations(range(5)))]
+    whole = Sums.from_rows(rows, rule)
     assert sum(parts, Sums()) == whole
     assert metrics.compute(sum(parts, Sums())) == metrics.compute(whole)
 
@@ -202,7 +202,7 @@ def test_metrics_agree_with_exact_fractions(rows: pd.DataFrame, rule: ScoreHalf)
         assert values["mIoU"] is values["P@0.7"] is None
         return
     assert values["mIoU"] == pytest.approx(float(100 * sum(scores) / len(scores)), rel=1e-15, abs=1e-12)
-    for tenths in metrics.TENTHS:
+    for tenths in metrics.PRECISION_TENTHS:
         bar = Fraction(tenths, 10)
         reached = sum(score >= bar if rule.at_least == ">=" else score > bar for score in scores)
         assert values[f"P@0.{tenths}"] == 100 * reached / len(scores)

@@ -14,22 +14,22 @@ from risbench import datasets
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.scoring import protocol, record, references
-from risbench.scoring import score as scoring
 from risbench.scoring.metrics import NAMES
 from risbench.scoring.record import Record
+from risbench.scoring.score import score_predictions
 
 ORIGINAL = protocol.load("original")
 
 
 @pytest.fixture(scope="module")
 def floor(small_index: Index) -> Record:
-    given = references.predict("random-object", small_index, "train", seed=3)
-    found = scoring.score(given, small_index, "train", ORIGINAL, boundaries=True)
-    assert given.header
-    return record.of(found, small_index, given.header, ORIGINAL, seed=3, cost={"parameters": 0})
+    predictions = references.predict("random-object", small_index, "train", seed=3)
+    scored = score_predictions(predictions, small_index, "train", ORIGINAL, boundaries=True)
+    assert predictions.header
+    return record.make(scored, small_index, predictions.header, ORIGINAL, seed=3, cost={"parameters": 0})
 
 
-def test_a_record_says_what_was_measured_and_on_what(floor: Record, small_index: Index, small_card: Path) -> None:
+def test_a_record_names_method_data_and_settings(floor: Record, small_index: Index, small_card: Path) -> None:
     assert (floor.method, floor.dataset, floor.split) == ("reference/random-object", "small", "train")
     assert (floor.protocol, floor.seed, floor.n, floor.partial) == ("original", 3, 10, False)
     assert tuple(floor.metrics) == NAMES
@@ -47,7 +47,7 @@ def test_a_record_comes_back_as_it_was_written(floor: Record, tmp_path: Path) ->
     path = tmp_path / "runs" / "one" / "records" / "testA-original.json"
     record.write(path, floor)
     assert record.read(path) == floor
-    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_kinds_of_a_record_from_before_there_were_slices_are_a_slice(floor: Record, tmp_path: Path) -> None:
@@ -75,10 +75,12 @@ def test_a_file_is_sorted_json_with_the_names_of_the_design(floor: Record, tmp_p
 def test_keeping_a_score_writes_its_rows_and_its_record_under_names_that_tell_a_control(
     small_index: Index, tmp_path: Path
 ) -> None:
-    given = references.predict("whole-image", small_index, "val")
-    kept = record.keep(tmp_path, given, small_index, "val", ORIGINAL, seed=0)
-    dealt = references.permuted(given, small_index.split("val"))
-    control = record.keep(tmp_path, dealt, small_index, "val", ORIGINAL, seed=0, control=references.PERMUTED)
+    predictions = references.predict("whole-image", small_index, "val")
+    kept = record.score_and_write(tmp_path, predictions, small_index, "val", ORIGINAL, seed=0)
+    dealt = references.permute_within_images(predictions, small_index.split("val"))
+    control = record.score_and_write(
+        tmp_path, dealt, small_index, "val", ORIGINAL, seed=0, control=references.PERMUTED_CONTROL
+    )
     assert record.find([tmp_path]) == [control, kept]
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")} == {
         "records/val-original.json",
@@ -87,12 +89,12 @@ def test_keeping_a_score_writes_its_rows_and_its_record_under_names_that_tell_a_
         "rows/val-original-permuted.parquet",
     }
     rows = pd.read_parquet(tmp_path / "rows" / "val-original.parquet")
-    assert rows.equals(scoring.score(given, small_index, "val", ORIGINAL, boundaries=True).rows)
-    assert record.keep(None, given, small_index, "val", ORIGINAL, seed=0).metrics == kept.metrics
+    assert rows.equals(score_predictions(predictions, small_index, "val", ORIGINAL, boundaries=True).rows)
+    assert record.score_and_write(None, predictions, small_index, "val", ORIGINAL, seed=0).metrics == kept.metrics
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"metrix": {}}, "Unknown key in the record .*broken.json: 'metrix'. Did you mean 'metrics'?"),
         ({"n": "many"}, "broken.json is not a record: n: Input should be a valid integer"),
@@ -102,13 +104,15 @@ def test_keeping_a_score_writes_its_rows_and_its_record_under_names_that_tell_a_
         ({"kinds": {"size": 3}}, "broken.json is not a record: slices.kind of expression.size: "),
     ],
 )
-def test_a_wrong_value_names_file_and_key(floor: Record, tmp_path: Path, change: dict[str, object], says: str) -> None:
+def test_a_wrong_value_names_file_and_key(
+    floor: Record, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
     (tmp_path / "broken.json").write_text(json.dumps({**floor.model_dump(mode="json"), **change}))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         record.read(tmp_path / "broken.json")
 
 
-def test_what_is_no_json_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_invalid_json_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(InputError, match="broken.json is not a record: Invalid JSON"):
         record.find([tmp_path])
@@ -124,19 +128,24 @@ def test_records_are_found_below_folders_by_path(floor: Record, tmp_path: Path) 
         record.write(path, floor.model_copy(update={"method": name}))
     (tmp_path / "runs" / "a" / "checkpoints" / "best").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "checkpoints" / "best" / "checkpoint.json").write_text("{}")
-    found = record.find([tmp_path / "runs", tmp_path / "runs" / "b"])
-    assert [one.method for one in found] == ["a", "b"]
+    records = record.find([tmp_path / "runs", tmp_path / "runs" / "b"])
+    assert [record_.method for record_ in records] == ["a", "b"]
 
 
-def test_what_is_plainly_no_record_is_left_out_by_name_and_a_damaged_record_is_refused(
+def test_other_json_is_left_out_with_a_warning_and_a_damaged_record_is_refused(
     floor: Record, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     record.write(tmp_path / "one.json", floor)
-    others = {"coco.json": [{"image_id": 1, "segmentation": {}}], "score.json": {"oIoU": 1.0, "protocol": "original"}}
-    for name, values in others.items():
+    other_files = {
+        "coco.json": [{"image_id": 1, "segmentation": {}}],
+        "score.json": {"oIoU": 1.0, "protocol": "original"},
+    }
+    for name, values in other_files.items():
         (tmp_path / name).write_text(json.dumps(values))
     assert record.find([tmp_path]) == [floor]
-    assert [said.getMessage() for said in caplog.records] == [f"{tmp_path / n} is no record: left out." for n in others]
+    assert [logged.getMessage() for logged in caplog.records] == [
+        f"{tmp_path / name} is not a record: left out." for name in other_files
+    ]
     (tmp_path / "damaged.json").write_text(json.dumps({"method": "lts", "protocol": "original", "metrics": {}}))
     with pytest.raises(InputError, match="damaged.json is not a record: variants: Field required"):
         record.find([tmp_path])
@@ -148,7 +157,7 @@ def test_a_copy_of_a_record_is_found_once(floor: Record, tmp_path: Path) -> None
     assert record.find([tmp_path]) == [floor]
 
 
-def test_the_commit_is_that_of_the_checkout_and_says_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_of_a_changed_checkout_is_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "_REPOSITORY", tmp_path)
     assert record.environment()["commit"] == ""  # no checkout
     for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):

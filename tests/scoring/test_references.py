@@ -13,11 +13,12 @@ from PIL import Image
 
 from risbench import datasets
 from risbench.data import index, rle
-from risbench.data.index import Index, Split
+from risbench.data.index import Index
+from risbench.data.split import Split
 from risbench.errors import InputError
-from risbench.scoring import predictions, protocol, references
-from risbench.scoring import score as scoring
+from risbench.scoring import protocol, references
 from risbench.scoring.predictions import Predictions
+from risbench.scoring.score import score_predictions, score_rows
 
 ORIGINAL, LAVT = protocol.load("original"), protocol.load("lavt")
 
@@ -27,73 +28,77 @@ IDS = ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")
 
 def standing_in(known_index: Index, **methods: Any) -> Any:
     """The index with some methods replaced."""
-    known = {name: getattr(known_index, name) for name in ("card", "split", "candidates", "truth")}
-    return SimpleNamespace(**{**known, **methods})
+    kept = {name: getattr(known_index, name) for name in ("card", "split", "candidates", "ground_truth")}
+    return SimpleNamespace(**{**kept, **methods})
 
 
-def masks(found: Predictions) -> list[rle.Mask]:
-    sizes = zip(found.height.tolist(), found.width.tolist(), strict=True)
-    return [rle.decode(counts, size) for counts, size in zip(found.counts, sizes, strict=True)]
+def masks(predictions: Predictions) -> list[rle.Mask]:
+    sizes = zip(predictions.height.tolist(), predictions.width.tolist(), strict=True)
+    return [rle.decode(counts, size) for counts, size in zip(predictions.counts, sizes, strict=True)]
 
 
 @pytest.mark.parametrize("name", [*references.names(), "oracle-7"])
 @pytest.mark.parametrize("split", ["train", "val", "testA", "testB"])
-def test_every_reference_answers_every_expression(name: str, split: str, small_index: Index) -> None:
-    found = references.predict(name, small_index, split)
-    assert found.header
-    assert (found.header.method, found.header.dataset, found.header.split) == (f"reference/{name}", "small", split)
-    summary = scoring.score(found, small_index, split, ORIGINAL).summary
+def test_every_reference_predicts_every_expression(name: str, split: str, small_index: Index) -> None:
+    predictions = references.predict(name, small_index, split)
+    assert predictions.header
+    assert (predictions.header.method, predictions.header.dataset, predictions.header.split) == (
+        f"reference/{name}",
+        "small",
+        split,
+    )
+    summary = score_predictions(predictions, small_index, split, ORIGINAL).summary
     assert summary["n"] == len(small_index.split(split))
     assert summary["pointing"] is not None
 
 
 @pytest.mark.parametrize("name", [*references.names(), "oracle-7"])
-def test_under_lavt_every_reference_answers_at_480(name: str, small_index: Index) -> None:
-    found = references.predict(name, small_index, "testA", protocol=LAVT)
-    assert found.header and found.header.scored_at == (480, 480)
-    assert {*found.height, *found.width} == {480}
-    summary = scoring.score(found, small_index, "testA", LAVT).summary
+def test_under_lavt_every_reference_predicts_at_480(name: str, small_index: Index) -> None:
+    predictions = references.predict(name, small_index, "testA", protocol=LAVT)
+    assert predictions.header and predictions.header.scored_at == (480, 480)
+    assert {*predictions.height, *predictions.width} == {480}
+    summary = score_predictions(predictions, small_index, "testA", LAVT).summary
     assert summary["pointing"] is not None and "resized" not in summary
 
 
 def test_an_object_is_resized_as_the_truth_is(small_index: Index) -> None:
-    found = references.predict("largest-object", small_index, "val", protocol=LAVT)
+    predictions = references.predict("largest-object", small_index, "val", protocol=LAVT)
     own = references.predict("largest-object", small_index, "val")
-    assert scoring.rows(own, small_index, "val", LAVT)["intersection"].equals(
-        scoring.rows(found, small_index, "val", LAVT)["intersection"]
+    assert score_rows(own, small_index, "val", LAVT)["intersection"].equals(
+        score_rows(predictions, small_index, "val", LAVT)["intersection"]
     )
 
 
 def test_a_ceiling_knows_the_truth_of_its_protocol(small_index: Index) -> None:
     """Image 5 has overlapping polygons, whose shared pixels are background under lavt."""
     fine = references.predict("oracle-480", small_index, "testA", protocol=LAVT)
-    assert scoring.score(fine, small_index, "testA", LAVT).summary["oIoU"] == 100
+    assert score_predictions(fine, small_index, "testA", LAVT).summary["oIoU"] == 100
     of_union = references.predict("oracle-64", small_index, "testA")
-    assert scoring.score(of_union, small_index, "testA", LAVT).summary["oIoU"] < 99
+    assert score_predictions(of_union, small_index, "testA", LAVT).summary["oIoU"] < 99
 
 
 def test_the_whole_image_is_predicted_with_its_centre(small_index: Index) -> None:
-    found = references.predict("whole-image", small_index, "val")
-    assert all(mask.all() and mask.shape == (33, 47) for mask in masks(found))
-    assert found.peak_row.tolist() == [16] * 4
-    assert found.peak_col.tolist() == [23] * 4
+    predictions = references.predict("whole-image", small_index, "val")
+    assert all(mask.all() and mask.shape == (33, 47) for mask in masks(predictions))
+    assert predictions.peak_row.tolist() == [16] * 4
+    assert predictions.peak_col.tolist() == [23] * 4
 
 
 def test_the_largest_object_is_the_one_with_the_most_pixels_and_no_crowd(small_index: Index) -> None:
     for split, largest in (("testA", [51]), ("testB", [61]), ("val", [41])):
-        found = references.predict("largest-object", small_index, split)
-        assert set(found.counts) == {small_index.truth(ann_id, "union") for ann_id in largest}
+        predictions = references.predict("largest-object", small_index, split)
+        assert set(predictions.counts) == {small_index.ground_truth(ann_id, "union") for ann_id in largest}
     train = small_index.split("train")
     third = references.predict("largest-object", small_index, "train").take(np.flatnonzero(train.image_id == 3))
-    assert set(third.counts) == {small_index.truth(31, "union")}
+    assert set(third.counts) == {small_index.ground_truth(31, "union")}
 
 
 def test_a_random_object_is_an_object_of_the_image_with_its_peak_inside(small_index: Index) -> None:
-    found = references.predict("random-object", small_index, "train")
+    predictions = references.predict("random-object", small_index, "train")
     split = small_index.split("train")
-    for image_id, counts in zip(split.image_id.tolist(), found.counts, strict=True):
+    for image_id, counts in zip(split.image_id.tolist(), predictions.counts, strict=True):
         assert counts in [thing.counts for thing in small_index.candidates(image_id)]
-    for mask, row, column in zip(masks(found), found.peak_row, found.peak_col, strict=True):
+    for mask, row, column in zip(masks(predictions), predictions.peak_row, predictions.peak_col, strict=True):
         assert mask[row, column]
 
 
@@ -117,14 +122,18 @@ def test_random_objects_depend_on_seed_and_expression_but_not_on_the_rest(small_
 
 
 def test_an_oracle_at_the_size_of_the_image_is_the_truth(small_index: Index) -> None:
-    found = references.predict("oracle-64", small_index, "testA")  # its image has 64 x 64 pixels
-    assert found.counts == [small_index.truth(a, "union") for a in small_index.split("testA").ann_id.tolist()]
-    assert scoring.score(found, small_index, "testA", ORIGINAL).summary["pointing"] == 100
+    predictions = references.predict("oracle-64", small_index, "testA")  # its image has 64 x 64 pixels
+    assert predictions.counts == [
+        small_index.ground_truth(a, "union") for a in small_index.split("testA").ann_id.tolist()
+    ]
+    assert score_predictions(predictions, small_index, "testA", ORIGINAL).summary["pointing"] == 100
 
 
 def test_a_finer_oracle_is_a_higher_ceiling(small_index: Index) -> None:
     values = [
-        scoring.score(references.predict(f"oracle-{n}", small_index, "testA"), small_index, "testA", ORIGINAL).summary
+        score_predictions(
+            references.predict(f"oracle-{n}", small_index, "testA"), small_index, "testA", ORIGINAL
+        ).summary
         for n in (1, 4, 16, 128)
     ]
     assert [value["oIoU"] for value in values] == sorted(value["oIoU"] for value in values)
@@ -151,16 +160,16 @@ def test_interpolation_is_that_of_torch_up_and_down() -> None:
         expected = torch.nn.functional.interpolate(
             torch.from_numpy(rows.T[None]), size=number, mode="linear", align_corners=False
         )
-        assert references._interpolated(rows, number) == pytest.approx(expected[0].numpy().T)
+        assert references._interpolate_rows(rows, number) == pytest.approx(expected[0].numpy().T)
 
 
 def test_averaging_counts_pixels_on_a_border_in_part() -> None:
     rows = np.array([[1.0], [0.0], [0.0], [1.0], [1.0]])
-    assert references._averaged(rows, 2) == pytest.approx(np.array([[0.4], [0.8]]))
-    assert references._averaged(rows, 10)[:, 0] == pytest.approx([1, 1, 0, 0, 0, 0, 1, 1, 1, 1])
+    assert references._average_rows(rows, 2) == pytest.approx(np.array([[0.4], [0.8]]))
+    assert references._average_rows(rows, 10)[:, 0] == pytest.approx([1, 1, 0, 0, 0, 0, 1, 1, 1, 1])
 
 
-def test_an_image_without_objects_is_answered_as_a_whole(small_index: Index) -> None:
+def test_for_an_image_without_objects_the_whole_image_is_predicted(small_index: Index) -> None:
     bare = standing_in(small_index, candidates=lambda image_id: [])
     whole = references.predict("whole-image", small_index, "val")
     for name in ("largest-object", "random-object"):
@@ -176,10 +185,11 @@ def test_an_unknown_reference_is_refused(name: str, small_index: Index) -> None:
 def test_ceilings_of_real_masks_lie_just_below_one_hundred(shared: Path) -> None:
     sample = index.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
     for split in ("val", "testA", "testB"):
-        found = [
-            scoring.score(references.predict(f"oracle-{n}", sample, split), sample, split, ORIGINAL) for n in (26, 104)
+        scores = [
+            score_predictions(references.predict(f"oracle-{n}", sample, split), sample, split, ORIGINAL)
+            for n in (26, 104)
         ]
-        coarse, fine = (one.summary for one in found)
+        coarse, fine = (score.summary for score in scores)
         assert 88 < coarse["mIoU"] < 94 < 98 < fine["mIoU"] < 99.5
         assert fine["pointing"] == 100
         assert fine["partial"] is True
@@ -189,14 +199,14 @@ def numbered(split: Split) -> Predictions:
     """Masks and peaks that tell to which expression they belonged."""
     sizes = list(zip(split.height.tolist(), split.width.tolist(), strict=True))
     counts = [rle.from_counts([i + 1, h * w - i - 1], (h, w)) for i, (h, w) in enumerate(sizes)]
-    return predictions.build(None, split.sent_id.tolist(), sizes, counts, [(i, i) for i in range(len(split))])
+    return Predictions.build(None, split.sent_id.tolist(), sizes, counts, [(i, i) for i in range(len(split))])
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_expression_keeps_its_prediction_and_none_leaves_its_image(seed: int, small_index: Index) -> None:
     split = small_index.split("train")
     own = numbered(split)
-    dealt = references.permuted(own.take(np.arange(len(split))[::-1]), split, seed)
+    dealt = references.permute_within_images(own.take(np.arange(len(split))[::-1]), split, seed)
     assert dealt.sent_id.tolist() == split.sent_id.tolist()
     source = [own.counts.index(counts) for counts in dealt.counts]
     assert sorted(source) == list(range(len(split)))
@@ -207,19 +217,19 @@ def test_no_expression_keeps_its_prediction_and_none_leaves_its_image(seed: int,
 
 def test_the_deal_depends_on_the_seed_alone(small_index: Index) -> None:
     split = small_index.split("train")
-    dealt = [tuple(references.permuted(numbered(split), split, seed).counts) for seed in range(10)]
-    assert dealt == [tuple(references.permuted(numbered(split), split, seed).counts) for seed in range(10)]
+    dealt = [tuple(references.permute_within_images(numbered(split), split, seed).counts) for seed in range(10)]
+    assert dealt == [tuple(references.permute_within_images(numbered(split), split, seed).counts) for seed in range(10)]
     assert len(set(dealt)) > 1
 
 
 def test_an_expression_alone_in_its_image_keeps_its_prediction(small_index: Index) -> None:
     split = small_index.split("val")
     alone = replace(split, image_id=np.arange(4))
-    assert references.permuted(numbered(split), alone).counts == numbered(split).counts
+    assert references.permute_within_images(numbered(split), alone).counts == numbered(split).counts
 
 
 def test_a_permuted_oracle_falls(small_index: Index) -> None:
     oracle = references.predict("oracle-120", small_index, "testA")
-    dealt = references.permuted(oracle, small_index.split("testA"))
-    before, after = (scoring.score(p, small_index, "testA", ORIGINAL).summary["mIoU"] for p in (oracle, dealt))
+    dealt = references.permute_within_images(oracle, small_index.split("testA"))
+    before, after = (score_predictions(p, small_index, "testA", ORIGINAL).summary["mIoU"] for p in (oracle, dealt))
     assert after < 0.7 * before

@@ -16,20 +16,21 @@ import pytest
 
 from risbench import datasets
 from risbench.data import index as indices
-from risbench.data.index import Index, Split
+from risbench.data.index import Index
+from risbench.data.split import Split
 from risbench.errors import InputError
 from risbench.scoring import metrics, protocol, references, slices
-from risbench.scoring import score as scoring
+from risbench.scoring.score import score_predictions
 from risbench.scoring.slices import (
     AREA,
     BORDER,
     CROWDING,
+    DEFAULT_SLICES,
     DISTRACTORS,
     KIND_WORDS,
     KINDS,
     LENGTH,
     PIECES,
-    SHOWN,
     SLICES,
     Slice,
 )
@@ -60,7 +61,7 @@ Make = Callable[..., Index]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Open the index of these objects, of which those with `said` are referred to; or a partial copy of it."""
+    """Open the index of these objects, of which those with a `split` are referents; or a partial copy of it."""
 
     def made(objects: Objects, partial: bool = False, side: int = 20) -> Index:
         images = sorted({thing["image_id"] for thing in objects})
@@ -69,9 +70,9 @@ def make(tmp_path: Path) -> Make:
         sizes = [{"id": image, "height": side, "width": side, "file_name": f"{image}.jpg"} for image in images]
         instances = {"images": sizes, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]}
         (tmp_path / "many" / "instances.json").write_text(json.dumps(instances))
-        refs = [ref(thing) for thing in objects if thing.get("said")]
+        refs = [ref(thing) for thing in objects if thing.get("split")]
         (tmp_path / "many" / "refs(unc).p").write_bytes(pickle.dumps(refs))
-        evaluated = len({thing["image_id"] for thing in objects if thing.get("said") == "val"})
+        evaluated = len({thing["image_id"] for thing in objects if thing.get("split") == "val"})
         (tmp_path / "many.toml").write_text(CARD.replace("COUNT", str(evaluated + partial)))
         return indices.load(datasets.load(str(tmp_path / "many.toml")), tmp_path, partial)
 
@@ -81,21 +82,32 @@ def make(tmp_path: Path) -> Make:
 def ref(thing: dict[str, Any]) -> dict[str, Any]:
     key = thing["id"]
     sentences = [{"sent_id": 2 * key + k, "raw": "this", "sent": "this"} for k in range(1 + key % 2)]
-    return {"ref_id": key, "ann_id": key, "image_id": thing["image_id"], "split": thing["said"], "sentences": sentences}
+    return {
+        "ref_id": key,
+        "ann_id": key,
+        "image_id": thing["image_id"],
+        "split": thing["split"],
+        "sentences": sentences,
+    }
 
 
-def objects_of(*categories: int, said: int = 1, image_id: int = 7) -> Objects:
-    """Objects of one image; the first `said` are referred to."""
+def objects_of(*categories: int, referents: int = 1, image_id: int = 7) -> Objects:
+    """Objects of one image; the first `referents` are referred to."""
     return [
-        {"id": 100 * image_id + k, "image_id": image_id, "category_id": category, "said": "val" if k < said else ""}
+        {
+            "id": 100 * image_id + k,
+            "image_id": image_id,
+            "category_id": category,
+            "split": "val" if k < referents else "",
+        }
         for k, category in enumerate(categories)
     ]
 
 
-def labelled(index: Index, one: Slice) -> dict[int, str]:
+def labelled(index: Index, slice_: Slice) -> dict[int, str]:
     """The labels of val by the annotation that is referred to."""
     split = index.split("val")
-    return dict(zip(split.ann_id.tolist(), slices.labels(index, split)[one.name], strict=True))
+    return dict(zip(split.ann_id.tolist(), slices.labels(index, split)[slice_.name], strict=True))
 
 
 def distractors(index: Index) -> dict[int, str]:
@@ -126,21 +138,21 @@ def drawn(seed: int) -> Objects:
     objects: Objects = []
     for key in dice.sample(range(10_000), 200):
         thing = {"id": key, "image_id": dice.randrange(40), "category_id": dice.choice([1, 1, 1, 2, 5, 90])}
-        objects.append({**thing, "said": dice.choice(["", "", "val", "train"]), **(crowd if key % 15 == 0 else {})})
+        objects.append({**thing, "split": dice.choice(["", "", "val", "train"]), **(crowd if key % 15 == 0 else {})})
     return objects
 
 
 def by_brute_force(objects: Objects, partial: bool) -> dict[int, str]:
-    found = {}
+    labels = {}
     for thing in objects:
-        if thing["said"] != "val":
+        if thing["split"] != "val":
             continue
         image = [other for other in objects if other["image_id"] == thing["image_id"]]
         others = [o for o in image if o["category_id"] == thing["category_id"] and o["id"] != thing["id"]]
         many = len(others) >= 3 or any(other.get("iscrowd") for other in others)
-        cut_down = partial and all(other["said"] for other in image)
-        found[thing["id"]] = "unknown" if cut_down else "3+" if many else str(len(others))
-    return found
+        cut_down = partial and all(other["split"] for other in image)
+        labels[thing["id"]] = "unknown" if cut_down else "3+" if many else str(len(others))
+    return labels
 
 
 @pytest.mark.parametrize("partial", [False, True])
@@ -153,14 +165,14 @@ def test_labels_are_those_of_a_count_by_brute_force(make: Make, seed: int, parti
 
 
 def crowding_by_brute_force(objects: Objects, partial: bool) -> dict[int, str]:
-    found = {}
+    labels = {}
     for thing in objects:
         image = [other for other in objects if other["image_id"] == thing["image_id"]]
         number = sum(10 if other.get("iscrowd") else 1 for other in image)
-        cut_down = partial and all(other["said"] for other in image)
-        if thing["said"] == "val":
-            found[thing["id"]] = "unknown" if cut_down else "1-4" if number < 5 else "5-9" if number < 10 else "10+"
-    return found
+        cut_down = partial and all(other["split"] for other in image)
+        if thing["split"] == "val":
+            labels[thing["id"]] = "unknown" if cut_down else "1-4" if number < 5 else "5-9" if number < 10 else "10+"
+    return labels
 
 
 @pytest.mark.parametrize("partial", [False, True])
@@ -189,16 +201,16 @@ MASKS = {  # the runs of an image of 100 x 100, column by column; the object's s
 
 def test_masks_are_divided_by_area_border_and_pieces_and_an_empty_one_is_unknown(make: Make) -> None:
     masks = {key: {"size": [100, 100], "counts": runs} for key, (runs, *_) in MASKS.items()}
-    thing = {"category_id": 1, "said": "val"}
+    thing = {"category_id": 1, "split": "val"}
     index = make([{**thing, "id": key, "image_id": key, "segmentation": masks[key]} for key in MASKS], side=100)
-    found = zip(*(labelled(index, one).values() for one in (AREA, BORDER, PIECES)), strict=True)
-    assert list(found) == [(area, border, pieces) for _, area, border, pieces in MASKS.values()]
+    labels = zip(*(labelled(index, slice_).values() for slice_ in (AREA, BORDER, PIECES)), strict=True)
+    assert list(labels) == [(area, border, pieces) for _, area, border, pieces in MASKS.values()]
 
 
 def test_in_a_partial_copy_an_image_with_nothing_but_referents_is_unknown(make: Make) -> None:
-    alone, several, more = (objects_of(1, 1, said=n, image_id=n + 6) for n in (1, 2, 1))
-    alone, more = alone[:1], objects_of(1, 1, 1, said=2, image_id=9)
-    objects = alone + several + more
+    single, several, more = (objects_of(1, 1, referents=n, image_id=n + 6) for n in (1, 2, 1))
+    single, more = single[:1], objects_of(1, 1, 1, referents=2, image_id=9)
+    objects = single + several + more
     assert distractors(make(objects)) == {700: "0", 800: "1", 801: "1", 900: "2", 901: "2"}
     assert distractors(make(objects, partial=True)) == {
         **dict.fromkeys([700, 800, 801], "unknown"),
@@ -208,7 +220,7 @@ def test_in_a_partial_copy_an_image_with_nothing_but_referents_is_unknown(make: 
 
 def test_referents_of_other_splits_are_referents_too(make: Make) -> None:
     objects = objects_of(1, 1)
-    objects[1]["said"] = "train"
+    objects[1]["split"] = "train"
     assert distractors(make(objects, partial=True)) == {700: "unknown"}
 
 
@@ -217,19 +229,19 @@ def test_an_image_of_which_an_annotation_was_left_out_is_unknown(make: Make) -> 
     objects[1]["segmentation"] = None
     index = make(objects)
     assert distractors(index) == {700: "unknown", 800: "0"}
-    assert index.completely_annotated().tolist() == [8]
+    assert index.completely_annotated_images().tolist() == [8]
 
 
 def test_of_the_real_sample_ten_images_are_unknown_and_five_are_counted(shared: Path) -> None:
     sample = indices.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
-    found: dict[int, set[str]] = {}
+    by_image: dict[int, set[str]] = {}
     for split in map(sample.split, sample.split_names()):
         for image_id, label in zip(
             split.image_id.tolist(), slices.labels(sample, split)[DISTRACTORS.name], strict=True
         ):
-            found.setdefault(image_id, set()).add(label)
+            by_image.setdefault(image_id, set()).add(label)
     cut_down = [15195, 40346, 120431, 352357, 370802, 389145, 464174, 486606, 491707, 561454]
-    assert found == {
+    assert by_image == {
         **{image_id: {"unknown"} for image_id in cut_down},
         154: {"2"},  # three zebras
         100667: {"2", "3+"},  # three persons, four bananas
@@ -239,10 +251,10 @@ def test_of_the_real_sample_ten_images_are_unknown_and_five_are_counted(shared: 
     }
 
 
-def test_the_record_of_the_real_sample_shows_what_is_unknown(shared: Path) -> None:
+def test_the_record_of_the_real_sample_counts_unknown_distractors(shared: Path) -> None:
     sample = indices.load(datasets.load("refcoco"), shared / "data" / "refcoco_sample", partial=True)
-    given = references.predict("largest-object", sample, "testA")
-    parts = scoring.score(given, sample, "testA", ORIGINAL).summary["slices"]
+    predictions = references.predict("largest-object", sample, "testA")
+    parts = score_predictions(predictions, sample, "testA", ORIGINAL).summary["slices"]
     assert KINDS.name not in parts  # RefCOCO does not tell kinds of expression
     assert {value: part["n"] for value, part in parts[DISTRACTORS.name].items()} == {"2": 9, "3+": 3, "unknown": 30}
 
@@ -250,13 +262,13 @@ def test_the_record_of_the_real_sample_shows_what_is_unknown(shared: Path) -> No
 @pytest.mark.parametrize("chosen", [ORIGINAL, TRAIN])
 def test_parts_add_up_to_the_whole(make: Make, chosen: protocol.Protocol) -> None:
     index = make(drawn(5), partial=True)
-    found = scoring.score(references.predict("random-object", index, "val", protocol=chosen), index, "val", chosen)
-    parts = found.summary["slices"][DISTRACTORS.name]
+    scored = score_predictions(references.predict("random-object", index, "val", protocol=chosen), index, "val", chosen)
+    parts = scored.summary["slices"][DISTRACTORS.name]
     assert list(parts) == list(DISTRACTORS.values)
-    assert sum(part["n"] for part in parts.values()) == found.summary["n"] == len(found.rows)
-    of_parts = [metrics.Sums.of(rows, chosen.score) for _, rows in found.rows.groupby(DISTRACTORS.name)]
-    assert sum(of_parts, metrics.Sums()) == metrics.Sums.of(found.rows, chosen.score)
-    for value, rows in found.rows.groupby(DISTRACTORS.name):
+    assert sum(part["n"] for part in parts.values()) == scored.summary["n"] == len(scored.rows)
+    of_parts = [metrics.Sums.from_rows(rows, chosen.score) for _, rows in scored.rows.groupby(DISTRACTORS.name)]
+    assert sum(of_parts, metrics.Sums()) == metrics.Sums.from_rows(scored.rows, chosen.score)
+    for value, rows in scored.rows.groupby(DISTRACTORS.name):
         part = parts[str(value)]
         assert part["oIoU"] == 100 * rows["intersection"].sum() / rows["union"].sum()
         assert part["n"] == len(rows)
@@ -277,9 +289,9 @@ def test_a_slice_is_an_entry_of_a_table_and_nothing_else(small_index: Index, mon
         return ["more" if len(sent.split()) > 1 else "one" for sent in split.sent]
 
     monkeypatch.setattr(slices, "SLICES", (Slice("words", "how many", ("one", "more"), words),))
-    given = references.predict("whole-image", small_index, "testB")
-    parts = scoring.score(given, small_index, "testB", ORIGINAL).summary["slices"]
-    assert {name: {value: part["n"] for value, part in found.items()} for name, found in parts.items()} == {
+    predictions = references.predict("whole-image", small_index, "testB")
+    parts = score_predictions(predictions, small_index, "testB", ORIGINAL).summary["slices"]
+    assert {name: {value: part["n"] for value, part in values.items()} for name, values in parts.items()} == {
         "words": {"one": 1, "more": 2}
     }
 
@@ -290,10 +302,10 @@ def test_values_stand_in_the_order_of_the_slice_and_others_follow() -> None:
 
 
 def test_names_of_slices_are_no_columns_of_counts() -> None:
-    names = [one.name for one in slices.SLICES]
+    names = [slice_.name for slice_ in slices.SLICES]
     assert len(set(names)) == len(names)
-    assert not {*names} & {"sent_id", "ref_id", "image_id", *metrics.Counts._fields}
-    assert all(one.meaning for one in slices.SLICES)
+    assert not {*names} & {"sent_id", "ref_id", "image_id", *metrics.MaskCounts._fields}
+    assert all(slice_.meaning for slice_ in slices.SLICES)
 
 
 @pytest.mark.parametrize(
@@ -308,8 +320,8 @@ def test_names_of_slices_are_no_columns_of_counts() -> None:
     ],
 )
 def test_length_is_counted_in_words(small_index: Index, text: str, expected: str) -> None:
-    one = small_index.split("val").take(np.array([0]))
-    assert LENGTH.labels(small_index, replace(one, sent=[text])) == [expected]
+    expression = small_index.split("val").take(np.array([0]))
+    assert LENGTH.labels(small_index, replace(expression, sent=[text])) == [expected]
 
 
 def test_text_slices_of_the_real_expressions_are_counted(small_index: Index, real_expressions: list[str]) -> None:
@@ -337,16 +349,18 @@ def test_text_slices_of_the_real_expressions_are_counted(small_index: Index, rea
 
 
 def test_an_expression_counts_for_each_of_its_values(small_index: Index) -> None:
-    found = scoring.score(references.predict("largest-object", small_index, "testA"), small_index, "testA", ORIGINAL)
-    assert found.rows[KIND_WORDS.name].tolist() == ["size", "colour", "place, size, negation"]
-    parts = found.summary["slices"][KIND_WORDS.name]
+    scored = score_predictions(
+        references.predict("largest-object", small_index, "testA"), small_index, "testA", ORIGINAL
+    )
+    assert scored.rows[KIND_WORDS.name].tolist() == ["size", "colour", "place, size, negation"]
+    parts = scored.summary["slices"][KIND_WORDS.name]
     assert {value: part["n"] for value, part in parts.items()} == {"place": 1, "colour": 1, "size": 2, "negation": 1}
-    sizes = found.rows.iloc[[0, 2]]
+    sizes = scored.rows.iloc[[0, 2]]
     assert parts["size"]["oIoU"] == 100 * sizes["intersection"].sum() / sizes["union"].sum()
 
 
 def test_slices_are_chosen_by_name() -> None:
-    assert slices.choose([]) == SHOWN
+    assert slices.choose([]) == DEFAULT_SLICES
     assert slices.choose(["object-size", "kind-of-expression"]) == (AREA, KINDS)
     assert slices.choose(["object-size", "all"]) == SLICES
     with pytest.raises(InputError, match="Unknown slice 'object-sizes'. Did you mean 'object-size'.*all"):

@@ -36,54 +36,54 @@ def test_intervals_agree_with_a_bootstrap_written_out(rule: Protocol) -> None:
     generator = np.random.default_rng(1)
     table = rows().assign(no_target=generator.integers(0, 2, 60), said_no_target=generator.integers(0, 2, 60))
     table.loc[table["no_target"] == 1, ["intersection", "boundary_intersection"]] = 0
-    found = statistics.intervals(table, rule, resamples=40, seed=5)
+    intervals = statistics.intervals(table, rule, resamples=40, seed=5)
     by_image = [part for _, part in table.groupby("image_id")]
     values = []
     for places in np.random.default_rng(5).integers(len(by_image), size=(40, len(by_image))):
         drawn = pd.concat([by_image[place] for place in places])
-        values.append(metrics.compute(metrics.Sums.of(drawn, rule.score)))
-    assert set(found) == {name for name, value in values[0].items() if value is not None}
-    for name in found:
+        values.append(metrics.compute(metrics.Sums.from_rows(drawn, rule.score)))
+    assert set(intervals) == {name for name, value in values[0].items() if value is not None}
+    for name in intervals:
         expected = np.percentile([value[name] for value in values], [2.5, 97.5])
-        assert found[name] == pytest.approx(expected, rel=1e-12)
+        assert intervals[name] == pytest.approx(expected, rel=1e-12)
 
 
 def test_intervals_of_parts_agree_with_a_bootstrap_of_the_whole_written_out() -> None:
     table = rows()
     members = {3: np.arange(60) % 7 == 0, "rest": np.arange(60) % 7 > 0, "none": np.zeros(60, bool)}
-    found = statistics.intervals_of_parts(
-        table, members, statistics.ratios(table, ORIGINAL)["oIoU"], resamples=40, seed=5
+    intervals = statistics.intervals_by_part(
+        table, members, statistics.ratio_terms(table, ORIGINAL)["oIoU"], resamples=40, seed=5
     )
     images = np.unique(table["image_id"])
     draws = np.random.default_rng(5).integers(len(images), size=(40, len(images)))
     for name in (3, "rest"):
-        mine = table[members[name]]
+        part = table[members[name]]
         values = []
         for places in draws:
-            drawn = pd.concat([mine[mine["image_id"] == image] for image in images[places]])
+            drawn = pd.concat([part[part["image_id"] == image] for image in images[places]])
             if drawn["union"].sum():
                 values.append(100 * drawn["intersection"].sum() / drawn["union"].sum())
-        assert found[name] == pytest.approx(np.percentile(values, [2.5, 97.5]), rel=1e-12)
-    assert set(found) == {3, "rest"}
+        assert intervals[name] == pytest.approx(np.percentile(values, [2.5, 97.5]), rel=1e-12)
+    assert set(intervals) == {3, "rest"}
 
 
 def test_resamples_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    sums = statistics.by_image(rows(), ORIGINAL)
-    first = statistics.resampled(sums, 250), statistics.swapped(sums, sums[::-1], 250)
+    sums = statistics.sums_by_image(rows(), ORIGINAL)
+    first = statistics.resample(sums, 250), statistics.permuted_differences(sums, sums[::-1], 250)
     monkeypatch.setattr(statistics, "_BLOCK", 37)
-    again = statistics.resampled(sums, 250), statistics.swapped(sums, sums[::-1], 250)
+    again = statistics.resample(sums, 250), statistics.permuted_differences(sums, sums[::-1], 250)
     assert all(map(np.allclose, first, again))
 
 
 def test_the_interval_holds_the_value_and_is_the_same_for_the_same_seed() -> None:
     table = rows()
-    values = metrics.compute(metrics.Sums.of(table, ORIGINAL.score))
-    found = statistics.intervals(table, ORIGINAL)
+    values = metrics.compute(metrics.Sums.from_rows(table, ORIGINAL.score))
+    intervals = statistics.intervals(table, ORIGINAL)
     for name, value in values.items():
         assert value is not None
-        assert found[name][0] < value < found[name][1]
-    assert statistics.intervals(table, ORIGINAL) == found
-    assert statistics.intervals(table, ORIGINAL, seed=1) != found
+        assert intervals[name][0] < value < intervals[name][1]
+    assert statistics.intervals(table, ORIGINAL) == intervals
+    assert statistics.intervals(table, ORIGINAL, seed=1) != intervals
 
 
 def test_more_expressions_of_the_same_images_do_not_narrow_the_interval() -> None:
@@ -95,21 +95,21 @@ def test_more_expressions_of_the_same_images_do_not_narrow_the_interval() -> Non
     assert np.ptp(narrower["mIoU"]) < 0.7 * np.ptp(once["mIoU"])
 
 
-def test_one_image_says_nothing_of_chance() -> None:
+def test_a_single_image_has_no_interval() -> None:
     table = rows()
     assert statistics.intervals(table.assign(image_id=4), ORIGINAL) == {}
     first = (table["image_id"] == table["image_id"].min()).to_numpy()
     silent = table.assign(peak_hit=table["peak_hit"].where(first, -1))
     assert "pointing" not in statistics.intervals(silent, ORIGINAL)  # its only image is one of twelve
-    overall = statistics.ratios(table, ORIGINAL)["oIoU"]
-    found = statistics.intervals_of_parts(table, {"one image": first, "the others": ~first}, overall)
-    assert set(found) == {"the others"}
+    overall = statistics.ratio_terms(table, ORIGINAL)["oIoU"]
+    intervals = statistics.intervals_by_part(table, {"one image": first, "the others": ~first}, overall)
+    assert set(intervals) == {"the others"}
 
 
 def test_a_metric_without_a_value_has_no_interval() -> None:
     assert "pointing" not in statistics.intervals(rows().assign(peak_hit=-1), ORIGINAL)
     without = rows().drop(columns=["boundary_intersection", "boundary_union"])
-    assert metrics.BOUNDARY not in statistics.intervals(without, ORIGINAL)
+    assert metrics.BOUNDARY_IOU not in statistics.intervals(without, ORIGINAL)
     assert statistics.intervals(without.assign(peak_hit=-1, union=0, intersection=0), LEFT_OUT) == {}
 
 
@@ -128,22 +128,22 @@ def drawn(generator: Generator, data_sets: int) -> dict[str, Drawn]:
     """
     shape = (data_sets, IMAGES, EXPRESSIONS)
     large = generator.random((data_sets, IMAGES, 1)) < 0.5
-    own, shared = generator.random(shape), generator.random((data_sets, IMAGES, 1))
-    iou = 0.4 * large + 0.6 * np.where(generator.random(shape) < 0.8, shared, own)
+    single, shared = generator.random(shape), generator.random((data_sets, IMAGES, 1))
+    iou = 0.4 * large + 0.6 * np.where(generator.random(shape) < 0.8, shared, single)
     union = np.where(large, 4.0, 1.0) * generator.uniform(0.5, 1.5, shape)
-    one = np.ones(shape)
+    ones = np.ones(shape)
     return {
         "oIoU": (iou * union, union),
-        "mIoU": (iou, one),
-        "P@0.5": ((iou >= 0.5).astype(np.float64), one),
-        "pointing": ((generator.random(shape) < iou).astype(np.float64), one),
+        "mIoU": (iou, ones),
+        "P@0.5": ((iou >= 0.5).astype(np.float64), ones),
+        "pointing": ((generator.random(shape) < iou).astype(np.float64), ones),
     }
 
 
 def covered(sums: Floats, true: float) -> float:
     """How many in a hundred intervals of (data sets, 2, clusters) hold the true value."""
-    values = statistics.resampled(sums, resamples=1000)
-    ends = [statistics.interval(own) for own in values.T]
+    values = statistics.resample(sums, resamples=1000)
+    ends = [statistics.interval(column) for column in values.T]
     return 100 * float(np.mean([end is not None and end[0] <= true <= end[1] for end in ends]))
 
 
@@ -161,23 +161,23 @@ def test_intervals_over_images_cover_the_truth_and_those_over_expressions_do_not
 
 def test_swapping_agrees_with_every_swap_written_out() -> None:
     five = rows()["image_id"] // 1000 % 5
-    first, second = (statistics.by_image(rows(seed=seed).assign(image_id=five), LTS) for seed in (3, 4))
+    first, second = (statistics.sums_by_image(rows(seed=seed).assign(image_id=five), LTS) for seed in (3, 4))
     images = first.shape[-1]
     every = []
     for swaps in product([False, True], repeat=images):
-        one, other = (np.where(swaps, b, a).sum(axis=-1) for a, b in ((first, second), (second, first)))
-        every.append(100 * (other[:, 0] / other[:, 1] - one[:, 0] / one[:, 1]))
-    found = statistics.swapped(first, second, permutations=4000)
-    for name, mine, expected in zip(metrics.NAMES, found.T, np.array(every).T, strict=True):
-        seen = np.unique(mine.round(9))
+        a_side, b_side = (np.where(swaps, b, a).sum(axis=-1) for a, b in ((first, second), (second, first)))
+        every.append(100 * (b_side[:, 0] / b_side[:, 1] - a_side[:, 0] / a_side[:, 1]))
+    values = statistics.permuted_differences(first, second, permutations=4000)
+    for name, column, expected in zip(metrics.NAMES, values.T, np.array(every).T, strict=True):
+        seen = np.unique(column.round(9))
         assert set(seen) == set(np.unique(expected.round(9))), name
         observed = expected[0]
         exact = np.mean(np.abs(expected) >= abs(observed) - 1e-9)
-        assert statistics.p_of_swaps(observed, mine) == pytest.approx(exact, abs=0.03)
+        assert statistics.permutation_p_value(observed, column) == pytest.approx(exact, abs=0.03)
 
 
 def null(generator: Generator, data_sets: int, gain: float = 0.0) -> Drawn:
-    """Two answers to the same images: sums of mIoU (data sets, 2, images), of which the second is better by `gain`."""
+    """Two methods on the same images: sums of mIoU (data sets, 2, images), of which the second is better by `gain`."""
     images, expressions = 100, 5
     hard = generator.random((data_sets, images, 1))
     answers = [hard + generator.normal(0, 0.2, (data_sets, images, 1)) for _ in range(2)]
@@ -190,41 +190,41 @@ def null(generator: Generator, data_sets: int, gain: float = 0.0) -> Drawn:
 def significant(first: Floats, second: Floats) -> float:
     """How many in a hundred data sets have a p-value of at most 5 %."""
     values = [100 * sums[:, 0].sum(axis=-1) / sums[:, 1].sum(axis=-1) for sums in (first, second)]
-    permuted = statistics.swapped(first, second, permutations=999)
-    p = [statistics.p_of_swaps(*pair) for pair in zip(values[1] - values[0], permuted.T, strict=True)]
+    permuted = statistics.permuted_differences(first, second, permutations=999)
+    p = [statistics.permutation_p_value(*pair) for pair in zip(values[1] - values[0], permuted.T, strict=True)]
     return 100 * float(np.mean([value is not None and value <= 0.05 for value in p]))
 
 
-def test_answers_that_are_equally_good_differ_in_one_data_set_of_twenty() -> None:
+def test_equally_good_methods_differ_in_one_data_set_of_twenty() -> None:
     assert 3.5 <= significant(*null(np.random.default_rng(1), 2000)) <= 6.5
 
 
 def test_the_smallest_difference_is_found_in_four_of_five_data_sets() -> None:
     first, second = null(np.random.default_rng(2), 300)
-    gains = statistics.resampled(second, resamples=500) - statistics.resampled(first, resamples=500)
-    smallest = [statistics.smallest_difference(own) for own in gains.T]
+    gains = statistics.resample(second, resamples=500) - statistics.resample(first, resamples=500)
+    smallest = [statistics.smallest_detectable_difference(column) for column in gains.T]
     typical = float(np.mean([value for value in smallest if value is not None]))
     assert 76 <= significant(*null(np.random.default_rng(3), 1000, typical / 100)) <= 84
 
 
-def test_p_values_count_what_was_observed_and_equal_answers_have_one() -> None:
-    assert statistics.p_of_swaps(2.0, np.array([1.0, -2.0, 3.0, 0.5])) == 3 / 5
-    assert statistics.p_of_swaps(9.0, np.arange(9.0)) == 0.1
-    assert statistics.p_of_swaps(0.0, np.zeros(9)) == 1
-    assert statistics.p_of_resamples(np.arange(1.0, 40)) == 2 / 40
-    assert statistics.p_of_resamples(np.zeros(9)) == 1
-    assert statistics.p_of_swaps(1.0, np.full(3, np.nan)) is None
+def test_p_values_count_the_observed_difference_and_are_one_for_equal_methods() -> None:
+    assert statistics.permutation_p_value(2.0, np.array([1.0, -2.0, 3.0, 0.5])) == 3 / 5
+    assert statistics.permutation_p_value(9.0, np.arange(9.0)) == 0.1
+    assert statistics.permutation_p_value(0.0, np.zeros(9)) == 1
+    assert statistics.bootstrap_p_value(np.arange(1.0, 40)) == 2 / 40
+    assert statistics.bootstrap_p_value(np.zeros(9)) == 1
+    assert statistics.permutation_p_value(1.0, np.full(3, np.nan)) is None
 
 
 def test_holm_agrees_with_its_steps_written_out() -> None:
-    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert statistics.holm([0.5, 0.6]) == [1, 1]
+    assert statistics.holm_correction([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm_correction([0.5, 0.6]) == [1, 1]
     p_values = np.random.default_rng(0).random(9) ** 3
-    for place, corrected in enumerate(statistics.holm(list(p_values))):
+    for place, corrected in enumerate(statistics.holm_correction(list(p_values))):
         no_larger = [i for i in range(9) if p_values[i] <= p_values[place]]
         steps = [p_values[i] * (9 - sum(p_values < p_values[i])) for i in no_larger]
         assert corrected == pytest.approx(min(1, max(steps)))
-    assert statistics.holm([]) == []
+    assert statistics.holm_correction([]) == []
 
 
 # seeds
@@ -234,7 +234,7 @@ Sides = tuple[Floats, Floats]  # resamples of both sides' runs: (resamples, runs
 
 
 def two_sides(runs: int, by_seed: float, data_sets: int, gain: float = 0.0) -> Sides:
-    """Sides of several runs, answers to the same 100 images, of which the second is better by `gain`, in percent.
+    """Sides of several runs on the same 100 images, of which the second is better by `gain`, in percent.
 
     A side's IoU of an image has its own share of chance, a run's of an image as much, and a run's of all images
     `by_seed`.
@@ -249,14 +249,14 @@ def two_sides(runs: int, by_seed: float, data_sets: int, gain: float = 0.0) -> S
         for _ in range(2)
     )
     sums = np.stack([np.concatenate([first, second + gain / 100]), np.ones((2 * runs, data_sets, images))], axis=2)
-    found = statistics.resampled(sums, 1000)
-    return found[:, :runs], found[:, runs:]
+    values = statistics.resample(sums, 1000)
+    return values[:, :runs], values[:, runs:]
 
 
 def gains_of(sides: Sides) -> list[Floats]:
     """The differences of every data set."""
     pairs = zip(sides[0].T, sides[1].T, strict=True)
-    return [statistics.over_seeds(b.T, [0, number], baseline=a.T) for number, (a, b) in enumerate(pairs)]
+    return [statistics.mean_over_seeds(b.T, [0, number], baseline=a.T) for number, (a, b) in enumerate(pairs)]
 
 
 @pytest.mark.parametrize("by_seed", [0.1, 0.015, 0.005])  # the last two: as images make of a run, and less
@@ -265,7 +265,7 @@ def test_intervals_over_few_seeds_cover_the_truth_and_p_values_agree(runs: int, 
     covering = []
     for gains in gains_of(two_sides(runs, by_seed, 1000)):
         low, high = statistics.interval(gains) or (np.nan, np.nan)
-        p = statistics.p_of_resamples(gains)
+        p = statistics.bootstrap_p_value(gains)
         assert p is not None and (p < 0.05) == (low > 0 or high < 0)
         covering.append(low <= 0 <= high)
     assert 93 <= 100 * np.mean(covering) <= 97
@@ -273,20 +273,22 @@ def test_intervals_over_few_seeds_cover_the_truth_and_p_values_agree(runs: int, 
 
 @pytest.mark.parametrize("by_seed", [0.1, 0.005])
 def test_the_smallest_difference_over_few_seeds_is_found_in_four_of_five_data_sets(by_seed: float) -> None:
-    smallest = [statistics.smallest_difference(g, of_seeds=True) for g in gains_of(two_sides(5, by_seed, 300))]
+    smallest = [
+        statistics.smallest_detectable_difference(g, with_seeds=True) for g in gains_of(two_sides(5, by_seed, 300))
+    ]
     typical = float(np.mean([value for value in smallest if value is not None]))
-    p = [statistics.p_of_resamples(gains) for gains in gains_of(two_sides(5, by_seed, 1000, typical))]
+    p = [statistics.bootstrap_p_value(gains) for gains in gains_of(two_sides(5, by_seed, 1000, typical))]
     assert 75 <= 100 * np.mean([value is not None and value < 0.05 for value in p]) <= 87
 
 
 @pytest.mark.parametrize("runs", [2, 3, 5])
 def test_seeds_alone_make_students_t_of_the_standard_error_of_their_mean(runs: int) -> None:
     of_runs = np.random.default_rng(runs).normal(60, 2, runs)
-    found = statistics.over_seeds(np.broadcast_to(of_runs, (100_000, runs)), [0])
+    means = statistics.mean_over_seeds(np.broadcast_to(of_runs, (100_000, runs)), [0])
     t = {2: (1.000, 6.314), 3: (0.816, 2.920), 5: (0.741, 2.132)}[runs]  # 75 % and 95 % of a table of Student's t
     expected = of_runs.mean() + np.multiply(t, of_runs.std(ddof=1) / runs**0.5)
-    assert np.percentile(found, [75, 95]) == pytest.approx(expected, rel=0.01)
-    assert np.median(found) == pytest.approx(of_runs.mean(), abs=0.05)
+    assert np.percentile(means, [75, 95]) == pytest.approx(expected, rel=0.01)
+    assert np.median(means) == pytest.approx(of_runs.mean(), abs=0.05)
 
 
 def width(resampled: Floats) -> float:
@@ -297,34 +299,34 @@ def width(resampled: Floats) -> float:
 def test_seeds_widen_the_interval_of_images_and_one_seed_does_not() -> None:
     hard = np.random.default_rng(0).random(100)
     sums = [np.array([[hard + gain * run, np.ones(100)] for run in range(3)]) for gain in (0, 0.05)]
-    alike, apart = (statistics.resampled(own, 4000) for own in sums)  # (runs, 2, images) -> (4000, 3)
-    assert (statistics.over_seeds(alike[:, :1], [0]) == alike[:, 0]).all()
-    assert (statistics.over_seeds(apart[:, 1:2], [0], apart[:, :1]) == apart[:, 1] - apart[:, 0]).all()
-    assert width(statistics.over_seeds(alike, [0])) == pytest.approx(width(alike[:, 0]))
-    assert width(statistics.over_seeds(apart, [0])) > 1.2 * width(alike[:, 0])
+    alike, apart = (statistics.resample(part, 4000) for part in sums)  # (runs, 2, images) -> (4000, 3)
+    assert (statistics.mean_over_seeds(alike[:, :1], [0]) == alike[:, 0]).all()
+    assert (statistics.mean_over_seeds(apart[:, 1:2], [0], apart[:, :1]) == apart[:, 1] - apart[:, 0]).all()
+    assert width(statistics.mean_over_seeds(alike, [0])) == pytest.approx(width(alike[:, 0]))
+    assert width(statistics.mean_over_seeds(apart, [0])) > 1.2 * width(alike[:, 0])
 
 
 def test_a_resample_in_which_a_run_has_no_value_is_left_out() -> None:
     values = np.random.default_rng(0).normal(50, 1, (2000, 3)) + [0, 2, 4]
     without = np.where(np.arange(2000)[:, None] % 4 == 0, np.nan, values)
-    found = statistics.over_seeds(without, [0])
-    assert (np.isnan(found) == np.isnan(without[:, 0])).all()
-    assert statistics.interval(found) == pytest.approx(
-        statistics.interval(statistics.over_seeds(values, [0])), rel=0.05
+    means = statistics.mean_over_seeds(without, [0])
+    assert (np.isnan(means) == np.isnan(without[:, 0])).all()
+    assert statistics.interval(means) == pytest.approx(
+        statistics.interval(statistics.mean_over_seeds(values, [0])), rel=0.05
     )
-    assert statistics.interval(statistics.over_seeds(np.full((9, 3), np.nan), [0])) is None
+    assert statistics.interval(statistics.mean_over_seeds(np.full((9, 3), np.nan), [0])) is None
 
 
-def test_what_does_not_spread_has_no_smallest_difference() -> None:
-    for of_seeds in (False, True):
-        assert statistics.smallest_difference(np.full(9, 3.0), of_seeds) is None
-        assert statistics.smallest_difference(np.array([3.0]), of_seeds) is None
+def test_values_without_spread_have_no_smallest_detectable_difference() -> None:
+    for with_seeds in (False, True):
+        assert statistics.smallest_detectable_difference(np.full(9, 3.0), with_seeds) is None
+        assert statistics.smallest_detectable_difference(np.array([3.0]), with_seeds) is None
     normal = np.random.default_rng(0).normal(0, 1, 100_000)
-    assert statistics.smallest_difference(normal) == pytest.approx(2.80, abs=0.02)
-    assert statistics.smallest_difference(normal, of_seeds=True) == pytest.approx(2.80, abs=0.02)
+    assert statistics.smallest_detectable_difference(normal) == pytest.approx(2.80, abs=0.02)
+    assert statistics.smallest_detectable_difference(normal, with_seeds=True) == pytest.approx(2.80, abs=0.02)
 
 
-def test_the_interval_of_a_training_holds_one_more_seed_as_often_as_it_says() -> None:
+def test_a_prediction_interval_holds_one_more_seed_at_its_level() -> None:
     generator = np.random.default_rng(0)
     draws = generator.normal(35, 1.5, (4000, 6))
     for level in (0.9, 0.99):

@@ -1,12 +1,8 @@
-"""The comparison table: which rows and cells it has, and what each format does to awkward text."""
+"""The comparison table: its rows, its cells, the tables of slices, and the width in a terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +10,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from risbench import render
-from risbench.cli import results as cli_results
+from risbench.cli.results import app
 from risbench.errors import InputError
-from risbench.render import Cell, Column, Table
+from risbench.render import Table
 from risbench.scoring.record import Record, find, write
 from risbench.scoring.slices import AREA, DISTRACTORS, KINDS
-from risbench.tables import comparison as table
-
-AWKWARD = "a|b_c & <i>50%</i> {x} \\ ~^ #$"
+from risbench.tables.comparison import COMPARISON, build, comparison_table, comparison_tables, slice_table
 
 
 def record(**changes: Any) -> Record:
@@ -55,7 +49,7 @@ def at(oiou: float) -> dict[str, float | None]:
 
 
 def rows(records: list[Record], **options: Any) -> list[dict[str, Any]]:
-    return table.comparison(records, **options).flat()
+    return comparison_table(records, **options).as_dicts()
 
 
 def texts(built: Table) -> list[dict[str, str]]:
@@ -63,7 +57,7 @@ def texts(built: Table) -> list[dict[str, str]]:
 
 
 def test_single_run_shows_its_interval_and_stands_beside_the_published_number() -> None:
-    (row,) = texts(table.comparison([record()]))
+    (row,) = texts(comparison_table([record()]))
     assert row["oIoU"] == "64.12 [63.50, 64.75]"
     assert row["mIoU"] == "63.00"
     assert row["published oIoU"] == "65.43¹"
@@ -73,7 +67,7 @@ def test_single_run_shows_its_interval_and_stands_beside_the_published_number() 
 
 def test_several_seeds_show_mean_and_sample_standard_deviation() -> None:
     seeds = [record(seed=seed, metrics=at(value)) for seed, value in enumerate([60.0, 62.0, 67.0])]
-    (row,) = texts(table.comparison(seeds))
+    (row,) = texts(comparison_table(seeds))
     assert row["oIoU"] == "63.00 ± 3.61"  # deviations -3, -1, 4: sqrt(26 / 2)
     assert row["seeds"] == "0, 1, 2"
     assert row["difference"] == "-2.43"
@@ -102,10 +96,10 @@ def test_difference_needs_what_the_source_measured(change: dict[str, Any]) -> No
     assert row["difference"] is None
 
 
-def test_overridden_settings_are_told_and_have_no_difference() -> None:
-    built = table.comparison([record(recipe={"train": {"lr": 0.01, "workers": 3}, "image": {"size": 320}})])
+def test_overridden_settings_are_shown_and_have_no_difference() -> None:
+    built = comparison_table([record(recipe={"train": {"lr": 0.01, "workers": 3}, "image": {"size": 320}})])
     assert texts(built)[0]["method"] == "lts (image.size=320; train.lr=0.01)"
-    assert built.flat()[0]["difference"] is None
+    assert built.as_dicts()[0]["difference"] is None
 
 
 def test_difference_needs_a_protocol_that_means_the_same() -> None:
@@ -114,11 +108,11 @@ def test_difference_needs_a_protocol_that_means_the_same() -> None:
     assert row["difference"] is None
 
 
-def test_partial_and_control_are_said_beside_the_method() -> None:
-    built = table.comparison([record(partial=True), record(control="no words"), record(resized=True)])
+def test_partial_and_control_are_shown_beside_the_method() -> None:
+    built = comparison_table([record(partial=True), record(control="no words"), record(resized=True)])
     assert [row["method"] for row in texts(built)] == ["lts (control: no words)", "lts (partial)", "lts (resized)"]
     names = ("partial", "resized", "control")
-    assert [[row[name] for name in names] for row in built.flat()] == [
+    assert [[row[name] for name in names] for row in built.as_dicts()] == [
         ["", "", "no words"],
         ["yes", "", ""],
         ["", "yes", ""],
@@ -139,9 +133,9 @@ def test_partial_and_control_are_said_beside_the_method() -> None:
     ],
 )
 def test_what_was_trained_on_is_a_badge_of_the_row(changes: dict[str, Any], badge: str) -> None:
-    built = table.comparison([record(**changes)])
+    built = comparison_table([record(**changes)])
     assert texts(built)[0]["method"] == (f"lts ({badge})" if badge else "lts")
-    assert built.flat()[0]["training"] == badge
+    assert built.as_dicts()[0]["training"] == badge
     assert any(note.startswith("cross-data set: ") for note in built.notes) == bool(badge)
 
 
@@ -149,59 +143,61 @@ def test_what_was_trained_on_is_a_badge_of_the_row(changes: dict[str, Any], badg
 def test_a_protocol_that_is_not_comparable_is_marked_and_has_no_difference(format: str) -> None:
     trained = {"method": "lavt", "training_data": ["refcoco"], "weights": "swin", "recipe": {}}
     records = [record(**trained, protocol=name) for name in ("lavt", "lavt-train")]
-    built = table.comparison(records)
-    test, train = built.flat()
+    built = comparison_table(records)
+    test, train = built.as_dicts()
     assert (test["protocol"], train["protocol"]) == ("lavt", "lavt-train")
     assert test["difference"] == pytest.approx(64.123456 - 72.73)
     assert train["difference"] is None
     assert "lavt-train†" in render.render([built], format) and "lavt†" not in render.render([built], format)
     assert sum(note.startswith("†: ") for note in built.notes) == 1
-    assert not any("†" in note for note in table.comparison(records[:1]).notes)
+    assert not any("†" in note for note in comparison_table(records[:1]).notes)
 
 
 def test_floors_and_ceilings_stand_above_the_methods_of_their_block() -> None:
     methods = ["lts", "a_method", "reference/oracle-13", "reference/whole-image"]
     records = [record(method=name, split=split) for split in ("testA", "val") for name in methods]
-    found = [(row["split"], row["method"]) for row in texts(table.comparison(records))]
+    shown = [(row["split"], row["method"]) for row in texts(comparison_table(records))]
     expected = ["reference/whole-image (floor)", "reference/oracle-13 (ceiling)", "a_method", "lts"]
-    assert found == [(split, name) for split in ("val", "testA") for name in expected]
+    assert shown == [(split, name) for split in ("val", "testA") for name in expected]
 
 
 def test_same_record_twice_is_one_row_without_spread_or_note() -> None:
-    once, twice = table.comparison([record()]), table.comparison([record(), record()])
+    once, twice = comparison_table([record()]), comparison_table([record(), record()])
     assert twice == once
 
 
 def test_newest_of_two_checkpoints_stands_and_a_note_says_so() -> None:
     old = record(metrics=at(50.0), created="2026-01-01T00:00:00+00:00")
     new = record(metrics=at(55.0), created="2026-02-01T00:00:00+00:00", checkpoint="two")
-    built = table.comparison([new, old])
-    assert [row["oIoU"] for row in built.flat()] == [55.0]
+    built = comparison_table([new, old])
+    assert [row["oIoU"] for row in built.as_dicts()] == [55.0]
     assert "lts on refcoco val (lts, seed 0) has records of several checkpoints" in built.notes[-1]
 
 
 def test_runs_with_other_settings_are_not_averaged_and_name_the_setting() -> None:
     records = [record(seed=0), record(seed=1, recipe={"train": {"lr": 0.01}})]
-    found = {row["method"]: row["seeds"] for row in texts(table.comparison(records))}
-    assert found == {"lts (train.lr=0.001)": "0", "lts (train.lr=0.01)": "1"}
+    seeds = {row["method"]: row["seeds"] for row in texts(comparison_table(records))}
+    assert seeds == {"lts (train.lr=0.001)": "0", "lts (train.lr=0.01)": "1"}
 
 
 def test_named_data_set_brings_published_rows_that_were_not_measured() -> None:
-    found = {(row["method"], row["split"]): row for row in rows([record(), record(dataset="mini")], dataset="refcoco")}
-    assert len(found) == 12
-    assert found["magnet", "testB"]["published oIoU"] == 71.05
-    assert found["magnet", "testB"]["oIoU"] is None
-    assert found["lts", "val"]["oIoU"] == 64.123456
+    by_place = {
+        (row["method"], row["split"]): row for row in rows([record(), record(dataset="mini")], dataset="refcoco")
+    }
+    assert len(by_place) == 12
+    assert by_place["magnet", "testB"]["published oIoU"] == 71.05
+    assert by_place["magnet", "testB"]["oIoU"] is None
+    assert by_place["lts", "val"]["oIoU"] == 64.123456
 
 
 def test_data_set_without_published_numbers_has_an_empty_column() -> None:
-    built = table.comparison([record(dataset="mini")], dataset="mini")
-    assert [row["published oIoU"] for row in built.flat()] == [None]
+    built = comparison_table([record(dataset="mini")], dataset="mini")
+    assert [row["published oIoU"] for row in built.as_dicts()] == [None]
     assert not any("¹" in note or "difference" in note for note in built.notes)
 
 
 def test_without_records_the_published_numbers_stand_alone_and_a_note_says_how_to_measure() -> None:
-    built = table.comparison([])
+    built = comparison_table([])
     assert len(built.rows) == 34
     assert "risbench run" in built.notes[-1]
 
@@ -214,11 +210,9 @@ def test_other_metric_is_compared_with_its_own_published_number() -> None:
 
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="Unknown data set 'refcocoo'. Did you mean 'refcoco'.*refcocog-google"):
-        table.comparison([], "refcocoo")
+        comparison_table([], "refcocoo")
     with pytest.raises(InputError, match="Unknown metric.*oIoU, mIoU"):
-        table.comparison([], metric="IoU")
-    with pytest.raises(InputError, match="Unknown format 'pdf'.*terminal, markdown, latex, csv, html, json"):
-        render.render([], "pdf")
+        comparison_table([], metric="IoU")
 
 
 def parts(*ends: float, **oious: float) -> dict[str, dict[str, Any]]:
@@ -233,19 +227,19 @@ COUNTED = parts(20.0, 50.0, **{"unknown": 30.0, "3+": 25.0, "0": 45.0})
 
 def test_a_slice_is_a_table_of_its_own() -> None:
     kinds = {KINDS.name: parts(plain=40.0, relation=30.0)}
-    first, second = table.tables([record(dataset="mini", slices=kinds), record(dataset="mini", split="testA")])
+    first, second = comparison_tables([record(dataset="mini", slices=kinds), record(dataset="mini", split="testA")])
     assert (first.name, second.title) == ("comparison", "oIoU by kind of expression")
-    assert [(row["split"], row["plain"], row["relation"]) for row in second.flat()] == [("val", 40.0, 30.0)]
+    assert [(row["split"], row["plain"], row["relation"]) for row in second.as_dicts()] == [("val", 40.0, 30.0)]
     assert not any("[low, high]" in note for note in second.notes)
-    assert len(table.tables([record()])) == 1
+    assert len(comparison_tables([record()])) == 1
 
 
 def test_values_of_a_slice_stand_in_its_order_with_interval_and_number() -> None:
-    built = table.sliced([record(slices={DISTRACTORS.name: COUNTED}), record(split="testA")], DISTRACTORS)
+    built = slice_table([record(slices={DISTRACTORS.name: COUNTED}), record(split="testA")], DISTRACTORS)
     (row,) = texts(built)
     assert [name for name in row if name in COUNTED] == ["0", "3+", "unknown"]
     assert row["0"] == "45.00 [20.00, 50.00]"
-    (plain,) = built.flat()
+    (plain,) = built.as_dicts()
     assert (plain["unknown"], plain["unknown n"], plain["0 n"], plain["0 low"]) == (30.0, 1, 3, 20.0)
     assert "Expressions of refcoco val, lts: 3 (0), 2 (3+), 1 (unknown)." in built.notes
     assert any(note.startswith("[low, high]: 95 % percentile interval of oIoU") for note in built.notes)
@@ -254,102 +248,33 @@ def test_values_of_a_slice_stand_in_its_order_with_interval_and_number() -> None
 
 def test_slices_of_several_seeds_are_averaged_and_one_without_is_left_out() -> None:
     seeds = [record(seed=n, slices={DISTRACTORS.name: parts(1.0, 9.0, **{"0": oiou})}) for n, oiou in enumerate([4, 6])]
-    (row,) = texts(table.sliced([*seeds, record(seed=2)], DISTRACTORS))
+    (row,) = texts(slice_table([*seeds, record(seed=2)], DISTRACTORS))
     assert row["0"] == "5.00 ± 1.41"
 
 
-def test_numbers_of_expressions_are_said_once_for_protocols_that_ask_the_same() -> None:
-    asked = [("lts", 9), ("original", 9), ("lavt-train", 4)]
+def test_numbers_of_expressions_are_noted_once_for_protocols_with_the_same_ones() -> None:
+    counts = [("lts", 9), ("original", 9), ("lavt-train", 4)]
     records = [
-        record(protocol=name, slices={DISTRACTORS.name: {"0": {"n": n, "oIoU": 1.0, "mIoU": 1.0}}}) for name, n in asked
+        record(protocol=name, slices={DISTRACTORS.name: {"0": {"n": n, "oIoU": 1.0, "mIoU": 1.0}}})
+        for name, n in counts
     ]
-    said = [note for note in table.sliced(records, DISTRACTORS).notes if note.startswith("Expressions")]
-    assert said == [
+    notes = [note for note in slice_table(records, DISTRACTORS).notes if note.startswith("Expressions")]
+    assert notes == [
         "Expressions of refcoco val, lavt-train: 4 (0).",
         "Expressions of refcoco val, lts, original: 9 (0).",
     ]
 
 
 def test_every_format_shows_the_slices() -> None:
-    built = table.tables([record(slices={DISTRACTORS.name: COUNTED})])
+    built = comparison_tables([record(slices={DISTRACTORS.name: COUNTED})])
     for format in render.FORMATS:
         text = render.render(built, format)
         assert "same-class distractors" in text and "45.0" in text
 
 
-def test_csv_reads_back_with_all_digits() -> None:
-    (row,) = csv.DictReader(io.StringIO(render.render([table.comparison([record()])], "csv")))
-    assert float(row["oIoU"]) == 64.123456
-    assert (float(row["oIoU low"]), float(row["oIoU high"])) == (63.5, 64.75)
-    assert float(row["published oIoU"]) == 65.43
-    assert row["n"] == "10834"
-
-
-def test_csv_of_several_tables_names_the_table_of_each_row() -> None:
-    tables = table.tables([record(slices={KINDS.name: parts(plain=40.0)})])
-    found = list(csv.DictReader(io.StringIO(render.render(tables, "csv"))))
-    assert [(row["table"], row["plain"]) for row in found] == [("comparison", ""), ("kind of expression", "40.0")]
-
-
-def test_json_holds_rows_and_notes() -> None:
-    (found,) = json.loads(render.render([table.comparison([record()])], "json"))["tables"]
-    assert found["rows"][0]["oIoU high"] == 64.75
-    assert "Metrics in percent." in found["notes"]
-
-
-def awkward() -> Table:
-    columns = (Column("data set", "block"), Column("method"), Column("oIoU", numeric=True), Column("note", "data"))
-    return Table("t", "Title", columns, ((Cell("d"), Cell(AWKWARD), Cell(1.0), Cell("hidden")),), (AWKWARD,))
-
-
-def test_markdown_escapes_pipes_and_markup() -> None:
-    text = render.render([awkward()], "markdown")
-    (line,) = [line for line in text.splitlines() if line.startswith("| d ")]
-    assert line.replace(r"\|", "").count("|") == 4
-    assert r"a\|b\_c & &lt;i>50%" in line
-    assert "hidden" not in text
-
-
-def test_latex_escapes_its_special_characters() -> None:
-    text = render.render([awkward()], "latex")
-    (line,) = [line for line in text.splitlines() if line.startswith("d &")]
-    escaped = r"a|b\_c \& \textless{}i\textgreater{}50\%\textless{}/i\textgreater{} \{x\}"
-    assert line == rf"d & {escaped} \textbackslash{{}} \textasciitilde{{}}\textasciicircum{{}} \#\$ & 1.00 \\"
-    assert text.count(r"\begin{tabular}{llr}") == text.count(r"\toprule") == text.count(r"\bottomrule") == 1
-
-
-def test_latex_is_ascii_with_intervals_spreads_and_footnotes() -> None:
-    records = [record(), record(split="testA"), record(split="testA", seed=1), record(protocol="lavt-train")]
-    text = render.render([table.comparison(records)], "latex")
-    assert r"lavt-train$\dagger$" in text
-    assert r"$\pm$ 0.00" in text
-    assert r"65.43\textsuperscript{1}" in text
-    assert text.isascii()
-
-
-def test_html_escapes_text_and_closes_its_tags() -> None:
-    class Tags(HTMLParser):
-        open: list[str] = []
-        data = ""
-
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.open += [tag] * (tag not in ("meta", "br"))
-
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open.pop() == tag
-
-        def handle_data(self, data: str) -> None:
-            self.data += data
-
-    tags = Tags()
-    tags.feed(render.render([awkward()], "html"))
-    assert tags.open == []
-    assert tags.data.count(AWKWARD) == 2
-
-
 def test_terminal_cuts_no_number_short_and_keeps_markup_like_text() -> None:
     long = record(method="reference/largest-object", variants=["[bold]"], seed=123456, control="x" * 40)
-    text = render.render([table.comparison([long, record(variants=["no_locate", "no_filter"])])], "terminal")
+    text = render.render([comparison_table([long, record(variants=["no_locate", "no_filter"])])], "terminal")
     for shown in ("[bold]", "[63.50, 64.75]", "65.43", "81.00", "no_locate", "10834"):
         assert shown in text
     assert "…" not in text
@@ -358,26 +283,26 @@ def test_terminal_cuts_no_number_short_and_keeps_markup_like_text() -> None:
 def test_terminal_fits_120_columns() -> None:
     runs = [record(seed=seed, dataset=name) for seed in (0, 1, 2) for name in ("refcoco", "mini")]
     records = [*runs, record(method="reference/largest-object"), record(dataset="mini", variants=["tiny"])]
-    text = render.render([table.comparison(records, "refcoco"), table.comparison(records, "mini")], "terminal")
+    text = render.render([comparison_table(records, "refcoco"), comparison_table(records, "mini")], "terminal")
     assert max(map(len, text.splitlines())) <= 120
 
 
 def test_terminal_leaves_intervals_out_where_they_do_not_fit_and_says_so() -> None:
     nine = parts(20.25, 50.75, **{f"kind {k}": 30.0 + k for k in range(9)})
-    text = render.render([table.sliced([record(variants=["tiny"], slices={KINDS.name: nine})], KINDS)], "terminal")
+    text = render.render([slice_table([record(variants=["tiny"], slices={KINDS.name: nine})], KINDS)], "terminal")
     assert max(map(len, text.splitlines())) <= 120
     assert "38.00" in text and "20.25" not in text and "Too narrow for the intervals" in text
-    text = render.render([table.sliced([record(slices={DISTRACTORS.name: COUNTED})], DISTRACTORS)], "terminal")
+    text = render.render([slice_table([record(slices={DISTRACTORS.name: COUNTED})], DISTRACTORS)], "terminal")
     assert text.count("[20.00, 50.00]") == 3 and "Too narrow" not in text
 
 
 def test_terminal_cuts_no_number_short_where_nothing_fits() -> None:
     many = parts(20.25, 50.75, **{f"kind {k}": 30.0 + k for k in range(20)})
-    text = render.render([table.sliced([record(slices={KINDS.name: many})], KINDS)], "terminal")
+    text = render.render([slice_table([record(slices={KINDS.name: many})], KINDS)], "terminal")
     assert text.count("[20.25, 50.75]") == 20
 
 
-def test_results_page_holds_the_tables_of_the_kept_records() -> None:
+def test_results_page_has_the_tables_of_the_committed_records() -> None:
     """Each block names the command that makes it."""
     results = Path(__file__).parents[2] / "results"
     page = (results / "README.md").read_text(encoding="utf-8")
@@ -385,20 +310,20 @@ def test_results_page_holds_the_tables_of_the_kept_records() -> None:
     assert len(blocks) == 2
     for options, shown in blocks:
         words = options.split()
-        name = words[0] if not words[0].startswith("--") else table.COMPARISON
-        given = dict(zip(words[words[0] == name :: 2], words[1 + (words[0] == name) :: 2], strict=True))
-        assert given.pop("--records") == "results/records" and given.pop("--format") == "markdown"
-        found = find([results / "records"])
-        made = render.render(table.named(name, found, given.pop("--dataset", None)), "markdown")
-        assert not given and shown.strip() == made.strip(), f"run `risbench table {options.strip()}` again"
+        name = words[0] if not words[0].startswith("--") else COMPARISON
+        arguments = dict(zip(words[words[0] == name :: 2], words[1 + (words[0] == name) :: 2], strict=True))
+        assert arguments.pop("--records") == "results/records" and arguments.pop("--format") == "markdown"
+        records = find([results / "records"])
+        printed = render.render(build(name, records, arguments.pop("--dataset", None)), "markdown")
+        assert not arguments and shown.strip() == printed.strip(), f"run `risbench table {options.strip()}` again"
 
 
-def test_the_command_divides_the_comparison_by_the_slices_asked_for(tmp_path: Path) -> None:
+def test_the_command_divides_the_comparison_by_chosen_slices(tmp_path: Path) -> None:
     sizes = {"small": {"n": 3, "oIoU": 1.0, "mIoU": 1.0}}
     write(tmp_path / "one.json", record(slices={AREA.name: sizes, DISTRACTORS.name: COUNTED}))
 
     def ask(*options: str) -> Result:
-        return CliRunner().invoke(cli_results.app, ["table", "--records", str(tmp_path), *options])
+        return CliRunner().invoke(app, ["table", "--records", str(tmp_path), *options])
 
     assert "oIoU by same-class distractors" in ask().output and "oIoU by object size" not in ask().output
     assert "oIoU by object size" in ask("--slices", "object-size,kind-words").output

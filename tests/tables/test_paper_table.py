@@ -17,9 +17,10 @@ from risbench import render
 from risbench.errors import InputError
 from risbench.render import Table
 from risbench.scoring.record import Record
-from risbench.tables import comparison as table
-from risbench.tables import papers
-from risbench.tables.papers import Ours, Slot
+from risbench.tables import comparison, papers
+from risbench.tables.comparison import comparison_tables
+from risbench.tables.grid import Quantity, full_grid
+from risbench.tables.papers import Configuration
 
 
 def record(oiou: float = 66.0, half: float = 0.5, **changes: Any) -> Record:
@@ -55,18 +56,18 @@ def on_mini(oiou: float, *variants: str, **changes: Any) -> Record:
 
 
 def build(name: str, *records: Record, dataset: str | None = None) -> Table:
-    (built,) = table.named(name, records, dataset)
+    (built,) = comparison.build(name, records, dataset)
     return built
 
 
-def places(name: str) -> list[tuple[Ours, Slot]]:
-    """Every place of a table that risbench can fill."""
-    grid = papers.grid(papers.load(name))
-    return [(row.ours, row.slot(at)) for row in grid.rows if row.ours for at in grid.columns]
+def fillable(name: str) -> list[tuple[Configuration, Quantity]]:
+    """Every position of a table that risbench can fill."""
+    grid = full_grid(papers.load(name))
+    return [(row.configuration, row.quantity(at)) for row in grid.rows if row.configuration for at in grid.columns]
 
 
 def numbers(built: Table, kind: str, column: str) -> list[str]:
-    """The texts of a column in the rows of one kind, where there is a value."""
+    """The texts of a column in the rows of one kind that have a value."""
     names = built.names()
     rows = [dict(zip(names, row, strict=True)) for row in built.rows]
     return [row[column].text for row in rows if row["number"].value == kind and row[column].value is not None]
@@ -83,7 +84,7 @@ def test_measured_value_and_difference_stand_under_the_published_number() -> Non
 
 def test_a_variant_fills_its_own_row_only() -> None:
     built = build("lts-2", record(60.0, variants=["filter-seg"]))
-    measured = [row for row in built.flat() if row["number"] == "measured" and row["IoU"] is not None]
+    measured = [row for row in built.as_dicts() if row["number"] == "measured" and row["IoU"] is not None]
     assert [(row["split"], row["Fusion"], row["Filter"], row["Seg"]) for row in measured] == [
         ("RefCOCO val", "", "✓", "✓")
     ]
@@ -114,14 +115,14 @@ def test_several_seeds_show_mean_and_spread() -> None:
 
 @pytest.mark.parametrize("name", papers.titles())
 def test_neither_mini_nor_a_part_nor_a_control_stands_in_a_papers_cell(name: str) -> None:
-    alien = []
-    for ours, slot in places(name):
-        kinds: list[dict[str, Any]] = [{"partial": True}, {"control": "permuted"}, {"protocol": "lavt-train"}]
-        kinds += [{"variants": ["tiny", *ours.variants]}, {"dataset": "mini"}]
-        filled = {"method": ours.method, "variants": list(ours.variants), "dataset": slot.dataset, "split": slot.split}
-        alien += [record(99.0, **{**filled, **kind}) for kind in kinds]
-    built = build(name, *alien)
-    assert not [row for row in built.flat() if row["number"] == "difference" or row["seeds"]]
+    others: list[Record] = []
+    for configuration, quantity in fillable(name):
+        changes: list[dict[str, Any]] = [{"partial": True}, {"control": "permuted"}, {"protocol": "lavt-train"}]
+        changes += [{"variants": ["tiny", *configuration.variants]}, {"dataset": "mini"}]
+        fields = {**configuration.model_dump(), "dataset": quantity.dataset, "split": quantity.split}
+        others += [record(99.0, **{**fields, **change}) for change in changes]
+    built = build(name, *others)
+    assert not [row for row in built.as_dicts() if row["number"] == "difference" or row["seeds"]]
     assert not any(cell.value == 99.0 for row in built.rows for cell in row)
     assert "Records of partial copies are left out." in built.notes
 
@@ -130,7 +131,7 @@ def test_mini_has_the_same_shape_with_measured_numbers_only() -> None:
     runs = [on_mini(40.0), on_mini(30.0, "fusion"), record(99.0), record(99.0, dataset="mini")]  # the last one is full
     built = build("lts-2", *runs, dataset="mini")
     assert built.title.endswith("Measured on mini") and "Every row is of the variant `tiny`." in built.notes
-    assert len(built.rows) == 21 and {row["number"] for row in built.flat()} == {"measured"}
+    assert len(built.rows) == 21 and {row["number"] for row in built.as_dicts()} == {"measured"}
     assert numbers(built, "measured", "oIoU") == ["30.00 [29.50, 30.50]", "40.00 [39.50, 40.50]"]
     assert "number" not in render.render([built], "markdown") and "65.43" not in render.render([built], "markdown")
 
@@ -152,7 +153,7 @@ def test_difference_under_an_unknown_or_another_protocol_has_a_dagger_and_is_nev
     name: str, change: dict[str, Any]
 ) -> None:
     built = build(name, record(99.0, **change))
-    row = next(row for row in built.flat() if row["number"] == "difference")
+    row = next(row for row in built.as_dicts() if row["number"] == "difference")
     assert row["P@0.5 mark"] == "†"
     assert not any(cell.best for cells in built.rows for cell in cells)
     assert any(note.startswith("†: another protocol") for note in built.notes)
@@ -166,7 +167,7 @@ def test_a_network_trained_otherwise_has_no_difference() -> None:
         assert any(note.startswith("‡: trained otherwise") for note in built.notes)
 
 
-def test_training_data_that_weaken_a_number_are_said_beside_it_in_every_format() -> None:
+def test_training_data_that_weaken_a_number_are_shown_beside_it_in_every_format() -> None:
     mixed: dict[str, Any] = {"training_data": ["refcoco", "refcoco+", "ImageNet-1k"]}
     runs = [
         record(64.0, leaked=12.5, **mixed),
@@ -189,7 +190,7 @@ def test_training_data_that_weaken_a_number_are_said_beside_it_in_every_format()
         "training data unknown",
     ]
     usual = build("lts-4", record(64.0, leaked=0.0))
-    assert not any(row["training"] for row in usual.flat()) and "cross-data set" not in " ".join(usual.notes)
+    assert not any(row["training"] for row in usual.as_dicts()) and "cross-data set" not in " ".join(usual.notes)
 
 
 def test_best_is_marked_only_where_the_interval_is_above_every_other_number() -> None:
@@ -231,7 +232,7 @@ def test_of_several_settings_the_newest_stands_and_a_note_says_so() -> None:
 def test_what_overrides_make_of_a_network_fills_no_row() -> None:
     free = {"model": {"glove": "glove.6B.300d.txt", "pretrained": False}, "train": {"workers": 9}}
     assert numbers(build("lts-4", record(64.0, recipe=free)), "measured", "RefCOCO val")
-    for recipe, said in (
+    for recipe, words in (
         ({"model": {"filters": 2}}, "lts on refcoco with model.filters=2"),
         (
             {"model": {"transformer": True}, "train": {"epochs": 1}},
@@ -246,17 +247,17 @@ def test_what_overrides_make_of_a_network_fills_no_row() -> None:
     ):
         built = build("lts-4", record(64.0, recipe=recipe))
         assert not numbers(built, "measured", "RefCOCO val")
-        assert f"Left out, since settings of today's recipe were overridden: {said}." in built.notes
+        assert f"Left out, since settings of today's recipe were overridden: {words}." in built.notes
 
 
-def test_what_is_not_in_risbench_yet_is_empty_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("risbench.recipe.variants", lambda path: [])
+def test_what_is_not_in_risbench_yet_is_empty_and_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("risbench.recipe.variant_names", lambda path: [])
     built = build("lts-7")
     assert "Not in risbench yet, so not measured: lts star." in built.notes
     assert any(note.startswith("Nothing is measured yet. A row: risbench run --method lts") for note in built.notes)
     assert "`star` is our reading" in " ".join(built.notes)
-    assert [row["number"] for row in built.flat()] == ["published", "measured"] * 2
-    assert built.flat()[1]["RefCOCO val"] is None
+    assert [row["number"] for row in built.as_dicts()] == ["published", "measured"] * 2
+    assert built.as_dicts()[1]["RefCOCO val"] is None
     assert [cell.text for cell in built.rows[1]].count("–") == 3
     assert "–: not measured." in built.notes
 
@@ -267,7 +268,7 @@ def test_doubts_about_numbers_are_notes_of_the_table() -> None:
     built = build("magnet")
     assert numbers(built, "published", "Overall IoU")[2] == "71.32¹"
     assert any(note.startswith('¹ printed label "RefCOCO testA"') for note in built.notes)
-    assert any("secondary: only a survey" in note for note in build("leaders").notes)
+    assert any("secondary: known only from a survey" in note for note in build("leaders").notes)
 
 
 def test_published_numbers_keep_their_digits() -> None:
@@ -278,8 +279,8 @@ def test_published_numbers_keep_their_digits() -> None:
 @cache
 def measured(name: str) -> Table:
     records = [
-        record(method=ours.method, variants=list(ours.variants), dataset=slot.dataset, split=slot.split)
-        for ours, slot in dict.fromkeys(places(name))
+        record(**configuration.model_dump(), dataset=quantity.dataset, split=quantity.split)
+        for configuration, quantity in dict.fromkeys(fillable(name))
     ]
     return build(name, *records)
 
@@ -299,8 +300,8 @@ def test_csv_and_json_repeat_labels_and_carry_marks() -> None:
     assert [row["method"] for row in rows] == ["LTS"] * 3 + ["LTS-Trans"] * 3
     assert float(rows[1]["RefCOCO val low"]) == 66.5
     assert rows[5]["RefCOCO val mark"] == "†"
-    (found,) = json.loads(render.render([built], "json"))["tables"]
-    assert found["name"] == "lts-4" and len(found["rows"]) == 6
+    (table,) = json.loads(render.render([built], "json"))["tables"]
+    assert table["name"] == "lts-4" and len(table["rows"]) == 6
 
 
 def test_the_best_is_bold() -> None:
@@ -332,10 +333,10 @@ def test_latex_compiles(tmp_path: Path) -> None:
 
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="Unknown table 'lts-8'. Did you mean 'lts-[1-7]'.*comparison, lts-1.*leaders"):
-        table.named("lts-8", [])
+        comparison.build("lts-8", [])
     with pytest.raises(InputError, match="Unknown data set 'minni'. Did you mean 'mini'"):
-        table.named("lts-2", [], "minni")
+        comparison.build("lts-2", [], "minni")
 
 
 def test_comparison_is_a_table_by_name() -> None:
-    assert table.named("comparison", [record()]) == table.tables([record()])
+    assert comparison.build("comparison", [record()]) == comparison_tables([record()])

@@ -1,12 +1,14 @@
-"""The papers' tables: each has the paper's shape, and every number of the ledger that belongs to it, once."""
+"""The papers' tables: each has the paper's shape and contains each of its published numbers once."""
 
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from risbench import methods, recipe
 from risbench.tables import papers
-from risbench.tables.papers import Ours, Slot
+from risbench.tables.grid import Grid, Quantity, full_grid, label_text, numbers
+from risbench.tables.papers import Configuration, Label
 
 METRICS = ["oIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9"]
 SHAPES = {  # numbers, rows, columns, rows that risbench fills
@@ -26,13 +28,13 @@ SHAPES = {  # numbers, rows, columns, rows that risbench fills
 }
 
 
-def grid(name: str) -> papers.Grid:
-    return papers.grid(papers.load(name))
+def grid(name: str) -> Grid:
+    return full_grid(papers.load(name))
 
 
-def measured_by(name: str) -> dict[tuple[str, ...], tuple[str, ...]]:
+def variants(name: str) -> dict[tuple[str, ...], tuple[str, ...]]:
     """The variants of the rows that risbench fills, by their labels."""
-    return {row.labels: row.ours.variants for row in grid(name).rows if row.ours}
+    return {row.labels: row.configuration.variants for row in grid(name).rows if row.configuration}
 
 
 def test_every_table_has_a_shape() -> None:
@@ -41,89 +43,91 @@ def test_every_table_has_a_shape() -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shape_is_the_papers_and_every_number_has_a_place(name: str) -> None:
-    found = grid(name)
-    ours = sum(row.ours is not None for row in found.rows)
-    assert (len(found.numbers), len(found.rows), len(found.columns), ours) == SHAPES[name]
-    placed = [number for row in found.rows for number in row.published.values()]
-    assert len(placed) == len({id(number) for number in placed}) == len(found.numbers)
+    laid_out = grid(name)
+    filled = sum(row.configuration is not None for row in laid_out.rows)
+    assert (len(laid_out.numbers), len(laid_out.rows), len(laid_out.columns), filled) == SHAPES[name]
+    placed = [number for row in laid_out.rows for number in row.published.values()]
+    assert len(placed) == len({id(number) for number in placed}) == len(laid_out.numbers)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_fills_a_row_names_a_row_of_the_ledger(name: str) -> None:
+def test_every_filled_row_is_a_row_of_the_published_numbers(name: str) -> None:
     paper = papers.load(name)
-    assert set(paper.ours) <= {(number.method, number.variant) for number in paper.numbers()}
+    assert {row.printed for row in paper.filled_rows} <= {(n.method, n.variant) for n in numbers(paper)}
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_number_stands_where_it_is_read(name: str) -> None:
+def test_a_number_has_the_quantity_it_is_read_as(name: str) -> None:
     for row in grid(name).rows:
-        for at, number in row.published.items():
-            where = (number.risbench_dataset, number.risbench_split, number.risbench_metric)
-            assert row.slot(at) == Slot(*where)
+        for column, number in row.published.items():
+            quantity = Quantity(number.risbench_dataset, number.risbench_split, number.risbench_metric)
+            assert row.quantity(column) == quantity
 
 
 def test_rows_and_columns_keep_the_order_of_the_source() -> None:
     assert [row.labels[0] for row in grid("lts-1").rows][::12] == ["RMI [22]", "LTS (Ours)"]
     assert [row.labels for row in grid("lts-6").rows][::5] == [("320×320",), ("480×480",)]
-    assert list(grid("lts-2").columns) == [Slot("", "", metric) for metric in METRICS]
+    assert list(grid("lts-2").columns) == [Quantity("", "", metric) for metric in METRICS]
     assert list(grid("lavt").columns.values())[-2:] == ["Overall IoU", "Mean IoU"]
 
 
 def test_modules_of_lts_are_check_marks() -> None:
     rows = grid("lts-2").rows
-    assert [row.block for row in rows[::7]] == ["RefCOCO val", "RefCOCO testA", "RefCOCO testB"]
+    assert [row.group for row in rows[::7]] == ["RefCOCO val", "RefCOCO testA", "RefCOCO testB"]
     assert rows[4].labels == ("", "✓", "✓", "")
-    assert rows[4].published[Slot("", "", "oIoU")].value == 63.64
+    assert rows[4].published[Quantity("", "", "oIoU")].value == 63.64
     assert rows[6].labels == ("✓", "✓", "✓", "✓")
 
 
 def test_every_ablation_names_its_variant() -> None:
     modules = ["fusion", "filter", "fusion-filter", "fusion-seg", "filter-seg", "fusion-filter-seg"]
-    assert list(measured_by("lts-2").values()) == [*((name,) for name in modules), ()]
-    assert measured_by("lts-4") == {("LTS",): (), ("LTS-Trans",): ("transformer",)}
-    assert list(measured_by("lts-5").values()) == [(), ("filters-2",), ("filters-3",), ("word-filter",)]
+    assert list(variants("lts-2").values()) == [*((name,) for name in modules), ()]
+    assert variants("lts-4") == {("LTS",): (), ("LTS-Trans",): ("transformer",)}
+    assert list(variants("lts-5").values()) == [(), ("filters-2",), ("filters-3",), ("word-filter",)]
     sizes = [(f"size-{side}",) for side in (320, 352, 384, 416, 448, 480)]
-    assert list(measured_by("lts-6").values()) == sizes
-    assert measured_by("lts-7") == {("LTS",): (), ("LTS*",): ("star",)}
+    assert list(variants("lts-6").values()) == sizes
+    assert variants("lts-7") == {("LTS",): (), ("LTS*",): ("star",)}
     masks = {("0",): "masks-0", ("20",): "masks-20", ("50",): "masks-50", ("150",): "masks-150", ("200",): "masks-200"}
-    assert measured_by("coupalign-supplement-3") == {
+    assert variants("coupalign-supplement-3") == {
         ("100",): ("masks-100",),
         **{n: (name,) for n, name in masks.items()},
     }
-    assert [row.ours for row in grid("coupalign-supplement-2").rows] == [
-        Ours("lts"),
+    assert [row.configuration for row in grid("coupalign-supplement-2").rows] == [
+        Configuration(method="lts"),
         None,
-        Ours("coupalign", ("darknet53",)),
+        Configuration(method="coupalign", variants=("darknet53",)),
     ]
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_row_of_a_method_that_is_there_is_a_variant_of_its_recipe(name: str) -> None:
+def test_every_filled_row_names_variants_of_a_recipe(name: str) -> None:
     for row in grid(name).rows:
-        if row.ours and row.ours.method in methods.names():
-            assert set(row.ours.variants) <= set(recipe.variants(methods.recipe_file(row.ours.method)))
+        if row.configuration and row.configuration.method in methods.names():
+            assert set(row.configuration.variants) <= set(
+                recipe.variant_names(methods.recipe_file(row.configuration.method))
+            )
 
 
-def test_a_method_that_is_not_trained_here_has_a_stand_in_that_says_so() -> None:
+def test_a_method_that_is_not_trained_here_is_replaced_and_the_note_says_so() -> None:
     paper = papers.load("lts-3")
-    assert [(row.labels[0], row.ours) for row in grid("lts-3").rows] == [
+    assert [(row.labels[0], row.configuration) for row in grid("lts-3").rows] == [
         ("CMPC", None),
         ("CMPC+Seg", None),
-        ("LAVT (not in the paper)", Ours("lavt")),
-        ("LAVT+Seg (not in the paper)", Ours("lavt", ("lts-seg",))),
+        ("LAVT (not in the paper)", Configuration(method="lavt")),
+        ("LAVT+Seg (not in the paper)", Configuration(method="lavt", variants=("lts-seg",))),
     ]
     assert "CMPC is not trained here" in paper.note
 
 
 def test_a_mislabelled_number_keeps_its_label_and_stands_where_it_belongs() -> None:
-    labels = {(row.labels, row.published[at].value) for row in grid("magnet").rows for at in row.published}
+    labels = {(row.labels, number.value) for row in grid("magnet").rows for number in row.published.values()}
     assert (("RefCOCO testA", "refcoco+", "testA"), 71.32) in labels
     assert (("RefCOCO testA", "refcoco", "testA"), 78.24) in labels
 
 
 def test_leaders_stand_in_groups_by_training_data_and_keep_their_metric() -> None:
     rows = grid("leaders").rows
-    groups = dict.fromkeys(row.block for row in rows)
+    groups = dict.fromkeys(row.group for row in rows)
     assert list(groups) == ["single data set", "mixed RefCOCO", "external data", "training data not stated"]
     metrics = {(row.labels[0], row.labels[2]) for row in rows}
     assert {("CRIS", "mIoU"), ("DeRIS-L", "oIoU"), ("DeRIS-L", "mIoU")} <= metrics
@@ -132,7 +136,7 @@ def test_leaders_stand_in_groups_by_training_data_and_keep_their_metric() -> Non
 
 def test_no_number_from_memory_is_among_the_leaders() -> None:
     (xsam,) = [row for row in grid("leaders").rows if row.labels[0] == "X-SAM"]
-    assert {at[:2]: number.value for at, number in xsam.published.items()} == {
+    assert {column[:2]: number.value for column, number in xsam.published.items()} == {
         ("refcoco", "val"): 85.1,
         ("refcoco", "testA"): 87.1,
         ("refcoco+", "val"): 78.0,
@@ -140,24 +144,17 @@ def test_no_number_from_memory_is_among_the_leaders() -> None:
     }
 
 
-def test_one_data_set_of_a_table_keeps_its_numbers() -> None:
-    found = papers.only(papers.load("lts-1"), "refcoco+", ["val"])
-    assert list(found.columns.values()) == ["RefCOCO+ val", "RefCOCO+ testA", "RefCOCO+ testB"]
-    assert {number.risbench_dataset for number in found.numbers} == {"refcoco+"}
+def test_a_label_takes_its_words_from_a_row_of_the_published_numbers() -> None:
+    number = next(number for number in numbers(papers.load("lts-6")) if "448" in number.variant)
+    assert label_text(Label(name="input", part="n=1, input (.*)"), number) == "448×448"
+    assert label_text(Label(name="x", part="no match (.*)"), number) == number.variant
+    assert label_text(Label(name="where", text="{number.dataset} {number.split}"), number) == "RefCOCO val"
+    unstated = next(number for number in numbers(papers.load("leaders")) if not number.training_data)
+    assert label_text(Label(name="data", text="{number.training_data}", missing="not stated"), unstated) == "not stated"
+    modules = next(number for number in numbers(papers.load("lts-2")) if number.variant == "Fusion+Seg")
+    assert [label_text(Label(name=name, check=True), modules) for name in ("Fusion", "Filter", "Seg")] == ["✓", "", "✓"]
 
 
-def test_another_data_set_takes_the_shape_without_the_numbers() -> None:
-    found = papers.only(papers.load("lts-2"), "mini", ["train", "val", "testA", "testB"])
-    assert [row.labels for row in found.rows] == [row.labels for row in grid("lts-2").rows]
-    assert [row.block for row in found.rows[::7]] == ["mini val", "mini testA", "mini testB"]
-    assert list(found.columns.values()) == METRICS
-    assert not found.numbers and not any(row.published for row in found.rows)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_another_data_set_has_every_place_once_and_only_rows_that_can_be_filled(name: str) -> None:
-    found = papers.only(papers.load(name), "mini", ["val", "testA", "testB"])
-    assert found.rows and all(row.ours for row in found.rows)
-    places = [(row, at) for row in found.rows for at in found.columns]
-    assert len(places) == len(set(places))
-    assert {row.slot(at).dataset for row, at in places} == {"mini"}
+def test_an_unknown_key_of_the_data_file_is_refused() -> None:
+    with pytest.raises(ValidationError, match="colour"):
+        Label.model_validate({"name": "method", "colour": "red"})

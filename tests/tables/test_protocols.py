@@ -8,10 +8,10 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from risbench import render
-from risbench.cli import app as cli
+from risbench.cli.app import app
 from risbench.data.index import Index
-from risbench.scoring import predictions, protocol, references
-from risbench.scoring import score as scoring
+from risbench.scoring import predictions_file, protocol, references
+from risbench.scoring.score import score_under_all_protocols
 from risbench.tables import protocols
 
 ALL = [name for name in protocol.names() if name not in ("zs-lavt", "grefcoco")]  # of every sentence with its target
@@ -39,8 +39,8 @@ def test_what_differs_from_the_default_is_marked_and_nothing_else() -> None:
 
 
 def test_scores_mark_the_headline_and_say_why_a_protocol_cannot(small_index: Index) -> None:
-    found = references.predict("oracle-16", small_index, "testA")
-    summaries, refused = scoring.under_all(found, small_index, "testA")
+    predictions = references.predict("oracle-16", small_index, "testA")
+    summaries, refused = score_under_all_protocols(predictions, small_index, "testA")
     table = protocols.scores(summaries, refused)
     names = table.names()
     marked = {str(row[0].value): [n for n, cell in zip(names, row, strict=True) if cell.mark] for row in table.rows}
@@ -49,14 +49,14 @@ def test_scores_mark_the_headline_and_say_why_a_protocol_cannot(small_index: Ind
     assert {"original", "lavt (resized)", "lavt-train† (resized)"} <= labels
     by_name = {row[0].value: row for row in table.rows}
     assert by_name["rela"][names.index("mIoU")].value == next(s["mIoU"] for s in summaries if s["protocol"] == "rela")
-    assert any(note.startswith("zs-lavt cannot score it: Answered alone") for note in table.notes)
+    assert any(note.startswith("zs-lavt cannot score it: Predicted separately") for note in table.notes)
     assert "†: " in render.render([table], "terminal")
 
 
 def test_protocols_are_listed_with_what_differs() -> None:
-    out = CliRunner().invoke(cli.app, ["protocols"]).stdout
+    out = CliRunner().invoke(app, ["protocols"]).stdout
     assert "0.25*" in out and "480 x 480*" in out and "LAVT-pytorch" in out
-    lines = CliRunner().invoke(cli.app, ["protocols", "--json"]).stdout.splitlines()
+    lines = CliRunner().invoke(app, ["protocols", "--json"]).stdout.splitlines()
     assert [json.loads(line)["name"] for line in lines] == protocol.names()
 
 
@@ -64,10 +64,10 @@ def test_one_file_is_scored_under_every_protocol(
     small_index: Index, small_root: Path, small_card: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "testA.parquet"
-    predictions.write(file, references.predict("oracle-32", small_index, "testA"))
+    predictions_file.write(file, references.predict("oracle-32", small_index, "testA"))
     options = ["--dataset", str(small_card), "--data-root", str(small_root), "--split", "testA", "--protocol", "all"]
-    out = CliRunner().invoke(cli.app, ["score", str(file), *options]).stdout
-    assert "zs-lavt cannot score it: Answered alone" in out and "rela" in out
-    found = json.loads(CliRunner().invoke(cli.app, ["score", str(file), *options, "--json"]).stdout)
-    assert [summary["protocol"] for summary in found["scores"]] == ALL
-    assert list(found["refused"]) == ["zs-lavt"]
+    out = CliRunner().invoke(app, ["score", str(file), *options]).stdout
+    assert "zs-lavt cannot score it: Predicted separately" in out and "rela" in out
+    answer = json.loads(CliRunner().invoke(app, ["score", str(file), *options, "--json"]).stdout)
+    assert [summary["protocol"] for summary in answer["scores"]] == ALL
+    assert list(answer["refused"]) == ["zs-lavt"]

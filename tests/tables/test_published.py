@@ -54,8 +54,8 @@ def test_every_row_of_the_file_is_read_with_its_columns_unchanged() -> None:
 
 
 def test_every_table_of_the_papers_is_complete() -> None:
-    found = Counter((row.source, row.table) for row in published.load())
-    assert {place: found[place] for place in CELLS} == CELLS
+    counts = Counter((row.source, row.table) for row in published.load())
+    assert {place: counts[place] for place in CELLS} == CELLS
 
 
 def test_no_number_stands_twice() -> None:
@@ -99,8 +99,8 @@ def test_rows_that_only_a_survey_or_a_leaderboard_states_are_secondary() -> None
 
 @pytest.mark.parametrize("name", HEADLINES)
 def test_headline_oiou_is_the_papers(name: str) -> None:
-    found = tuple(value(name, dataset, split) for dataset, splits in SPLITS.items() for split in splits)
-    assert found == HEADLINES[name]
+    values = tuple(value(name, dataset, split) for dataset, splits in SPLITS.items() for split in splits)
+    assert values == HEADLINES[name]
 
 
 def test_headline_of_other_metrics_comes_from_the_same_network() -> None:

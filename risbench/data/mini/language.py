@@ -1,7 +1,7 @@
-"""The words of `mini`: expressions of every kind that RefCOCO has, for an object of a scene.
+"""The words of `mini`: expressions of every kind in RefCOCO, for an object of a scene.
 
-Each function of a kind makes one random attempt; an attempt whose program does not mean the target by a clear margin
-is thrown away.
+The function of a kind makes one random attempt. An attempt is discarded unless its program refers to the target, and to
+it alone, by a clear margin.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ NOUNS = {
     "cross": ("cross", "cross", "plus"),
     "star": ("star",),
 }
-ANYTHING = ("thing", "object")
-MARKS = {"striped": "stripes", "dotted": "dots"}
+GENERIC_NOUNS = ("thing", "object")
+PATTERN_NOUNS = {"striped": "stripes", "dotted": "dots"}
 PLACES = {
     "left": (("left", "left", "leftmost", "far left"), ("on the left", "on the left side", "on left", ", left")),
     "right": (
@@ -67,8 +67,8 @@ POSITIVES = {"largest": ("big", "large"), "smallest": ("small", "little", "tiny"
 COMPARATIVES = {"largest": ("bigger", "larger"), "smallest": ("smaller",)}
 ORDINALS = {1: "first", 2: "second", 3: "third"}
 
-# which attributes name a set, likely ones repeated
-KEYS = (
+# attributes that name a set; likely ones are repeated
+ATTRIBUTE_SETS = (
     *[("shape",)] * 10,
     *[("colour", "shape")] * 8,
     *[("pattern", "shape")] * 3,
@@ -79,7 +79,7 @@ KEYS = (
 
 
 class Picture(NamedTuple):
-    """What an expression is made for: the objects of an image of this size, and which of them is meant."""
+    """The objects of an image of this size, and the number of the target among them."""
 
     things: list[Thing]
     height: int
@@ -88,7 +88,7 @@ class Picture(NamedTuple):
 
 
 class Expression(NamedTuple):
-    """Words for one object, and what they mean."""
+    """Words for one object, and their meaning as a program."""
 
     kind: str
     program: Program
@@ -96,7 +96,7 @@ class Expression(NamedTuple):
 
     @property
     def sent(self) -> str:
-        """The words as RefCOCO cleans them: lower case, without punctuation."""
+        """The words, cleaned as in RefCOCO: lower case, without punctuation."""
         return "".join(c for c in self.raw.lower() if c.isalnum() or c == " ")
 
 
@@ -109,37 +109,37 @@ class Phrase(NamedTuple):
     """A set by its attributes."""
 
     program: Program
-    noun: str  # with what stands before it
+    noun: str  # with its adjectives
     keys: tuple[str, ...]
 
 
 def express(dice: Dice, picture: Picture, kind: str) -> Expression | None:
-    """An expression of this kind that means the target and nothing else; None if none was found."""
+    """Write an expression of this kind that refers to the target alone; None if every attempt fails."""
     for _ in range(ATTEMPTS):
         attempt = _KINDS[kind](dice, picture)
         if attempt and evaluate(attempt.program, picture.things) == [picture.target]:
-            return Expression(kind, attempt.program, _written(dice, attempt.words))
+            return Expression(kind, attempt.program, _vary_typing(dice, attempt.words))
     return None
 
 
-def _written(dice: Dice, words: str) -> str:
-    """As people type: with or without article, capital and full stop."""
+def _vary_typing(dice: Dice, words: str) -> str:
+    """Vary article, capital and full stop, as people type."""
     words = words.replace(" ,", ",")
     words = f"the {words}" if dice.chance(40) else words
     words = words.capitalize() if dice.chance(12) else words
     return words + dice.pick(".!") if dice.chance(6) else words
 
 
-def _keys(dice: Dice, thing: Thing) -> tuple[str, ...]:
-    """Attributes to name a thing by; few people say that one is plain."""
-    keys = dice.pick(KEYS)
+def _choose_attributes(dice: Dice, thing: Thing) -> tuple[str, ...]:
+    """Choose attributes to name an object by; the pattern `plain` is rarely named."""
+    keys = dice.pick(ATTRIBUTE_SETS)
     if thing.pattern == "plain" and dice.chance(85):
         keys = tuple(key for key in keys if key != "pattern")
     return keys or ("shape",)
 
 
-def _describe(dice: Dice, thing: Thing, keys: tuple[str, ...], nouns: tuple[str, ...] = ANYTHING) -> Phrase:
-    """The set of all objects that share these attributes with a thing."""
+def _describe_set(dice: Dice, thing: Thing, keys: tuple[str, ...], nouns: tuple[str, ...] = GENERIC_NOUNS) -> Phrase:
+    """Describe the set of all objects that share these attributes with `thing`."""
     program: Program = ["all"]
     for key in keys:
         program = ["filter", key, getattr(thing, key), program]
@@ -148,40 +148,41 @@ def _describe(dice: Dice, thing: Thing, keys: tuple[str, ...], nouns: tuple[str,
     return Phrase(program, " ".join([*before, noun]), keys)
 
 
-def _group(dice: Dice, picture: Picture, least: int, bare: int = 1) -> Phrase | None:
-    """A set of several objects that the target belongs to; in `bare` percent of the cases that of all objects."""
+def _describe_group(dice: Dice, picture: Picture, least: int, all_percent: int = 1) -> Phrase | None:
+    """Describe a set of `least` objects or more with the target; in `all_percent` of 100 cases, all objects."""
     thing = picture.things[picture.target]
-    keys = () if dice.chance(bare) else _keys(dice, thing)
-    phrase = _describe(dice, thing, keys, (*ANYTHING, "one") if keys else ANYTHING)
+    keys = () if dice.chance(all_percent) else _choose_attributes(dice, thing)
+    phrase = _describe_set(dice, thing, keys, (*GENERIC_NOUNS, "one") if keys else GENERIC_NOUNS)
     return phrase if len(evaluate(phrase.program, picture.things)) >= least else None
 
 
 def _attribute(dice: Dice, picture: Picture) -> Attempt:
     thing = picture.things[picture.target]
-    keys = _keys(dice, thing)
+    keys = _choose_attributes(dice, thing)
     if len(keys) == 1 or dice.chance(75):
-        phrase = _describe(dice, thing, keys, (*ANYTHING, "one"))
+        phrase = _describe_set(dice, thing, keys, (*GENERIC_NOUNS, "one"))
         return Attempt(phrase.program, phrase.noun)
-    late = keys[0]  # said after the noun
-    tail = f"with {MARKS[thing.pattern]}" if getattr(thing, late) in MARKS else f"that is {getattr(thing, late)}"
-    phrase = _describe(dice, thing, keys[1:])
-    return Attempt(["filter", late, getattr(thing, late), phrase.program], f"{phrase.noun} {tail}")
+    late = keys[0]  # named after the noun
+    value = getattr(thing, late)
+    tail = f"with {PATTERN_NOUNS[value]}" if value in PATTERN_NOUNS else f"that is {value}"
+    phrase = _describe_set(dice, thing, keys[1:])
+    return Attempt(["filter", late, value, phrase.program], f"{phrase.noun} {tail}")
 
 
 def _place(dice: Dice, picture: Picture) -> Attempt | None:
-    group = _group(dice, picture, 2)
+    group = _describe_group(dice, picture, 2)
     if not group:
         return None
     if dice.chance(30):
-        form = dice.pick(("middle {}", "center {}", "{} in the middle", "{} in the center"))
-        return Attempt(["middle", group.program], form.format(group.noun))
+        template = dice.pick(("middle {}", "center {}", "{} in the middle", "{} in the center"))
+        return Attempt(["middle", group.program], template.format(group.noun))
     return _at_side(dice, picture, group)
 
 
 def _at_side(dice: Dice, picture: Picture, group: Phrase) -> Attempt | None:
-    """The one of a group that lies farthest towards a side, if it lies on that side of the image too."""
+    """Name the object of a group that lies farthest towards a side, if it also lies on that side of the image."""
     side = dice.pick(_sides(picture, picture.target))
-    if " " in side and any(side in _sides(picture, k) for k in _others(picture, group.program)):
+    if " " in side and any(side in _sides(picture, k) for k in _other_members(picture, group.program)):
         return None
     program = ["extreme", side, group.program]
     if not group.keys:
@@ -192,7 +193,7 @@ def _at_side(dice: Dice, picture: Picture, group: Phrase) -> Attempt | None:
 
 
 def _sides(picture: Picture, number: int) -> list[str]:
-    """Halves and quarters of the image that an object's centre lies in."""
+    """Return the halves and quarters of the image with the centre of an object."""
     x, y = picture.things[number].centre
     return [
         side
@@ -201,57 +202,57 @@ def _sides(picture: Picture, number: int) -> list[str]:
     ]
 
 
-def _others(picture: Picture, program: Program) -> list[int]:
+def _other_members(picture: Picture, program: Program) -> list[int]:
     return [k for k in evaluate(program, picture.things) if k != picture.target]
 
 
 def _size(dice: Dice, picture: Picture) -> Attempt | None:
-    group = _group(dice, picture, 2)
+    group = _describe_group(dice, picture, 2)
     if not group:
         return None
     name = dice.pick(list(SUPERLATIVES))
     words = SUPERLATIVES[name]
     if group.keys:
         words += POSITIVES[name] * 2
-        words += COMPARATIVES[name] * (len(_others(picture, group.program)) == 1)
+        words += COMPARATIVES[name] * (len(_other_members(picture, group.program)) == 1)
     return Attempt([name, group.program], f"{dice.pick(words)} {group.noun}")
 
 
 def _ordinal(dice: Dice, picture: Picture) -> Attempt | None:
-    group = _group(dice, picture, 3, bare=2)
+    group = _describe_group(dice, picture, 3, all_percent=2)
     if not group:
         return None
     numbers = (1, 2, 3) if dice.chance(15) else (2, 3)
     every: list[Program] = [["ordinal", number, side, group.program] for number in numbers for side in BARE_PLACES]
-    meant = [program for program in every if evaluate(program, picture.things) == [picture.target]]
-    if not meant:
+    matching = [program for program in every if evaluate(program, picture.things) == [picture.target]]
+    if not matching:
         return None
-    program = dice.pick(meant)
-    form = dice.pick(("{0} {1} from the {2}", "{0} {1} from {2}", "{1} {0} from the {2}", "{1}, {0} from {2}"))
-    return Attempt(program, form.format(ORDINALS[program[1]], group.noun, program[2]))
+    program = dice.pick(matching)
+    template = dice.pick(("{0} {1} from the {2}", "{0} {1} from {2}", "{1} {0} from the {2}", "{1}, {0} from {2}"))
+    return Attempt(program, template.format(ORDINALS[program[1]], group.noun, program[2]))
 
 
 def _relation(dice: Dice, picture: Picture) -> Attempt | None:
-    anchor = dice.pick(_others(picture, ["all"]))
-    phrase = _describe(dice, picture.things[anchor], _keys(dice, picture.things[anchor]))
+    anchor = dice.pick(_other_members(picture, ["all"]))
+    phrase = _describe_set(dice, picture.things[anchor], _choose_attributes(dice, picture.things[anchor]))
     if evaluate(phrase.program, picture.things) != [anchor]:
         return None
     return _related(dice, picture, Attempt(phrase.program, phrase.noun))
 
 
 def _related(dice: Dice, picture: Picture, anchor: Attempt) -> Attempt | None:
-    """The target by where it lies from an anchor; the anchor must be needed to tell it from others."""
-    group = _group(dice, picture, 2)
+    """Name the target by its direction from an anchor, which must be needed to tell it from others."""
+    group = _describe_group(dice, picture, 2)
     anchors = evaluate(anchor.program, picture.things)
     if not group or len(set(evaluate(group.program, picture.things)) - set(anchors)) < 2:
         return None
     programs: list[Program] = [
         [name, group.program, anchor.program] for name in RELATIONS if name != "nearest" or dice.chance(30)
     ]
-    meant = [program for program in programs if evaluate(program, picture.things) == [picture.target]]
-    if not meant:
+    matching = [program for program in programs if evaluate(program, picture.things) == [picture.target]]
+    if not matching:
         return None
-    program = dice.pick(meant)
+    program = dice.pick(matching)
     words = RELATIONS[program[0]]
     if program[0] == "nearest" and _adjacent(picture.things[picture.target], picture.things[anchors[0]]):
         words = ("next to", "beside")
@@ -259,7 +260,7 @@ def _related(dice: Dice, picture: Picture, anchor: Attempt) -> Attempt | None:
 
 
 def _adjacent(one: Thing, other: Thing) -> bool:
-    """Whether some 5 pixels or less lie between two objects."""
+    """Whether about 5 pixels or less lie between two objects."""
     x, y = (one.centre[k] - other.centre[k] for k in (0, 1))
     return x * x + y * y <= (max(one.box[2:]) + max(other.box[2:]) + 10) ** 2
 
@@ -267,44 +268,44 @@ def _adjacent(one: Thing, other: Thing) -> bool:
 def _negation(dice: Dice, picture: Picture) -> Attempt | None:
     if dice.chance(30):
         return _not_at_side(dice, picture)
-    return _without(dice, picture)
+    return _lacking_attribute(dice, picture)
 
 
-def _without(dice: Dice, picture: Picture) -> Attempt | None:
-    """The one of a group that lacks what the others have."""
+def _lacking_attribute(dice: Dice, picture: Picture) -> Attempt | None:
+    """Name the object of a group that lacks an attribute of another."""
     key = dice.pick(("colour", "colour", "colour", "shape", "pattern"))
     thing = picture.things[picture.target]
-    keys = tuple(name for name in _keys(dice, thing) if name != key)
-    group = _describe(dice, thing, keys)
-    others = _others(picture, group.program)
+    keys = tuple(name for name in _choose_attributes(dice, thing) if name != key)
+    group = _describe_set(dice, thing, keys)
+    others = _other_members(picture, group.program)
     if not keys or not others:
         return None
     value = getattr(picture.things[dice.pick(others)], key)
     tails = {
         "colour": ("that is not {}", "not {}", ", not the {} one"),
         "shape": ("that is not a {}", ", not the {}"),
-        "pattern": ("without {}", "with no {}") if value in MARKS else ("that is not {}",),
+        "pattern": ("without {}", "with no {}") if value in PATTERN_NOUNS else ("that is not {}",),
     }
-    tail = dice.pick(tails[key]).format(MARKS.get(value, value))
+    tail = dice.pick(tails[key]).format(PATTERN_NOUNS.get(value, value))
     return Attempt(["not", key, value, group.program], f"{group.noun} {tail}")
 
 
 def _not_at_side(dice: Dice, picture: Picture) -> Attempt | None:
-    group = _group(dice, picture, 2, bare=0)
+    group = _describe_group(dice, picture, 2, all_percent=0)
     if not group:
         return None
     side = dice.pick(list(BARE_PLACES))
-    form = dice.pick(("{0}, not the {1} one", "{0}, not the one on the {1}", "{0} that is not on the {1}"))
-    return Attempt(["except", group.program, ["extreme", side, group.program]], form.format(group.noun, side))
+    template = dice.pick(("{0}, not the {1} one", "{0}, not the one on the {1}", "{0} that is not on the {1}"))
+    return Attempt(["except", group.program, ["extreme", side, group.program]], template.format(group.noun, side))
 
 
 def _combination(dice: Dice, picture: Picture) -> Attempt | None:
-    return dice.pick((_sized_at_side, _related_to_picked, _without_at_side))(dice, picture)
+    return dice.pick((_sized_at_side, _related_to_located, _lacking_at_side))(dice, picture)
 
 
 def _sized_at_side(dice: Dice, picture: Picture) -> Attempt | None:
-    """One of several of a size: "the small circle on the left"."""
-    group = _group(dice, picture, 3, bare=0)
+    """Name one of several objects of a size: "the small circle on the left"."""
+    group = _describe_group(dice, picture, 3, all_percent=0)
     size = picture.things[picture.target].size
     if not group or size == "medium":
         return None
@@ -313,18 +314,18 @@ def _sized_at_side(dice: Dice, picture: Picture) -> Attempt | None:
     return _at_side(dice, picture, sized) if len(evaluate(sized.program, picture.things)) > 1 else None
 
 
-def _related_to_picked(dice: Dice, picture: Picture) -> Attempt | None:
-    """A relation to an anchor that is itself told by its place or size: "the star right of the big circle"."""
-    anchor = picture._replace(target=dice.pick(_others(picture, ["all"])))
-    picked = dice.pick((_place, _size))(dice, anchor)
-    if not picked or evaluate(picked.program, picture.things) != [anchor.target] or "," in picked.words:
+def _related_to_located(dice: Dice, picture: Picture) -> Attempt | None:
+    """Name a relation to an anchor that is named by its place or size: "the star right of the big circle"."""
+    anchor = picture._replace(target=dice.pick(_other_members(picture, ["all"])))
+    located = dice.pick((_place, _size))(dice, anchor)
+    if not located or evaluate(located.program, picture.things) != [anchor.target] or "," in located.words:
         return None
-    return _related(dice, picture, picked)
+    return _related(dice, picture, located)
 
 
-def _without_at_side(dice: Dice, picture: Picture) -> Attempt | None:
-    """One of several that lack something: "the left circle that is not red"."""
-    rest = _without(dice, picture)
+def _lacking_at_side(dice: Dice, picture: Picture) -> Attempt | None:
+    """Name one of several objects that lack an attribute: "the left circle that is not red"."""
+    rest = _lacking_attribute(dice, picture)
     if not rest or len(evaluate(rest.program, picture.things)) < 2 or "," in rest.words:
         return None
     side = dice.pick([side for side in _sides(picture, picture.target) if side in BARE_PLACES])

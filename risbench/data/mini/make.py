@@ -1,9 +1,9 @@
-"""The `mini` data set: a miniature of RefCOCO, generated in seconds and read by the same reader.
+"""Generate the `mini` data set: a miniature of RefCOCO, made in seconds and read by the same reader.
 
     <folder>/mini/refs(unc).p, <folder>/mini/instances.json, <folder>/images/mini/*.png
 
-The same seed gives the same annotations and pixels everywhere; the card datasets/mini.toml pins those of seed 0.
-Beyond RefCOCO's keys, sentences have `kind` and `program`, annotations `attributes`.
+A seed gives the same annotations and pixels on every machine; the card datasets/mini.toml pins their hashes for seed 0.
+In addition to RefCOCO's keys, sentences have `kind` and `program`, and annotations have `attributes`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,21 @@ from PIL import Image
 from risbench import datasets
 from risbench.data import pickles
 from risbench.data.mini.language import SHARES, Expression, Picture, express
-from risbench.data.mini.program import referent
-from risbench.data.mini.scene import FAMILIES, Dice, Scene, Thing, scene
+from risbench.data.mini.scene import FAMILIES, Dice, Scene, Thing, draw_scene
 from risbench.errors import InputError
 
-__all__ = ["annotations_sha256", "make", "pixels_sha256", "referent"]
-
 IMAGES = {"train": 1000, "val": 160, "testA": 170, "testB": 170}
-EVERY = tuple(shape for shapes in FAMILIES.values() for shape in shapes)
-TARGETS = {"train": EVERY, "val": EVERY, "testA": FAMILIES["round"], "testB": FAMILIES["angular"]}
+SHAPES = tuple(shape for shapes in FAMILIES.values() for shape in shapes)
+TARGET_SHAPES = {"train": SHAPES, "val": SHAPES, "testA": FAMILIES["round"], "testB": FAMILIES["angular"]}
 
 
 def make(folder: Path, seed: int = 0) -> None:
-    """Write the data set under a data root, unless it is there already; seed 0 must become what its card pins."""
-    _make(folder, seed, IMAGES)
+    """Write the data set below a data root, unless it is there already; seed 0 must have the hashes of the card."""
+    _generate(folder, seed, IMAGES)
 
 
 def annotations_sha256(folder: Path) -> str:
-    """Hash of the contents of both annotation files, as JSON with sorted keys."""
+    """Return the hash of the contents of both annotation files, as JSON with sorted keys."""
     refs = pickles.load(folder / "mini" / "refs(unc).p")
     instances = json.loads((folder / "mini" / "instances.json").read_text())
     text = json.dumps({"refs": refs, "instances": instances}, sort_keys=True, separators=(",", ":"))
@@ -47,7 +44,7 @@ def annotations_sha256(folder: Path) -> str:
 
 
 def pixels_sha256(folder: Path) -> str:
-    """Hash of height, width and RGB values of every image, in the order of their ids."""
+    """Return the hash of height, width and RGB values of every image, in the order of the ids."""
     digest = hashlib.sha256()
     for entry in json.loads((folder / "mini" / "instances.json").read_text())["images"]:
         with Image.open(folder / "images" / "mini" / entry["file_name"]) as image:
@@ -57,7 +54,7 @@ def pixels_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _make(folder: Path, seed: int, images: dict[str, int]) -> None:
+def _generate(folder: Path, seed: int, images: dict[str, int]) -> None:
     if (folder / "mini").is_dir():
         _refuse_other_seed(folder, seed)
         return
@@ -65,35 +62,36 @@ def _make(folder: Path, seed: int, images: dict[str, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".mini-")
     except OSError as error:
-        raise InputError(f"mini cannot be written to {folder}: {error.strerror}. Name a folder that can.") from None
+        raise InputError(f"mini cannot be written to {folder}: {error.strerror}. Name another folder.") from None
     with temporary as draft:
         _write(Path(draft), seed, images)
         if seed == 0 and images == IMAGES:
-            _check(Path(draft))
-        _publish(Path(draft), folder)
+            _check_hashes(Path(draft))
+        _move_into_place(Path(draft), folder)
 
 
-def _check(draft: Path) -> None:
-    """Refuse a data set that is not the one the card pins: numbers on it could not be compared."""
+def _check_hashes(draft: Path) -> None:
+    """Refuse a data set with other hashes than the card: results on it could not be compared."""
     pinned = datasets.load("mini").sha256
-    for what, made in (("annotations", annotations_sha256(draft)), ("pixels", pixels_sha256(draft))):
-        if made != pinned[what]:
+    for part, digest in (("annotations", annotations_sha256(draft)), ("pixels", pixels_sha256(draft))):
+        if digest != pinned[part]:
             raise InputError(
-                f"The {what} of mini came out with sha256 {made[:12]}..., not {pinned[what][:12]}... as its card says. "
-                "NumPy or Pillow draws differently here: install the versions of constraints.txt, and report it."
+                f"The generated {part} of mini have the sha256 {digest[:12]}..., but the card says "
+                f"{pinned[part][:12]}.... NumPy or Pillow draws differently here: install the versions of "
+                "constraints.txt, and report it."
             )
 
 
 def _refuse_other_seed(folder: Path, seed: int) -> None:
-    found = json.loads((folder / "mini" / "instances.json").read_text())["info"]["seed"]
-    if found != seed:
+    existing = json.loads((folder / "mini" / "instances.json").read_text())["info"]["seed"]
+    if existing != seed:
         raise InputError(
-            f"{folder} holds mini of seed {found}, not {seed}. Name another folder, or delete {folder / 'mini'} first."
+            f"{folder} holds mini of seed {existing}, not {seed}. Name another folder, or delete {folder / 'mini'}."
         )
 
 
-def _publish(draft: Path, folder: Path) -> None:
-    """Move images, then annotations into place; another process may be doing the same with the same contents."""
+def _move_into_place(draft: Path, folder: Path) -> None:
+    """Move images, then annotations into place; another process may do the same at once."""
     (folder / "images" / "mini").mkdir(parents=True, exist_ok=True)
     for image in sorted((draft / "images" / "mini").iterdir()):
         os.replace(image, folder / "images" / "mini" / image.name)
@@ -107,25 +105,25 @@ def _publish(draft: Path, folder: Path) -> None:
 def _write(draft: Path, seed: int, images: dict[str, int]) -> None:
     folder = draft / "images" / "mini"
     folder.mkdir(parents=True)
-    book = _Book(seed)
+    files = _AnnotationFiles(seed)
     for split, count in images.items():
         for _ in range(count):
-            book.add(split, folder)
+            files.add_image(split, folder)
     (draft / "mini").mkdir()
-    (draft / "mini" / "refs(unc).p").write_bytes(pickle.dumps(book.refs, protocol=2))
-    text = json.dumps(book.instances(), sort_keys=True, separators=(",", ":"))
+    (draft / "mini" / "refs(unc).p").write_bytes(pickle.dumps(files.refs, protocol=2))
+    text = json.dumps(files.instances(), sort_keys=True, separators=(",", ":"))
     (draft / "mini" / "instances.json").write_text(text)
 
 
-class _Book:
-    """The annotations so far; ids count from 1, those of refs and sentences from 0, as in RefCOCO."""
+class _AnnotationFiles:
+    """The annotations so far. Ids count from 1, but ids of refs and sentences from 0, as in RefCOCO."""
 
     def __init__(self, seed: int) -> None:
         self.refs: list[dict[str, Any]] = []
         self._seed = seed
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self._said = {split: dict.fromkeys(SHARES, 0) for split in IMAGES}  # expressions of each kind
+        self._kind_counts = {split: dict.fromkeys(SHARES, 0) for split in IMAGES}
 
     def instances(self) -> dict[str, Any]:
         families = {shape: family for family, shapes in FAMILIES.items() for shape in shapes}
@@ -134,60 +132,60 @@ class _Book:
             "images": self._images,
             "annotations": self._annotations,
             "categories": [
-                {"id": EVERY.index(shape) + 1, "name": shape, "supercategory": family}
+                {"id": SHAPES.index(shape) + 1, "name": shape, "supercategory": family}
                 for shape, family in families.items()
             ],
         }
 
-    def add(self, split: str, folder: Path) -> None:
+    def add_image(self, split: str, folder: Path) -> None:
         """Draw the next image, save it and describe two or three of its objects."""
         number = len(self._images) + 1
         dice = Dice(self._seed, number)
-        drawn, described = self._described(dice, split)
-        height, width, _ = drawn.pixels.shape
+        scene, described = self._draw_scene(dice, split)
+        height, width, _ = scene.pixels.shape
         name = f"mini_{number:012d}.png"
-        Image.fromarray(drawn.pixels).save(folder / name, compress_level=1)
+        Image.fromarray(scene.pixels).save(folder / name, compress_level=1)
         self._images.append({"id": number, "file_name": name, "height": height, "width": width})
         first = len(self._annotations)
-        for thing, polygons in zip(drawn.things, drawn.polygons, strict=True):
+        for thing, polygons in zip(scene.things, scene.polygons, strict=True):
             self._annotations.append(_annotation(len(self._annotations) + 1, number, thing, polygons))
         for target, expressions in described:
-            self._refer(expressions, split, self._annotations[first + target])
+            self._add_ref(expressions, split, self._annotations[first + target])
 
-    def _described(self, dice: Dice, split: str) -> tuple[Scene, list[tuple[int, list[Expression]]]]:
-        """Draw a scene in which two or three objects can be told from the others in several ways."""
+    def _draw_scene(self, dice: Dice, split: str) -> tuple[Scene, list[tuple[int, list[Expression]]]]:
+        """Draw scenes until two or three objects of one have several expressions; return it with these, by object."""
         wanted = 3 if dice.chance(35) else 2
         while True:
-            drawn = scene(dice)
-            targets = [k for k, thing in enumerate(drawn.things) if thing.shape in TARGETS[split]]
+            scene = draw_scene(dice)
+            targets = [k for k, thing in enumerate(scene.things) if thing.shape in TARGET_SHAPES[split]]
             described: list[tuple[int, list[Expression]]] = []
             for target in dice.shuffled(targets):
-                expressions = self._express(dice, drawn, target, split) if len(described) < wanted else []
+                expressions = self._write_expressions(dice, scene, target, split) if len(described) < wanted else []
                 if len(expressions) > 1:
                     described.append((target, expressions))
             if len(described) > 1:
-                return drawn, described
+                return scene, described
 
-    def _express(self, dice: Dice, drawn: Scene, target: int, split: str) -> list[Expression]:
-        """Up to four expressions, first of the kinds that are short of their share, none that has more than enough."""
-        picture = Picture(drawn.things, drawn.pixels.shape[0], drawn.pixels.shape[1], target)
-        said = self._said[split]
-        shares = {kind: said[kind] * 1000 // SHARES[kind] for kind in SHARES}
-        enough = 11 * (sum(said.values()) + 10)  # a tenth above the share
-        kinds = sorted((kind for kind in SHARES if shares[kind] <= enough), key=lambda kind: shares[kind])
+    def _write_expressions(self, dice: Dice, scene: Scene, target: int, split: str) -> list[Expression]:
+        """Write up to four expressions: first of the kinds below their share, and of no kind well above its share."""
+        picture = Picture(scene.things, scene.pixels.shape[0], scene.pixels.shape[1], target)
+        counts = self._kind_counts[split]
+        shares = {kind: counts[kind] * 1000 // SHARES[kind] for kind in SHARES}
+        limit = 11 * (sum(counts.values()) + 10)  # a tenth above the share
+        kinds = sorted((kind for kind in SHARES if shares[kind] <= limit), key=lambda kind: shares[kind])
         wanted = dice.pick((2, 3, 3, 3, 4, 4))
-        found: list[Expression] = []
+        expressions: list[Expression] = []
         for kind in kinds * 2:
-            expression = express(dice, picture, kind) if len(found) < wanted else None
-            if expression and expression.program not in [other.program for other in found]:
-                found.append(expression)
-        return dice.shuffled(found)
+            expression = express(dice, picture, kind) if len(expressions) < wanted else None
+            if expression and expression.program not in [other.program for other in expressions]:
+                expressions.append(expression)
+        return dice.shuffled(expressions)
 
-    def _refer(self, expressions: list[Expression], split: str, annotation: dict[str, Any]) -> None:
-        first = sum(count for said in self._said.values() for count in said.values())
+    def _add_ref(self, expressions: list[Expression], split: str, annotation: dict[str, Any]) -> None:
+        first = sum(count for counts in self._kind_counts.values() for count in counts.values())
         sentences = [_sentence(first + number, expression) for number, expression in enumerate(expressions)]
         for expression in expressions:
-            self._said[split][expression.kind] += 1
+            self._kind_counts[split][expression.kind] += 1
         self.refs.append(
             {
                 "ref_id": len(self.refs),
@@ -206,7 +204,7 @@ def _annotation(number: int, image: int, thing: Thing, polygons: list[list[int]]
     return {
         "id": number,
         "image_id": image,
-        "category_id": EVERY.index(thing.shape) + 1,
+        "category_id": SHAPES.index(thing.shape) + 1,
         "segmentation": polygons,
         "area": thing.area,
         "bbox": list(thing.box),

@@ -1,8 +1,9 @@
-"""The programs of `mini`: what an expression means, and which object that is.
+"""The programs of `mini`: the meaning of an expression as a query on the objects of a scene.
 
 A program is a nested list that JSON can hold. Sets: ["all"], ["filter", key, value, set], ["not", key, value, set],
-["except", set, one]. One object: ["extreme", side, set], ["middle", set], ["ordinal", n, side, set], ["largest", set],
-["smallest", set], [relation, set, anchor]. Every comparison has a margin: too close to call, and nothing is meant.
+["except", set, object]. One object: ["extreme", side, set], ["middle", set], ["ordinal", n, side, set],
+["largest", set], ["smallest", set], [relation, set, anchor]. Every comparison needs a margin; without it the result is
+empty.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from risbench.data.mini.scene import Thing
 Program = list[Any]
 Members = list[int]
 
-GAP = 12  # half pixels between the centre that is meant and the next
-RATIO = (3, 2)  # of areas that differ in words
+GAP = 12  # half pixels between the centre of the referent and the next
+RATIO = (3, 2)  # of areas that a word for a size tells apart
 
 SIDES = {
     "left": (-1, 0),
@@ -32,15 +33,15 @@ RELATIONS = {"left_of": (-1, 0), "right_of": (1, 0), "above": (0, -1), "below": 
 
 
 def referent(program: Program, objects: Sequence[Thing]) -> int:
-    """The number of the one object that a program means."""
+    """Return the number of the object that a program refers to."""
     members = evaluate(program, objects)
     if len(members) != 1:
-        raise ValueError(f"{program} means {len(members)} objects, not one")
+        raise ValueError(f"{program} refers to {len(members)} objects, not one")
     return members[0]
 
 
 def evaluate(program: Program, things: Sequence[Thing]) -> Members:
-    """Members of the set, rising; one that is too close to call is empty."""
+    """Return the members of the set, rising; empty if a comparison lacks its margin."""
     name, *arguments = program
     if name in RELATIONS:
         return _relation(name, arguments, things)
@@ -52,43 +53,43 @@ def _all(arguments: Program, things: Sequence[Thing]) -> Members:
 
 
 def _filter(arguments: Program, things: Sequence[Thing]) -> Members:
-    key, value, rest = arguments
-    members = evaluate(rest, things)
+    key, value, inner = arguments
+    members = evaluate(inner, things)
     kept = [k for k in members if getattr(things[k], key) == value]
-    return kept if key != "size" or _apart(kept, members, things) else []
+    return kept if key != "size" or _sizes_differ_clearly(kept, members, things) else []
 
 
-def _apart(kept: Members, members: Members, things: Sequence[Thing]) -> bool:
-    """Whether a word for a size parts a set clearly: nothing of middle size, and no areas that are close."""
+def _sizes_differ_clearly(kept: Members, members: Members, things: Sequence[Thing]) -> bool:
+    """Whether a word for a size divides a set clearly: no object of medium size, and no areas that are close."""
     others = [things[k].area for k in members if k not in kept]
     areas = [things[k].area for k in kept]
     if not areas or not others or any(things[k].size == "medium" for k in members):
         return False
-    return _exceeds(min(areas), max(others)) or _exceeds(min(others), max(areas))
+    return _exceeds_clearly(min(areas), max(others)) or _exceeds_clearly(min(others), max(areas))
 
 
-def _exceeds(area: int, other: int) -> bool:
+def _exceeds_clearly(area: int, other: int) -> bool:
     return area * RATIO[1] >= other * RATIO[0]
 
 
 def _not(arguments: Program, things: Sequence[Thing]) -> Members:
-    key, value, rest = arguments
-    return [k for k in evaluate(rest, things) if getattr(things[k], key) != value]
+    key, value, inner = arguments
+    return [k for k in evaluate(inner, things) if getattr(things[k], key) != value]
 
 
 def _except(arguments: Program, things: Sequence[Thing]) -> Members:
-    rest, one = (evaluate(argument, things) for argument in arguments)
-    return [k for k in rest if k not in one] if len(one) == 1 else []
+    members, excluded = (evaluate(argument, things) for argument in arguments)
+    return [k for k in members if k not in excluded] if len(excluded) == 1 else []
 
 
 def _extreme(arguments: Program, things: Sequence[Thing]) -> Members:
-    side, rest = arguments
-    ranked = _ranked(side, evaluate(rest, things), things)
-    return ranked[:1] if _clear(side, ranked[:2], things) else []
+    side, inner = arguments
+    ranked = _ranked(side, evaluate(inner, things), things)
+    return ranked[:1] if _ranked_clearly(side, ranked[:2], things) else []
 
 
 def _middle(arguments: Program, things: Sequence[Thing]) -> Members:
-    """The middle of an odd number that lie in a row or in a column."""
+    """Return the middle object of an odd number of objects that lie in a row or in a column."""
     members = evaluate(arguments[0], things)
     spreads = {side: _spread(side, members, things) for side in ("left", "top")}
     side, across = ("left", "top") if spreads["left"] > spreads["top"] else ("top", "left")
@@ -98,45 +99,45 @@ def _middle(arguments: Program, things: Sequence[Thing]) -> Members:
 
 
 def _spread(side: str, members: Members, things: Sequence[Thing]) -> int:
-    places = [_along(side, things[k]) for k in members]
+    places = [_position_towards(side, things[k]) for k in members]
     return max(places, default=0) - min(places, default=0)
 
 
 def _ordinal(arguments: Program, things: Sequence[Thing]) -> Members:
-    number, side, rest = arguments
-    ranked = _ranked(side, evaluate(rest, things), things)
-    return ranked[number - 1 : number] if _clear(side, ranked[: number + 1], things) else []
+    number, side, inner = arguments
+    ranked = _ranked(side, evaluate(inner, things), things)
+    return ranked[number - 1 : number] if _ranked_clearly(side, ranked[: number + 1], things) else []
 
 
 def _ranked(side: str, members: Members, things: Sequence[Thing]) -> Members:
-    return sorted(members, key=lambda k: -_along(side, things[k]))
+    return sorted(members, key=lambda k: -_position_towards(side, things[k]))
 
 
-def _along(side: str, thing: Thing) -> int:
-    """How far an object lies towards a side, in half pixels."""
+def _position_towards(side: str, thing: Thing) -> int:
+    """Return how far an object lies towards a side, in half pixels."""
     right, down = SIDES[side]
     return right * thing.centre[0] + down * thing.centre[1]
 
 
-def _clear(side: str, ranked: Members, things: Sequence[Thing]) -> bool:
-    places = [_along(side, things[k]) for k in ranked]
+def _ranked_clearly(side: str, ranked: Members, things: Sequence[Thing]) -> bool:
+    places = [_position_towards(side, things[k]) for k in ranked]
     return all(first - second >= GAP for first, second in zip(places, places[1:], strict=False))
 
 
 def _largest(arguments: Program, things: Sequence[Thing]) -> Members:
     members = evaluate(arguments[0], things)
-    return [k for k in members if all(_larger(things[k], things[other]) for other in members if other != k)]
+    return [k for k in members if all(_is_larger(things[k], things[other]) for other in members if other != k)]
 
 
 def _smallest(arguments: Program, things: Sequence[Thing]) -> Members:
     members = evaluate(arguments[0], things)
-    return [k for k in members if all(_larger(things[other], things[k]) for other in members if other != k)]
+    return [k for k in members if all(_is_larger(things[other], things[k]) for other in members if other != k)]
 
 
-def _larger(thing: Thing, other: Thing) -> bool:
-    """Whether an object is the larger one, both as a whole and in what is visible of it."""
+def _is_larger(thing: Thing, other: Thing) -> bool:
+    """Whether an object is larger than another, both as a whole and in its visible part."""
     order = ("small", "medium", "large")
-    return order.index(thing.size) > order.index(other.size) and _exceeds(thing.area, other.area)
+    return order.index(thing.size) > order.index(other.size) and _exceeds_clearly(thing.area, other.area)
 
 
 def _relation(name: str, arguments: Program, things: Sequence[Thing]) -> Members:
@@ -153,7 +154,7 @@ def _offset(thing: Thing, anchor: Thing) -> tuple[int, int]:
 
 
 def _nearest(offsets: dict[int, tuple[int, int]]) -> Members:
-    """The one that is nearer than any other by half as much again."""
+    """Return the nearest object, if the next is at least half as far again."""
     squares = sorted((x * x + y * y, k) for k, (x, y) in offsets.items())
     if len(squares) < 2 or 4 * squares[1][0] < 9 * squares[0][0]:
         return []
@@ -161,7 +162,7 @@ def _nearest(offsets: dict[int, tuple[int, int]]) -> Members:
 
 
 def _towards(name: str, offsets: dict[int, tuple[int, int]]) -> Members:
-    """The only one on that side of the anchor, and rather there than beyond another side."""
+    """Return the only object on that side of the anchor, if it lies clearly more to that side than to another."""
     right, down = RELATIONS[name]
     along = {k: right * x + down * y for k, (x, y) in offsets.items()}
     across = {k: abs(down * x) + abs(right * y) for k, (x, y) in offsets.items()}

@@ -1,7 +1,7 @@
-"""The scenes of `mini`: what is in an image, its pixels and its polygons.
+"""The scenes of `mini`: the objects of an image, its pixels and its polygons.
 
-Everything is integer arithmetic on generators whose streams are guaranteed (random.Random.random, raw bits of Philox),
-so that a seed gives the same pixels on every machine and with every version of the libraries.
+Everything is integer arithmetic on generators with guaranteed streams (random.Random.random, raw bits of Philox), so
+that a seed gives the same pixels on every machine and with every version of the libraries.
 """
 
 from __future__ import annotations
@@ -31,15 +31,23 @@ COLOURS = {
     "white": (245, 245, 245),
     "black": (22, 22, 22),
 }
-SIZES = {"small": (11, 13), "medium": (16, 18), "large": (22, 26)}  # pixels across, least and most
-SIDES = (64, 72, 80, 88, 96)
+SIZES = {"small": (11, 13), "medium": (16, 18), "large": (22, 26)}  # smallest and largest extent in pixels
+SIDES = (64, 72, 80, 88, 96)  # of an image, pixels
 VISIBLE_PERCENT = 60  # of an object, at least
-VISIBLE_PIXELS = 30
-MUTED = ((150, 140, 118), (92, 88, 84), (110, 122, 132), (96, 112, 88), (132, 104, 100), (165, 158, 150), (80, 86, 98))
+VISIBLE_PIXELS = 30  # of an object, at least
+BACKGROUND_COLOURS = (
+    (150, 140, 118),
+    (92, 88, 84),
+    (110, 122, 132),
+    (96, 112, 88),
+    (132, 104, 100),
+    (165, 158, 150),
+    (80, 86, 98),
+)
 
 
 class Thing(NamedTuple):
-    """What a program may ask of an object: its attributes and its visible extent in pixels."""
+    """An object as programs see it: its attributes and its visible extent in pixels."""
 
     shape: str
     colour: str
@@ -65,7 +73,7 @@ class Scene:
 
 
 class Dice:
-    """Draws that every version of Python repeats: of its methods only random() is guaranteed to."""
+    """Random draws that every version of Python repeats; random.Random guarantees this for random() alone."""
 
     def __init__(self, seed: int, number: int) -> None:
         self._random = random.Random(seed * 1_000_000 + number)
@@ -102,53 +110,55 @@ class _Draft(NamedTuple):
     colour: str
     pattern: str
     size: str
-    parts: list[Mask]  # (extent, extent) each; together the whole shape
+    parts: list[Mask]  # (extent, extent) each; their union is the shape
 
     @property
     def mask(self) -> Mask:
         return np.asarray(np.logical_or.reduce(self.parts))
 
 
-def scene(dice: Dice) -> Scene:
+def draw_scene(dice: Dice) -> Scene:
     """Draw one image."""
     height, width = dice.pick(SIDES), dice.pick(SIDES)
     while True:
-        drafts = _drafts(dice)
-        corners = _places(dice, drafts, height, width)
+        drafts = _draw_drafts(dice)
+        corners = _place_drafts(dice, drafts, height, width)
         if corners:
             return _render(dice, drafts, corners, _background(dice, height, width))
 
 
-def polygons(mask: Mask) -> list[list[int]]:
-    """Polygons along the pixels' edges whose union is exactly the mask; a region with a hole is cut in two."""
-    loops = _loops(mask)
+def trace_polygons(mask: Mask) -> list[list[int]]:
+    """Return polygons along pixel edges whose union is exactly the mask; a region with a hole is cut in two."""
+    loops = _trace_loops(mask)
     holes = [loop for loop in loops if _doubled_area(loop) < 0]
     if not holes:
         return loops
     cut = (min(holes[0][::2]) + max(holes[0][::2])) // 2
     left = np.arange(mask.shape[1]) < cut
-    return polygons(mask & left) + polygons(mask & ~left)
+    return trace_polygons(mask & left) + trace_polygons(mask & ~left)
 
 
-def _drafts(dice: Dice) -> list[_Draft]:
-    """Objects of 4 to 7: several of one class, at least two of each family, few colours."""
+def _draw_drafts(dice: Dice) -> list[_Draft]:
+    """Draw 4 to 7 objects: several of one class, at least two of each family, few colours."""
     family, other = dice.shuffled(list(FAMILIES))
     first, second = dice.pick(FAMILIES[family]), dice.pick(FAMILIES[other])
     shapes = [first, first, second, dice.pick(FAMILIES[other])]
     every = FAMILIES[family] + FAMILIES[other]
     shapes += [first if dice.chance(45) else dice.pick(every) for _ in range(dice.below(4))]
     colours = dice.shuffled(list(COLOURS))[:4]
-    return [_draft(dice, shape, dice.pick(colours)) for shape in dice.shuffled(shapes)]
+    return [_draw_draft(dice, shape, dice.pick(colours)) for shape in dice.shuffled(shapes)]
 
 
-def _draft(dice: Dice, shape: str, colour: str) -> _Draft:
+def _draw_draft(dice: Dice, shape: str, colour: str) -> _Draft:
     size = dice.pick(list(SIZES))
-    pattern = "plain" if size == "small" else dice.pick(("plain", "plain", "striped", "dotted"))  # small ones blur it
-    return _Draft(shape, colour, pattern, size, _shape(dice, shape, dice.between(*SIZES[size])))
+    pattern = "plain"  # on a small object, where another pattern would blur
+    if size != "small":
+        pattern = dice.pick(("plain", "plain", "striped", "dotted"))
+    return _Draft(shape, colour, pattern, size, _draw_shape(dice, shape, dice.between(*SIZES[size])))
 
 
-def _shape(dice: Dice, shape: str, extent: int) -> list[Mask]:
-    """Masks of the parts of a shape; u and v are half pixels from the middle, so that -extent < u, v < extent."""
+def _draw_shape(dice: Dice, shape: str, extent: int) -> list[Mask]:
+    """Return masks of the parts of a shape; u and v are half pixels from the middle: -extent < u, v < extent."""
     row, column = _grid(extent, extent)
     u, v = 2 * column + 1 - extent, 2 * row + 1 - extent
     if shape == "cross":
@@ -210,14 +220,14 @@ _SHAPES = {
 }
 
 
-def _places(dice: Dice, drafts: list[_Draft], height: int, width: int) -> list[tuple[int, int]]:
-    """A corner (row, column) for each object, later ones in front, so that all stay visible; empty if one has none."""
+def _place_drafts(dice: Dice, drafts: list[_Draft], height: int, width: int) -> list[tuple[int, int]]:
+    """Return a corner (row, column) for each object, later objects in front, with all visible; empty if that fails."""
     owner = np.full((height, width), -1)
     corners: list[tuple[int, int]] = []
     for number, draft in enumerate(drafts):
         for _ in range(25):
             row, column = _corner(dice, drafts, corners, (height, width))
-            if _leaves_visible(owner, drafts, row, column, draft.mask):
+            if _leaves_others_visible(owner, drafts, row, column, draft.mask):
                 _window(owner, row, column, draft.mask)[draft.mask] = number
                 corners.append((row, column))
                 break
@@ -227,7 +237,7 @@ def _places(dice: Dice, drafts: list[_Draft], height: int, width: int) -> list[t
 
 
 def _corner(dice: Dice, drafts: list[_Draft], corners: list[tuple[int, int]], size: tuple[int, int]) -> tuple[int, int]:
-    """Anywhere in the image, or now and then close to an object that is already there."""
+    """Draw a corner anywhere in the image, or in a quarter of the cases close to an object that is already there."""
     extent = len(drafts[len(corners)].mask)
     rows, columns = size[0] - extent, size[1] - extent
     if not corners or dice.chance(75):
@@ -243,7 +253,7 @@ def _window(image: NDArray[Any], row: int, column: int, mask: Mask) -> NDArray[A
     return image[row : row + mask.shape[0], column : column + mask.shape[1]]
 
 
-def _leaves_visible(owner: Ints, drafts: list[_Draft], row: int, column: int, mask: Mask) -> bool:
+def _leaves_others_visible(owner: Ints, drafts: list[_Draft], row: int, column: int, mask: Mask) -> bool:
     covered = _window(owner, row, column, mask)[mask]
     for number in set(covered.tolist()) - {-1}:
         rest = int((owner == number).sum() - (covered == number).sum())
@@ -253,7 +263,7 @@ def _leaves_visible(owner: Ints, drafts: list[_Draft], row: int, column: int, ma
 
 
 def _background(dice: Dice, height: int, width: int) -> Ints:
-    """A texture between two muted colours, (height, width, 3)."""
+    """Draw a texture between two background colours, (height, width, 3)."""
     row, column = _grid(height, width)
     period = dice.between(3, 8)
     blend: Ints = (
@@ -262,13 +272,13 @@ def _background(dice: Dice, height: int, width: int) -> Ints:
         lambda: (row // period + column // period) % 2 * 160,
         lambda: (row * dice.between(0, 3) + column * dice.between(1, 3)) * 255 // (3 * (height + width)),
     )[dice.below(4)]()
-    one, two = (np.array(colour, dtype=np.int64) for colour in dice.shuffled(MUTED)[:2])
-    mixed = one * (255 - blend[..., None]) + two * blend[..., None]
+    first, second = (np.array(colour, dtype=np.int64) for colour in dice.shuffled(BACKGROUND_COLOURS)[:2])
+    mixed = first * (255 - blend[..., None]) + second * blend[..., None]
     return mixed // 255 + dice.noise(height, width, 9)[..., None]
 
 
 def _grid(height: int, width: int) -> tuple[Ints, Ints]:
-    """Row and column of every pixel."""
+    """Return row and column of every pixel."""
     row, column = np.indices((height, width), dtype=np.int64)
     return row, column
 
@@ -294,7 +304,7 @@ def _render(dice: Dice, drafts: list[_Draft], corners: list[tuple[int, int]], ca
     for number, (draft, (row, column)) in enumerate(zip(drafts, corners, strict=True)):
         visible = _window(owner, row, column, draft.mask) == number
         things.append(_thing(draft, row, column, visible))
-        loops = [loop for part in draft.parts for loop in polygons(part & visible)]
+        loops = [loop for part in draft.parts for loop in trace_polygons(part & visible)]
         segmentations.append([[value + (column, row)[k % 2] for k, value in enumerate(loop)] for loop in loops])
     return Scene(canvas.clip(0, 255).astype(np.uint8), things, segmentations)
 
@@ -307,7 +317,7 @@ def _thing(draft: _Draft, row: int, column: int, visible: Mask) -> Thing:
 
 
 def _paint(dice: Dice, draft: _Draft) -> Ints:
-    """Colour, pattern, light from the upper left, a contour that parts it from its like, and noise."""
+    """Paint colour, pattern, light from the upper left, a contour against objects of the same colour, and noise."""
     mask = draft.mask
     extent = len(mask)
     base = np.array(COLOURS[draft.colour])
@@ -331,8 +341,8 @@ def _pattern(dice: Dice, pattern: str, row: Ints, column: Ints) -> Mask:
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up
 
 
-def _loops(mask: Mask) -> list[list[int]]:
-    """Corners of the closed paths along the mask's border: clockwise round a region, the other way round a hole."""
+def _trace_loops(mask: Mask) -> list[list[int]]:
+    """Return the corners of the paths along the border of a mask: clockwise round regions, reversed round holes."""
     padded = np.pad(mask, 1)
     starts = ((-1, 0, 0, 0), (0, 1, 1, 0), (1, 0, 1, 1), (0, -1, 0, 1))  # neighbour's row, column; start's x, y
     edges: dict[tuple[int, int, int], None] = {}
@@ -342,12 +352,12 @@ def _loops(mask: Mask) -> list[list[int]]:
             edges[x + dx, y + dy, direction] = None
     loops = []
     while edges:
-        loops.append(_loop(edges, next(iter(edges))))
+        loops.append(_follow_loop(edges, next(iter(edges))))
     return loops
 
 
-def _loop(edges: dict[tuple[int, int, int], None], edge: tuple[int, int, int]) -> list[int]:
-    """Follow the border from an edge that begins at a corner, taking its edges out of the set."""
+def _follow_loop(edges: dict[tuple[int, int, int], None], edge: tuple[int, int, int]) -> list[int]:
+    """Follow the border from an edge that starts at a corner, and remove its edges from `edges`."""
     loop: list[int] = []
     last = -1
     while edge in edges:
@@ -356,7 +366,7 @@ def _loop(edges: dict[tuple[int, int, int], None], edge: tuple[int, int, int]) -
         if direction != last:
             loop += [x, y]
         x, y, last = x + _STEPS[direction][0], y + _STEPS[direction][1], direction
-        turns = ((x, y, (direction + turn) % 4) for turn in (1, 0, 3))  # right first: corners that touch stay apart
+        turns = ((x, y, (direction + turn) % 4) for turn in (1, 0, 3))  # right first: touching corners stay apart
         edge = next((turn for turn in turns if turn in edges), edge)
     return loop
 

@@ -1,0 +1,42 @@
+"""Runs of the references, the floors and ceilings without learning; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from risbench.data import source
+from risbench.data.index import Index
+from risbench.runs.job import Job
+from risbench.scoring import predictions_file, protocol, record, references
+from risbench.scoring.protocol import Protocol
+from risbench.scoring.record import Record
+from risbench.scoring.score import check_no_target_rule
+
+
+def run_references(names: Sequence[str], job: Job, seeds: Sequence[int], runs: Path) -> list[Record]:
+    """Predict, score and record references on every split under every protocol of a job.
+
+    Only `random-object` depends on the seed: the other references run with the first seed alone.
+    """
+    for name in names:
+        references.check_name(name)
+    index = source.open_index(job.dataset, job.data_root, job.images, job.partial)
+    splits = job.splits or [name for name in index.split_names() if index.card.splits[name].evaluation]
+    protocols = [protocol.load(name) for name in job.protocols]
+    check_no_target_rule(index, splits, protocols)
+    records = []
+    for name in names:
+        folder = runs / f"reference-{name}-{Path(job.dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        for split in splits:
+            for seed in seeds if name == "random-object" else seeds[:1]:
+                seed_folder = folder / f"seed{seed}" if len(seeds) > 1 else folder
+                records += [_run_reference(name, index, split, seed, chosen, seed_folder) for chosen in protocols]
+    return records
+
+
+def _run_reference(name: str, index: Index, split: str, seed: int, protocol: Protocol, folder: Path) -> Record:
+    predictions = references.predict(name, index, split, seed, protocol)
+    predictions_file.write(folder / "predictions" / f"{split}-{protocol.name}.parquet", predictions)
+    return record.score_and_write(folder, predictions, index, split, protocol, seed=seed, weights="none")

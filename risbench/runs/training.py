@@ -1,0 +1,150 @@
+"""The training of a run: build the model and its training samples, and run the trainer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from risbench import methods, progress
+from risbench.api import Method, Tokenizer
+from risbench.data import loader
+from risbench.data.index import Index
+from risbench.data.loader import TrainingSamples
+from risbench.data.split import Split
+from risbench.engine import checkpoint, predict
+from risbench.engine.checkpoint import Checkpoint, Facts
+from risbench.engine.train import Trainer, Validate
+from risbench.errors import InputError
+from risbench.runs.run import Run
+from risbench.scoring import metrics
+from risbench.scoring.predictions import Header
+from risbench.scoring.score import score_rows
+
+Sources = Sequence[tuple[Index, Split]]  # data sets with their train splits
+Rows = Sequence[tuple[int, int]]  # training expressions as (number of the source, row of its split)
+
+
+def train(run: Run) -> Checkpoint:
+    """Train, and return the best checkpoint. A run with --checkpoint trains nothing and returns that checkpoint."""
+    if run.job.checkpoint:
+        return Checkpoint(Path(run.job.checkpoint))
+    rows = loader.training_rows(run.training_indices, run.index)
+    sources = [(index, index.split("train")) for index in run.training_indices]
+    torch.manual_seed(run.job.seed)
+    try:
+        model, tokenizer = build_model(run, sources, rows)
+    except InputError:  # a setting that only building the network can refuse: leave no run behind
+        if not run.resumed and run.fabric.is_global_zero:
+            shutil.rmtree(run.folder)
+        raise
+    tokenizer = tokenizer.limited(run.settings.text.max_tokens)  # the tokenizer of --init may have another limit
+    if run.fabric.is_global_zero:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        progress.print_line(f"{run.folder.name}: {len(rows)} training expressions, {parameters:,} parameters")
+    trainer = Trainer(
+        model=model,
+        tokenizer=tokenizer,
+        recipe=run.settings,
+        samples=_training_samples(run, sources, rows, tokenizer),
+        validate=_validation(run, tokenizer),
+        folder=run.folder,
+        facts=_facts(run, model),
+        seed=run.job.seed,
+        fabric=run.fabric,
+    )
+    trainer.fit(run.resumed)
+    return Checkpoint(run.folder / "checkpoints" / "best")
+
+
+def build_model(run: Run, sources: Sources, rows: Rows) -> tuple[Method, Tokenizer]:
+    """Build the model and its tokenizer: as the run left them, from --init, or new with pretrained weights."""
+    last = checkpoint.recover(run.folder / "checkpoints" / "last")
+    if run.resumed and last.exists():
+        return _resumed_model(run, Checkpoint(last))
+    if run.initial_checkpoint:
+        return _initialised_model(run, run.initial_checkpoint)
+    return _new_model(run, sources, rows)
+
+
+def _resumed_model(run: Run, last: Checkpoint) -> tuple[Method, Tokenizer]:
+    """Build the network only: the trainer loads the weights with the rest of the training state."""
+    tokenizer = last.tokenizer()
+    model = methods.load(run.job.method).build(run.settings, tokenizer)
+    model.weights = last.facts.weights
+    return model, tokenizer
+
+
+def _initialised_model(run: Run, initial: Checkpoint) -> tuple[Method, Tokenizer]:
+    tokenizer = initial.tokenizer()
+    model = methods.load(run.job.method).build(run.settings, tokenizer)
+    checkpoint.load_weights(model, initial.weights)
+    model.weights = f"checkpoint {initial.facts.sha256[:12]} ({initial.facts.weights})"
+    return model, tokenizer
+
+
+def _new_model(run: Run, sources: Sources, rows: Rows) -> tuple[Method, Tokenizer]:
+    method = methods.load(run.job.method)
+    texts = [split.texts(run.settings.text.field) for _, split in sources]
+    tokenizer = method.tokenizer(run.settings, [texts[source][row] for source, row in rows])
+    model = method.build(run.settings, tokenizer)
+    model.load_pretrained(run.settings, tokenizer)
+    return model, tokenizer
+
+
+def _training_samples(run: Run, sources: Sources, rows: Rows, tokenizer: Tokenizer) -> TrainingSamples:
+    train = run.settings.train
+    return TrainingSamples(
+        sources=sources,
+        rows=rows,
+        field=run.settings.text.field,
+        tokenizer=tokenizer,
+        image=run.settings.image,
+        per_image=train.per_image,
+        min_scale=train.min_scale,
+        sentences=train.sentences,
+        ground_truth=train.ground_truth,
+    )
+
+
+def _facts(run: Run, model: Method) -> Facts:
+    """Describe the weights before the first epoch."""
+    initial = run.initial_checkpoint.facts.training_data if run.initial_checkpoint else []
+    has_pretraining = not all("from scratch" in part or "random" in part for part in model.weights.split("; "))
+    pretraining = run.settings.train.pretraining if has_pretraining else []
+    training_data = [*(index.card.name for index in run.training_indices), *pretraining, *initial]
+    return Facts(
+        method=methods.folder(run.job.method).name,
+        variants=run.variants,
+        training_data=list(dict.fromkeys(training_data)),
+        weights=model.weights,
+        seed=run.job.seed,
+        epoch=0,
+        training_seconds=0.0,
+    )
+
+
+def _validation(run: Run, tokenizer: Tokenizer) -> Validate:
+    """Return the function that validates while training: predictions, rows and metrics as in the evaluation."""
+    protocol = run.protocols[0]
+    split = run.index.split("val")
+    path = run.folder / "predictions" / "validation.parquet"
+
+    def validate(model: Method) -> dict[str, float | None]:
+        predictor = run.predictor(model, tokenizer, protocol)
+        header = Header(
+            dataset=run.index.card.name,
+            split="val",
+            input=dict(predictor.input_half),
+            scored_at=protocol.score.scored_at,
+            method=type(model).__module__,
+        )
+        if run.fabric.is_global_zero:  # parts of an interrupted validation come from other weights
+            shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
+        predictions = predict.predict_split(predictor, run.index, split, header, path, label="val")
+        rows = score_rows(predictions, run.index, "val", protocol)
+        return metrics.compute(metrics.Sums.from_rows(rows, protocol.score))
+
+    return validate

@@ -1,0 +1,59 @@
+"""`risbench segment`: the picture, the explanation and refused input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_segment_draws_a_picture(risbench: Command, trained: Path, small_root: Path, tmp_path: Path) -> None:
+    image = next((small_root / "images" / "small").glob("*.jpg"))
+    output = tmp_path / "out" / "left.png"
+    code, out, err = risbench("segment", image, "the left one", "--checkpoint", trained, "--output", output)
+    assert code == 0, err
+    with Image.open(output) as picture:
+        assert picture.width >= 1000
+    assert re.search(r"\d % of the image", out)
+
+
+def test_segment_draws_explanations_or_refuses_a_word(
+    risbench: Command, trained: Path, small_root: Path, tmp_path: Path
+) -> None:
+    image = next((small_root / "images" / "small").glob("*.jpg"))
+    code, out, err = risbench("segment", image, "the left one", "--checkpoint", trained, "--explain")
+    assert code == 0 and "% of the image" in out, err
+    with Image.open(tmp_path / "segment.png") as picture:
+        assert picture.width >= 1500  # a third column: H_mask
+    for word, message in (
+        ("left", "LTS shows H_mask, a map of the whole sentence"),
+        ("cup", "its words: the left one."),
+    ):
+        code, out, err = risbench(
+            "segment", image, "the left one", "--checkpoint", trained, "--explain", "--word", word, "--output", "x.png"
+        )
+        assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+        assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--explain"]])
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
+def test_segment_draws_a_strip_of_pixels(
+    risbench: Command, trained: Path, size: tuple[int, int], options: list[str], tmp_path: Path
+) -> None:
+    Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "strip.png")
+    code, _, err = risbench("segment", tmp_path / "strip.png", "the left one", "--checkpoint", trained, *options)
+    assert code == 0, err
+    with Image.open(tmp_path / "segment.png") as picture:
+        assert max(picture.size) <= 2500
+
+
+@pytest.mark.parametrize("output", [".", "picture", "picture.docx"])
+def test_segment_checks_its_output_before_any_work(risbench: Command, output: str) -> None:
+    code, _, err = risbench("segment", "none.jpg", "a cup", "--checkpoint", "nowhere", "--output", output)
+    assert code == 2 and f"--output {output} does not name a picture" in err

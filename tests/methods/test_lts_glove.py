@@ -1,0 +1,37 @@
+"""GloVe files: the vectors of the vocabulary, and the line of a defect."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from risbench.errors import InputError
+
+glove = importlib.import_module("risbench.methods.lts.glove")
+
+
+def test_glove_vectors_are_read_for_the_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_text("red 1 2\nof 3 4\ncup -1 0.5\n", encoding="utf-8")
+    vectors = glove.read_vectors(tmp_path / "glove.txt", ["cup", "red", "hat"], width=2)
+    assert {word: vector.tolist() for word, vector in vectors.items()} == {"red": [1, 2], "cup": [-1, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("red 1 2 3\n", "line 1: 'red' has 3 numbers"), ("cup 1 2\nred x y\n", "line 2")]
+)
+def test_a_wrong_glove_file_names_the_line(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "glove.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        glove.read_vectors(tmp_path / "glove.txt", ["red", "cup"], width=2)
+
+
+def test_a_missing_glove_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no GloVe file at .*none.txt"):
+        glove.read_vectors(tmp_path / "none.txt", ["red"], width=2)
+
+
+def test_a_folder_is_no_glove_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no GloVe text file"):
+        glove.read_vectors(tmp_path, ["red"], width=2)
