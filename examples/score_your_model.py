@@ -1,7 +1,7 @@
-"""Score a model of your own, here one that answers every expression with the whole image: put yours in its place.
+"""Score your own model. Here the prediction for every expression is the whole image: put your model in its place.
 
-It needs `pip install risbench`, and neither torch nor a GPU. `mini` is generated on first use; for RefCOCO, write
-"refcoco" in its place, and let RISBENCH_DATA name the folder of its files.
+It needs `pip install .` in a clone of risbench, and neither torch nor a GPU. `mini` is generated on first use. For
+RefCOCO, write "refcoco" instead and set RISBENCH_DATA to the folder of its files.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ import risbench
 
 
 def segment(image: Path, expression: str) -> np.ndarray:
-    """The mask of what an expression refers to, bool (height, width)."""
+    """Return the predicted mask of the referent, bool (height, width)."""
     with Image.open(image) as picture:
         return np.ones((picture.height, picture.width), dtype=bool)
 
 
-asked = risbench.expressions("mini", "val")
-masks = ((each.sent_id, segment(each.image, each.sent)) for each in asked)
-result = risbench.score(masks, "mini", "val")
+expressions = risbench.expressions("mini", "val")
+masks = ((expression.sent_id, segment(expression.image, expression.sent)) for expression in expressions)
+metrics = risbench.score(masks, "mini", "val")
 
-low, high = result["intervals"]["oIoU"]
-print(f"{result['n']} expressions: oIoU {result['oIoU']:.2f} [{low:.2f}, {high:.2f}], mIoU {result['mIoU']:.2f}")
+low, high = metrics["intervals"]["oIoU"]
+print(f"{metrics['n']} expressions: oIoU {metrics['oIoU']:.2f} [{low:.2f}, {high:.2f}], mIoU {metrics['mIoU']:.2f}")
