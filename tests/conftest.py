@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from risbench import datasets, methods
+from risbench.cli import app
 from risbench.data import index
 from risbench.data.index import Index
 
@@ -266,6 +267,26 @@ def short_training() -> list[str]:
         "train.milestones=[]",
         "image.size=64",
     ]
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run risbench in an empty folder and in this process; return exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["risbench", *map(str, arguments)])
+        code: object = 0
+        try:
+            app.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        assert isinstance(code, int), code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

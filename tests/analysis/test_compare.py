@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from risbench.analysis import compare
 from risbench.analysis.compare_tables import compare_tables
 from risbench.analysis.run_rows import RunRows
 from risbench.analysis.sides import Side
-from risbench.cli.app import main
 from risbench.errors import InputError
 from risbench.render import Table
 from risbench.scoring import metrics, protocol, statistics
@@ -216,34 +216,21 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> RunCommand:
+def run_compare(run_command: RunCommand, tmp_path: Path) -> RunCommand:
     """Run `risbench compare` in a folder that holds rows of two runs."""
-    monkeypatch.chdir(tmp_path)
     for name, table in (("a", rows(1)), ("b", rows(2, 0.05))):
         (tmp_path / name / "rows").mkdir(parents=True)
         table.to_parquet(tmp_path / name / "rows" / "val-original.parquet")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["risbench", "compare", *arguments])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
+    return partial(run_command, "compare")
 
 
-def test_the_command_prints_a_terminal_markdown_and_json(run_command: RunCommand) -> None:
-    code, shown, err = run_command("a", "b", "--flips", "3")
+def test_the_command_prints_a_terminal_markdown_and_json(run_compare: RunCommand) -> None:
+    code, shown, err = run_compare("a", "b", "--flips", "3")
     assert code == 0, err
     assert "oIoU on val, protocol original" in shown and "B: b/rows/val-original.parquet." in shown
-    code, markdown, _ = run_command("a", "b", "--format", "markdown", "--metric", "mIoU")
+    code, markdown, _ = run_compare("a", "b", "--format", "markdown", "--metric", "mIoU")
     assert code == 0 and "**mIoU on val, protocol original**" in markdown and "| B against A |" in markdown
-    code, text, _ = run_command("a", "b", "--format", "json")
+    code, text, _ = run_compare("a", "b", "--format", "json")
     first, every, flips = json.loads(text)["tables"]
     result = compare.compare([A, B])[1]["oIoU"]
     row = first["rows"][1]
@@ -268,7 +255,7 @@ def test_the_command_prints_a_terminal_markdown_and_json(run_command: RunCommand
         (["a", "b", "--protocol", "orignal"], "Did you mean 'original'"),
     ],
 )
-def test_bad_input_is_one_sentence(run_command: RunCommand, arguments: list[str], words: str) -> None:
-    code, out, err = run_command(*arguments)
+def test_bad_input_is_one_sentence(run_compare: RunCommand, arguments: list[str], words: str) -> None:
+    code, out, err = run_compare(*arguments)
     assert (code, out) == (2, "")
     assert words in err and err.startswith("error: ") and err.count("\n") == 1

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from risbench.cli import app
 from risbench.runs.job import Job
 from risbench.runs.opening import open_run
 from risbench.runs.training import train
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def risbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run risbench in an empty folder; return exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["risbench", *map(str, arguments)])
-        try:
-            app.main()
-            code: object = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capsys.readouterr()
-        assert isinstance(code, int), code
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 
 from risbench.cli import app, doctor
 
-Command = Callable[..., tuple[int, str, str]]
+RunCommand = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["table"], ["data"], ["data", "index"]], ids=" ".join)
-def test_h_is_help(risbench: Command, command: list[str]) -> None:
-    code, out, _ = risbench(*command, "-h")
-    assert code == 0 and (0, out, "") == risbench(*command, "--help")
+def test_h_is_help(run_command: RunCommand, command: list[str]) -> None:
+    code, out, _ = run_command(*command, "-h")
+    assert code == 0 and (0, out, "") == run_command(*command, "--help")
 
 
 def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,20 +28,22 @@ def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().out.split() == ["predict", "plan", "protocols"]
 
 
-def test_data_index_and_doctor_print_their_findings(risbench: Command, small_root: Path, small_card: Path) -> None:
-    code, out, _ = risbench("data", "index", small_card, "--data-root", small_root)
+def test_data_index_and_doctor_print_their_findings(
+    run_command: RunCommand, small_root: Path, small_card: Path
+) -> None:
+    code, out, _ = run_command("data", "index", small_card, "--data-root", small_root)
     assert code == 0 and "val: 1 images, 2 refs, 4 expressions" in out
-    code, out, _ = risbench("data", "doctor", small_card, "--data-root", small_root)
+    code, out, _ = run_command("data", "doctor", small_card, "--data-root", small_root)
     assert code == 0 and "overlapping" in out
 
 
-def test_a_torchvision_of_another_torch_is_recognised(risbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchvision_of_another_torch_is_recognised(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> object:
         if name == "timm":
             raise RuntimeError("operator torchvision::nms does not exist")
         return None
 
     monkeypatch.setattr(doctor, "importlib", SimpleNamespace(import_module=broken, metadata=importlib.metadata))
-    code, out, _ = risbench("doctor")
+    code, out, _ = run_command("doctor")
     assert code == 1
     assert "BROKEN" in out and "--force-reinstall torch torchvision" in out

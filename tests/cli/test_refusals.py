@@ -9,7 +9,7 @@ import pytest
 
 from risbench import methods
 
-Command = Callable[..., tuple[int, str, str]]
+RunCommand = Callable[..., tuple[int, str, str]]
 
 
 BAD: list[tuple[list[str], str]] = [
@@ -56,9 +56,9 @@ BAD: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    risbench: Command, arguments: list[str], words: str, tmp_path: Path
+    run_command: RunCommand, arguments: list[str], words: str, tmp_path: Path
 ) -> None:
-    code, out, err = risbench(*arguments)
+    code, out, err = run_command(*arguments)
     assert code == 2
     assert words in err
     assert err.startswith("error: ") and err.count("\n") == 1
@@ -66,45 +66,45 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 @pytest.mark.parametrize("output", [".", "val", "val.jsonl", "folder.parquet"])
-def test_predict_checks_its_output_before_any_work(risbench: Command, output: str, tmp_path: Path) -> None:
+def test_predict_checks_its_output_before_any_work(run_command: RunCommand, output: str, tmp_path: Path) -> None:
     (tmp_path / "folder.parquet").mkdir()
-    code, _, err = risbench("predict", "--checkpoint", "nowhere", "--split", "val", "--output", output)
+    code, _, err = run_command("predict", "--checkpoint", "nowhere", "--split", "val", "--output", output)
     assert code == 2 and f"--output {output} does not name a predictions file" in err
 
 
-def test_a_predictions_file_holds_one_split(risbench: Command, data_options: list[str], trained: Path) -> None:
+def test_a_predictions_file_holds_one_split(run_command: RunCommand, data_options: list[str], trained: Path) -> None:
     options = ["--checkpoint", trained, *data_options, "--split", "val,testA", "--output", "x.parquet"]
-    assert "one --split" in risbench("predict", *options)[2]
+    assert "one --split" in run_command("predict", *options)[2]
 
 
 def test_an_unknown_split_is_refused_before_training(
-    risbench: Command, data_options: list[str], short_training: list[str]
+    run_command: RunCommand, data_options: list[str], short_training: list[str]
 ) -> None:
-    code, _, err = risbench("run", "--method", "lts", *data_options, "--split", "test", *short_training)
+    code, _, err = run_command("run", "--method", "lts", *data_options, "--split", "test", *short_training)
     assert code == 2 and "test" in err and "epoch 1" not in err
 
 
 def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
-    risbench: Command, data_options: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_command: RunCommand, data_options: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(methods, "__path__", [*methods.__path__])  # a method given by path is added to it
     monkeypatch.setenv("RISBENCH_METHODS", "")
-    assert "leave --variant out" in risbench("run", "--checkpoint", trained, "--variant", "tiny", *data_options)[2]
+    assert "leave --variant out" in run_command("run", "--checkpoint", trained, "--variant", "tiny", *data_options)[2]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "recipe.toml").write_text("")
     (tmp_path / "other" / "other.py").write_text("")
     assert (
         "not of other. Leave --method out"
-        in risbench("run", "--checkpoint", trained, "--method", "other", *data_options)[2]
+        in run_command("run", "--checkpoint", trained, "--method", "other", *data_options)[2]
     )
 
 
 @pytest.mark.parametrize("override", ["train.lr=1e-5", "train.epochs=3", "model.loc_weight=1.0", "train.seed=1"])
 def test_an_override_without_effect_on_a_checkpoint_is_refused(
-    risbench: Command, data_options: list[str], trained: Path, override: str, tmp_path: Path
+    run_command: RunCommand, data_options: list[str], trained: Path, override: str, tmp_path: Path
 ) -> None:
     key = override.partition("=")[0]
-    code, _, err = risbench("run", "--checkpoint", trained, *data_options, override)
+    code, _, err = run_command("run", "--checkpoint", trained, *data_options, override)
     assert code == 2 and key in err and err.count("\n") == 1
     assert ("Only image.*" in err) != (key == "train.seed")  # an unknown key is said to be unknown
     assert not (tmp_path / "runs").exists()
@@ -116,8 +116,8 @@ def test_an_override_without_effect_on_a_checkpoint_is_refused(
     ids=" ".join,
 )
 @pytest.mark.parametrize("command", ["run", "train"])
-def test_resuming_takes_no_other_option(risbench: Command, command: str, arguments: list[str]) -> None:
-    code, _, err = risbench(command, "--resume", "nowhere", *arguments)
+def test_resuming_takes_no_other_option(run_command: RunCommand, command: str, arguments: list[str]) -> None:
+    code, _, err = run_command(command, "--resume", "nowhere", *arguments)
     label = arguments[0] if arguments[0].startswith("--") else "overrides of the recipe"
     assert code == 2 and f"--resume takes no {label}" in err
 
@@ -128,12 +128,14 @@ def test_resuming_takes_no_other_option(risbench: Command, command: str, argumen
     ids=" ".join,
 )
 def test_a_reference_takes_no_option_of_training(
-    risbench: Command, data_options: list[str], arguments: list[str]
+    run_command: RunCommand, data_options: list[str], arguments: list[str]
 ) -> None:
-    code, _, err = risbench("run", "--method", "reference/whole-image", *data_options, *arguments)
+    code, _, err = run_command("run", "--method", "reference/whole-image", *data_options, *arguments)
     assert code == 2 and "--method reference takes no" in err
 
 
-def test_a_checkpoint_takes_no_init_and_no_seeds(risbench: Command, data_options: list[str], trained: Path) -> None:
-    assert "leave one of them out" in risbench("run", "--checkpoint", trained, "--init", trained, *data_options)[2]
-    assert "leave --seed out" in risbench("run", "--checkpoint", trained, "--seed", "0,1", *data_options)[2]
+def test_a_checkpoint_takes_no_init_and_no_seeds(
+    run_command: RunCommand, data_options: list[str], trained: Path
+) -> None:
+    assert "leave one of them out" in run_command("run", "--checkpoint", trained, "--init", trained, *data_options)[2]
+    assert "leave --seed out" in run_command("run", "--checkpoint", trained, "--seed", "0,1", *data_options)[2]

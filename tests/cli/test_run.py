@@ -14,13 +14,13 @@ from risbench.runs.job import Job, resolve_settings
 from risbench.scoring import predictions_file
 from risbench.scoring.predictions import Predictions
 
-Command = Callable[..., tuple[int, str, str]]
+RunCommand = Callable[..., tuple[int, str, str]]
 
 
 def test_one_command_trains_predicts_scores_and_records(
-    risbench: Command, data_options: list[str], tmp_path: Path, short_training: list[str]
+    run_command: RunCommand, data_options: list[str], tmp_path: Path, short_training: list[str]
 ) -> None:
-    code, out, err = risbench(
+    code, out, err = run_command(
         "run", "--method", "lts", *data_options, "--split", "val,testA", "--seed", "0,1", "--json", *short_training
     )
     assert code == 0, err
@@ -32,12 +32,12 @@ def test_one_command_trains_predicts_scores_and_records(
             assert (folder / kind / f"val-original.{suffix}").is_file()
         assert (folder / "records" / "val-original-permuted.json").is_file()
 
-    code, out, _ = risbench("table", "--format", "csv")
+    code, out, _ = run_command("table", "--format", "csv")
     assert code == 0 and "lts" in out and "small" in out
 
 
 def test_a_checkpoint_is_evaluated_under_several_protocols(
-    risbench: Command, data_options: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_command: RunCommand, data_options: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files_computed: list[str] = []
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_is_evaluated_under_several_protocols(
     predict_split = predict.predict_split
     monkeypatch.setattr(predict, "predict_split", logging_predict_split)
     options = ["--split", "testB", "--protocol", "original,lts", "--json"]
-    code, out, err = risbench("run", "--checkpoint", trained, *data_options, *options)
+    code, out, err = run_command("run", "--checkpoint", trained, *data_options, *options)
     assert code == 0, err
     by_protocol = {r["protocol"]: r for r in json.loads(out)}
     assert set(by_protocol) == {"original", "lts"}
@@ -56,21 +56,21 @@ def test_a_checkpoint_is_evaluated_under_several_protocols(
     files = [run / "predictions" / f"testB-{name}.parquet" for name in by_protocol]
     assert files[0].read_bytes() == files[1].read_bytes()  # their input is the same for LTS
     assert files_computed == ["testB-original.parquet"]
-    risbench("run", "--checkpoint", trained, *data_options, *options, "predict.threshold=0.3")
+    run_command("run", "--checkpoint", trained, *data_options, *options, "predict.threshold=0.3")
     assert files_computed[1:] == ["testB-original.parquet", "testB-lts.parquet"]
 
     file = tmp_path / "testB.parquet"
-    code, _, err = risbench("predict", "--checkpoint", trained, *data_options, "--split", "testB", "--output", file)
+    code, _, err = run_command("predict", "--checkpoint", trained, *data_options, "--split", "testB", "--output", file)
     assert code == 0, err
-    code, out, _ = risbench("score", file, *data_options, "--split", "testB", "--json")
+    code, out, _ = run_command("score", file, *data_options, "--split", "testB", "--json")
     assert json.loads(out)["oIoU"] == by_protocol["original"]["metrics"]["oIoU"]
 
 
 def test_a_run_under_lavt_is_stored_at_480_and_cut_at_20_words(
-    risbench: Command, data_options: list[str], trained: Path, tmp_path: Path
+    run_command: RunCommand, data_options: list[str], trained: Path, tmp_path: Path
 ) -> None:
     options = ["--split", "testB", "--protocol", "lavt,lavt-train", "--json"]
-    code, out, err = risbench("run", "--checkpoint", trained, *data_options, *options, "predict.images_per_batch=1")
+    code, out, err = run_command("run", "--checkpoint", trained, *data_options, *options, "predict.images_per_batch=1")
     assert code == 0, err
     assert [(r["protocol"], r["n"], r["resized"]) for r in json.loads(out)] == [
         ("lavt", 3, False),
@@ -82,21 +82,21 @@ def test_a_run_under_lavt_is_stored_at_480_and_cut_at_20_words(
         header = predictions.header
         assert header and header.scored_at == (480, 480) and header.input["max_tokens"] == 20
         assert len(predictions) == number and {*predictions.height, *predictions.width} == {480}
-    code, out, _ = risbench("table")
+    code, out, _ = run_command("table")
     assert code == 0 and "lavt-train†" in out
 
 
 def test_a_run_under_other_released_protocols_is_recorded_and_explained(
-    risbench: Command, data_options: list[str], trained: Path, tmp_path: Path
+    run_command: RunCommand, data_options: list[str], trained: Path, tmp_path: Path
 ) -> None:
     options = ["--split", "testA", "--protocol", "original,cris,rela,simrec,zs-lavt", "--json"]
-    code, out, err = risbench("run", "--checkpoint", trained, *data_options, *options)
+    code, out, err = run_command("run", "--checkpoint", trained, *data_options, *options)
     assert code == 0, err
     by_name = {record["protocol"]: record for record in json.loads(out)}
     assert [record["n"] for record in by_name.values()] == [3, 3, 3, 3, 2]
     (folder,) = (tmp_path / "runs").iterdir()
     files = [folder / "records" / f"testA-{name}.json" for name in ("original", "cris")]
-    code, out, err = risbench("explain", *files, *data_options, "--format", "json")
+    code, out, err = run_command("explain", *files, *data_options, "--format", "json")
     assert code == 0, err
     (table,) = json.loads(out)["tables"]
     assert [row["step"] for row in table["rows"]] == ["A", "comparison", "metric", "input half", "B minus A"]
@@ -114,9 +114,11 @@ def test_overrides_of_a_checkpoint_set_the_number_of_words(
 
 
 @pytest.mark.parametrize("protocol", ["original", "lavt"])
-def test_references_make_records(risbench: Command, data_options: list[str], protocol: str, tmp_path: Path) -> None:
+def test_references_make_records(
+    run_command: RunCommand, data_options: list[str], protocol: str, tmp_path: Path
+) -> None:
     options = ["--protocol", protocol, "--split", "val", "--json"]
-    code, out, _ = risbench("run", "--method", "reference/whole-image,oracle-32", *data_options, *options)
+    code, out, _ = run_command("run", "--method", "reference/whole-image,oracle-32", *data_options, *options)
     assert code == 0
     floor, ceiling = json.loads(out)
     assert floor["metrics"]["oIoU"] < 50 < ceiling["metrics"]["oIoU"]
@@ -125,10 +127,12 @@ def test_references_make_records(risbench: Command, data_options: list[str], pro
         assert len(predictions_file.read(kept / "predictions" / f"val-{protocol}.parquet")) == floor["n"]
 
 
-def test_settings_of_a_prediction_can_be_overridden(risbench: Command, data_options: list[str], trained: Path) -> None:
+def test_settings_of_a_prediction_can_be_overridden(
+    run_command: RunCommand, data_options: list[str], trained: Path
+) -> None:
     overrides = ["image.size=32", "predict.threshold=0.1", "text.field=raw", "train.workers=0"]
     options = ["--checkpoint", trained, *data_options, "--split", "val", "--output", "x.parquet"]
-    code, _, err = risbench("predict", *options, *overrides)
+    code, _, err = run_command("predict", *options, *overrides)
     assert code == 0, err
     header = predictions_file.read(Path("x.parquet")).header
     assert header is not None and (header.input["image_size"], header.input["threshold"]) == (32, 0.1)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-Command = Callable[..., tuple[int, str, str]]
+RunCommand = Callable[..., tuple[int, str, str]]
 
 
-def test_segment_draws_a_picture(risbench: Command, trained: Path, small_root: Path, tmp_path: Path) -> None:
+def test_segment_draws_a_picture(run_command: RunCommand, trained: Path, small_root: Path, tmp_path: Path) -> None:
     image = next((small_root / "images" / "small").glob("*.jpg"))
     output = tmp_path / "out" / "left.png"
-    code, out, err = risbench("segment", image, "the left one", "--checkpoint", trained, "--output", output)
+    code, out, err = run_command("segment", image, "the left one", "--checkpoint", trained, "--output", output)
     assert code == 0, err
     with Image.open(output) as picture:
         assert picture.width >= 1000
@@ -23,10 +23,10 @@ def test_segment_draws_a_picture(risbench: Command, trained: Path, small_root: P
 
 
 def test_segment_draws_explanations_or_refuses_a_word(
-    risbench: Command, trained: Path, small_root: Path, tmp_path: Path
+    run_command: RunCommand, trained: Path, small_root: Path, tmp_path: Path
 ) -> None:
     image = next((small_root / "images" / "small").glob("*.jpg"))
-    code, out, err = risbench("segment", image, "the left one", "--checkpoint", trained, "--explain")
+    code, out, err = run_command("segment", image, "the left one", "--checkpoint", trained, "--explain")
     assert code == 0 and "% of the image" in out, err
     with Image.open(tmp_path / "segment.png") as picture:
         assert picture.width >= 1500  # a third column: H_mask
@@ -34,7 +34,7 @@ def test_segment_draws_explanations_or_refuses_a_word(
         ("left", "LTS shows H_mask, a map of the whole sentence"),
         ("cup", "its words: the left one."),
     ):
-        code, out, err = risbench(
+        code, out, err = run_command(
             "segment", image, "the left one", "--checkpoint", trained, "--explain", "--word", word, "--output", "x.png"
         )
         assert (code, out) == (2, "") and message in err and err.count("\n") == 1
@@ -44,16 +44,16 @@ def test_segment_draws_explanations_or_refuses_a_word(
 @pytest.mark.parametrize("options", [[], ["--explain"]])
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
 def test_segment_draws_a_strip_of_pixels(
-    risbench: Command, trained: Path, size: tuple[int, int], options: list[str], tmp_path: Path
+    run_command: RunCommand, trained: Path, size: tuple[int, int], options: list[str], tmp_path: Path
 ) -> None:
     Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "strip.png")
-    code, _, err = risbench("segment", tmp_path / "strip.png", "the left one", "--checkpoint", trained, *options)
+    code, _, err = run_command("segment", tmp_path / "strip.png", "the left one", "--checkpoint", trained, *options)
     assert code == 0, err
     with Image.open(tmp_path / "segment.png") as picture:
         assert max(picture.size) <= 2500
 
 
 @pytest.mark.parametrize("output", [".", "picture", "picture.docx"])
-def test_segment_checks_its_output_before_any_work(risbench: Command, output: str) -> None:
-    code, _, err = risbench("segment", "none.jpg", "a cup", "--checkpoint", "nowhere", "--output", output)
+def test_segment_checks_its_output_before_any_work(run_command: RunCommand, output: str) -> None:
+    code, _, err = run_command("segment", "none.jpg", "a cup", "--checkpoint", "nowhere", "--output", output)
     assert code == 2 and f"--output {output} does not name a picture" in err

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from risbench.cli.app import main
 from risbench.data import rle
 from risbench.data.index import Index
 from risbench.runs.evaluation import evaluate
@@ -24,24 +24,10 @@ SHORT = ["train.batch_size=4", "train.per_image=1", "train.epochs=1", "image.siz
 
 
 @pytest.fixture
-def run_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, small_root: Path
-) -> RunCommand:
-    """Run `risbench check` in an empty folder; return its exit code, its output and its errors."""
-    monkeypatch.chdir(tmp_path)
+def run_check(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, small_root: Path) -> RunCommand:
+    """Run `risbench check` on the small data set."""
     monkeypatch.setenv("RISBENCH_DATA", str(small_root))
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["risbench", "check", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        assert isinstance(code, int)
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_command, "check")
 
 
 @pytest.fixture
@@ -53,9 +39,9 @@ def oracle_file(small_index: Index, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def predictions_baseline(run_command: RunCommand, oracle_file: Path, small_card: Path) -> Path:
+def predictions_baseline(run_check: RunCommand, oracle_file: Path, small_card: Path) -> Path:
     """A baseline of predictions alone."""
-    code, _, err = run_command("--update", "--baseline", "kept.json", oracle_file, "--dataset", small_card)
+    code, _, err = run_check("--update", "--baseline", "kept.json", oracle_file, "--dataset", small_card)
     assert (code, err) == (0, "")
     return Path("kept.json")
 
@@ -73,9 +59,9 @@ def five_runs(small_root: Path, small_card: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture
-def runs_baseline(run_command: RunCommand, five_runs: list[Path], small_card: Path) -> Path:
+def runs_baseline(run_check: RunCommand, five_runs: list[Path], small_card: Path) -> Path:
     """A baseline of five seeds."""
-    code, _, err = run_command("--update", "--baseline", "trained.json", *five_runs, "--dataset", small_card)
+    code, _, err = run_check("--update", "--baseline", "trained.json", *five_runs, "--dataset", small_card)
     assert (code, err) == (0, "")
     return Path("trained.json")
 

@@ -33,9 +33,9 @@ def answers(text: str) -> list[dict[str, Any]]:
 
 
 def test_what_has_not_changed_passes_under_every_protocol_that_can_score_it(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path
 ) -> None:
-    code, text, err = run_command("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
+    code, text, err = run_check("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
     assert (code, err) == (0, "")
     verdicts = {row["check"]: row["verdict"] for row in answers(text)}
     known = map(protocol.load, protocol.names())
@@ -44,25 +44,25 @@ def test_what_has_not_changed_passes_under_every_protocol_that_can_score_it(
 
 
 def test_a_baseline_keeps_identities_and_counts_and_one_image_shows_no_change(
-    run_command: RunCommand, predictions_baseline: Path
+    run_check: RunCommand, predictions_baseline: Path
 ) -> None:
     rows = pd.read_parquet(predictions_baseline.with_suffix("") / "rows" / "val-original.parquet")
     assert list(rows) == [*baselines.kept_columns(rows)] and len(rows) == 4
     assert not (predictions_baseline.with_suffix("") / "checkpoints").exists()
-    code, text, err = run_command("kept", "kept")
+    code, text, err = run_check("kept", "kept")
     assert code == 2 and "oIoU has no interval of a difference here: give another --metric, or more images" in err
 
 
 @pytest.mark.parametrize("step", [(1, 0), (-1, 0), (0, 1), (0, -1)])
 def test_ground_truth_off_by_one_pixel_is_found(
-    run_command: RunCommand,
+    run_check: RunCommand,
     predictions_baseline: Path,
     small_card: Path,
     step: tuple[int, int],
     shift_ground_truth: Callable[[tuple[int, int]], None],
 ) -> None:
     shift_ground_truth(step)
-    code, text, _ = run_command("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
+    code, text, _ = run_check("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
     assert code == 1
     (oiou,) = [row for row in answers(text) if (row["check"], row["number"]) == ("kept, golden, original", "oIoU")]
     assert oiou["verdict"] == "FAILED: changed"
@@ -75,14 +75,14 @@ def test_ground_truth_off_by_one_pixel_is_found(
 
 
 def test_a_swapped_split_is_found(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path, swap_splits: Callable[[str, str], None]
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path, swap_splits: Callable[[str, str], None]
 ) -> None:
     swap_splits("val", "testA")
-    code, text, _ = run_command("--baseline", predictions_baseline, "--dataset", small_card)
+    code, text, _ = run_check("--baseline", predictions_baseline, "--dataset", small_card)
     assert code == 1 and "kept, golden, original: Not in split 'testA'" in " ".join(text.split())
 
 
-def test_one_pixel_of_one_mask_is_found(run_command: RunCommand, predictions_baseline: Path, small_card: Path) -> None:
+def test_one_pixel_of_one_mask_is_found(run_check: RunCommand, predictions_baseline: Path, small_card: Path) -> None:
     stored = baselines.predictions_path(baselines.read(predictions_baseline), predictions_baseline.with_suffix(""))
     masks = predictions_file.read(stored)
     size = (int(masks.height[2]), int(masks.width[2]))
@@ -90,7 +90,7 @@ def test_one_pixel_of_one_mask_is_found(run_command: RunCommand, predictions_bas
     mask[0, 0] = not mask[0, 0]
     masks.counts[2] = rle.encode(mask)
     predictions_file.write(stored, masks)
-    code, text, _ = run_command(
+    code, text, _ = run_check(
         "--baseline", predictions_baseline, "--dataset", small_card, "--tier", "golden", "--format", "json"
     )
     changed = {row["number"]: row["is"] - row["was"] for row in answers(text) if "original" in row["check"]}
@@ -98,13 +98,13 @@ def test_one_pixel_of_one_mask_is_found(run_command: RunCommand, predictions_bas
 
 
 def test_rows_that_changed_behind_equal_sums_are_found(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path
 ) -> None:
     file = predictions_baseline.with_suffix("") / "rows" / "val-original.parquet"
     rows = pd.read_parquet(file)
     rows.loc[[0, 3], "sent_id"] = rows.loc[[3, 0], "sent_id"].to_numpy()
     rows.to_parquet(file, index=False)
-    code, text, _ = run_command("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
+    code, text, _ = run_check("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
     (first,) = [row for row in answers(text) if row["check"] == "kept, golden, original"]
     assert code == 1 and first["verdict"] == "FAILED: changed, though not in their sums"
 
@@ -112,8 +112,8 @@ def test_rows_that_changed_behind_equal_sums_are_found(
 # weights and trainings
 
 
-def test_weights_and_training_come_to_the_same(run_command: RunCommand, runs_baseline: Path, small_card: Path) -> None:
-    code, text, err = run_command("--baseline", runs_baseline, "--dataset", small_card, "--format", "json")
+def test_weights_and_training_come_to_the_same(run_check: RunCommand, runs_baseline: Path, small_card: Path) -> None:
+    code, text, err = run_check("--baseline", runs_baseline, "--dataset", small_card, "--format", "json")
     assert code == 0, text + err
     verdicts = {row["check"]: row["verdict"] for row in answers(text)}
     assert verdicts["trained, network"] == "the same" and verdicts["trained, training"] == "the same as recorded"
@@ -136,13 +136,13 @@ def test_weights_and_training_come_to_the_same(run_command: RunCommand, runs_bas
     ],
 )
 def test_a_training_is_compared_with_its_seeds(
-    run_command: RunCommand, runs_baseline: Path, small_card: Path, recorded: float, code: int, verdict: str
+    run_check: RunCommand, runs_baseline: Path, small_card: Path, recorded: float, code: int, verdict: str
 ) -> None:
     content = json.loads(runs_baseline.read_text())
     for number, seed in enumerate(content["training"]["seeds"]):
         seed["metrics"] |= {"oIoU": recorded + number, "mIoU": recorded + number}
     runs_baseline.write_text(json.dumps(content))
-    exit_code, text, _ = run_command(
+    exit_code, text, _ = run_check(
         "--baseline", runs_baseline, "--dataset", small_card, "--tier", "training", "--format", "json"
     )
     assert exit_code == code and [row["verdict"] for row in answers(text)] == [verdict] * 2
@@ -151,7 +151,7 @@ def test_a_training_is_compared_with_its_seeds(
 
 
 def test_masks_that_differ_fail_beyond_the_pixels_that_may(
-    run_command: RunCommand, runs_baseline: Path, small_card: Path, monkeypatch: pytest.MonkeyPatch
+    run_check: RunCommand, runs_baseline: Path, small_card: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to_masks = images.to_masks
 
@@ -164,7 +164,7 @@ def test_masks_that_differ_fail_beyond_the_pixels_that_may(
     content = json.loads(runs_baseline.read_text())
     for allowed, code, verdict in ((4, 0, "4 may"), (3, 1, "FAILED: 3 may")):
         runs_baseline.write_text(json.dumps({**content, "flipped": allowed}))
-        exit_code, text, _ = run_command(
+        exit_code, text, _ = run_check(
             "--baseline", runs_baseline, "--dataset", small_card, "--tier", "network", "--format", "json"
         )
         first = answers(text)[0]
@@ -172,12 +172,12 @@ def test_masks_that_differ_fail_beyond_the_pixels_that_may(
 
 
 def test_predictions_that_differ_only_in_their_peaks_are_found(
-    run_command: RunCommand, runs_baseline: Path, small_card: Path
+    run_check: RunCommand, runs_baseline: Path, small_card: Path
 ) -> None:
     stored = baselines.predictions_path(baselines.read(runs_baseline), runs_baseline.with_suffix(""))
     answer = predictions_file.read(stored)
     predictions_file.write(stored, replace(answer, peak_row=(answer.peak_row + 1) % answer.height))
-    code, text, _ = run_command(
+    code, text, _ = run_check(
         "--baseline", runs_baseline, "--dataset", small_card, "--tier", "network", "--format", "json"
     )
     numbers = {row["number"]: row["is"] for row in answers(text)}
@@ -185,7 +185,7 @@ def test_predictions_that_differ_only_in_their_peaks_are_found(
 
 
 def test_a_method_is_found_again_by_its_path(
-    run_command: RunCommand, five_runs: list[Path], tmp_path: Path, small_card: Path, small_root: Path
+    run_check: RunCommand, five_runs: list[Path], tmp_path: Path, small_card: Path, small_root: Path
 ) -> None:
     """In a process of its own, which has not trained it."""
     shutil.copytree(Path(__file__).parents[2] / "methods" / "lts", tmp_path / "own" / "mine")
@@ -197,7 +197,7 @@ def test_a_method_is_found_again_by_its_path(
         Job(**{**job, "method": "own/mine"}).write(copy)
         facts = copy / "checkpoints" / "best" / "checkpoint.json"
         facts.write_text(json.dumps({**json.loads(facts.read_text()), "method": "mine"}))
-    code, _, err = run_command("--update", "--baseline", "gate.json", *copies)
+    code, _, err = run_check("--update", "--baseline", "gate.json", *copies)
     assert (code, err) == (0, "")
     command = [sys.executable, "-m", "risbench", "check", "--baseline", "gate.json", "--dataset", str(small_card)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RISBENCH_DATA": str(small_root)}
@@ -208,30 +208,30 @@ def test_a_method_is_found_again_by_its_path(
 @pytest.mark.parametrize("damage", [b"", b"PAR1 and nothing else"])
 @pytest.mark.parametrize("what", ["rows", "predictions"])
 def test_damaged_files_of_a_baseline_are_no_regression(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path, what: str, damage: bytes
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path, what: str, damage: bytes
 ) -> None:
     (predictions_baseline.with_suffix("") / what / "val-original.parquet").write_bytes(damage)
-    code, text, err = run_command("--baseline", predictions_baseline, "--dataset", small_card)
+    code, text, err = run_check("--baseline", predictions_baseline, "--dataset", small_card)
     assert (code, text) == (2, "") and f"{what}/val-original.parquet" in err and err.count("\n") == 1
 
 
 def test_rows_of_other_expressions_are_no_regression(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path
 ) -> None:
     file = predictions_baseline.with_suffix("") / "rows" / "val-original.parquet"
     pd.read_parquet(file).iloc[:3].to_parquet(file, index=False)
-    code, _, err = run_command("--baseline", predictions_baseline, "--dataset", small_card)
+    code, _, err = run_check("--baseline", predictions_baseline, "--dataset", small_card)
     assert code == 2 and "val-original.parquet has other expressions than the split" in err
 
 
 def test_a_number_that_changed_over_the_same_rows_has_no_interval_and_no_flips(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path
 ) -> None:
     content = json.loads(predictions_baseline.read_text())
     content["scores"]["original"]["oIoU"] += 1
     del content["scores"]["original"]["P@0.6"]  # which was no metric then
     predictions_baseline.write_text(json.dumps(content))
-    code, text, _ = run_command("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
+    code, text, _ = run_check("--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
     (line,) = [row for row in answers(text) if row["check"] == "kept, golden, original"]
     assert code == 1 and (line["number"], line["verdict"]) == ("oIoU", "FAILED: changed, of the same rows")
     assert len(json.loads(text)["tables"]) == 1
@@ -257,20 +257,20 @@ def test_a_number_that_changed_over_the_same_rows_has_no_interval_and_no_flips(
     ],
 )
 def test_bad_input_is_one_sentence(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path, arguments: list[str], words: str
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path, arguments: list[str], words: str
 ) -> None:
     more = ["--dataset", str(small_card)] if "kept.json" in arguments and "oracle.parquet" not in arguments else []
-    code, _, err = run_command(*arguments, *more)
+    code, _, err = run_check(*arguments, *more)
     assert code == 2 and words in err and err.count("\n") == 1
 
 
 def test_a_baseline_that_is_none_and_one_of_other_annotations_are_refused(
-    run_command: RunCommand, predictions_baseline: Path, small_card: Path
+    run_check: RunCommand, predictions_baseline: Path, small_card: Path
 ) -> None:
     content = json.loads(predictions_baseline.read_text())
     predictions_baseline.write_text(json.dumps({**content, "index": "0" * 64}))
-    code, _, err = run_command("--baseline", predictions_baseline, "--dataset", small_card)
+    code, _, err = run_check("--baseline", predictions_baseline, "--dataset", small_card)
     assert code == 2 and "was made with other annotations (00000000)" in err
     predictions_baseline.write_text(json.dumps({**content, "scores": 3}))
-    code, _, err = run_command("--baseline", predictions_baseline, "--dataset", small_card)
+    code, _, err = run_check("--baseline", predictions_baseline, "--dataset", small_card)
     assert code == 2 and "kept.json is no baseline (scores:" in err

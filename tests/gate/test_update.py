@@ -18,33 +18,33 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 
 def test_an_update_shows_what_it_changes(
-    run_command: RunCommand,
+    run_check: RunCommand,
     predictions_baseline: Path,
     small_card: Path,
     shift_ground_truth: Callable[[tuple[int, int]], None],
 ) -> None:
     again = ("--update", "--baseline", predictions_baseline, "--dataset", small_card, "--format", "json")
     before = predictions_baseline.read_text()
-    assert json.loads(run_command(*again)[1])["tables"][0]["rows"] == []
+    assert json.loads(run_check(*again)[1])["tables"][0]["rows"] == []
     assert {**json.loads(predictions_baseline.read_text()), "created": ""} == {**json.loads(before), "created": ""}
     shift_ground_truth((1, 0))
-    rows = json.loads(run_command(*again)[1])["tables"][0]["rows"]
+    rows = json.loads(run_check(*again)[1])["tables"][0]["rows"]
     was = json.loads(before)["scores"]["original"]["oIoU"]
     (oiou,) = [row for row in rows if row["number"] == "oIoU, original"]
     assert oiou["was"] == was and oiou["is"] == baselines.read(predictions_baseline).scores["original"]["oIoU"] != was
-    assert run_command("--baseline", predictions_baseline, "--dataset", small_card)[0] == 0
+    assert run_check("--baseline", predictions_baseline, "--dataset", small_card)[0] == 0
 
 
-def test_an_update_trains_every_seed_again(run_command: RunCommand, runs_baseline: Path, small_card: Path) -> None:
+def test_an_update_trains_every_seed_again(run_check: RunCommand, runs_baseline: Path, small_card: Path) -> None:
     before = runs_baseline.read_text()
-    code, text, err = run_command("--update", "--baseline", runs_baseline, "--dataset", small_card, "--format", "json")
+    code, text, err = run_check("--update", "--baseline", runs_baseline, "--dataset", small_card, "--format", "json")
     assert code == 0 and json.loads(text)["tables"][0]["rows"] == [], text + err
     ours, theirs = json.loads(before)["training"], json.loads(runs_baseline.read_text())["training"]
     assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
 def test_an_update_leaves_the_old_baseline_whatever_fails(
-    run_command: RunCommand,
+    run_check: RunCommand,
     predictions_baseline: Path,
     oracle_file: Path,
     small_card: Path,
@@ -60,32 +60,30 @@ def test_an_update_leaves_the_old_baseline_whatever_fails(
 
     before, replaced = whole(), os.replace
     monkeypatch.setattr(os, "replace", failing)
-    assert run_command("--update", "--baseline", predictions_baseline, oracle_file, "--dataset", small_card)[0] == 2
+    assert run_check("--update", "--baseline", predictions_baseline, oracle_file, "--dataset", small_card)[0] == 2
     assert whole() == before
 
 
-def test_an_update_replaces_nothing_but_a_baseline(
-    run_command: RunCommand, oracle_file: Path, small_card: Path
-) -> None:
+def test_an_update_replaces_nothing_but_a_baseline(run_check: RunCommand, oracle_file: Path, small_card: Path) -> None:
     Path("precious").mkdir()
     Path("precious/thesis.txt").write_text("years")
     for _ in range(2):
-        code, _, err = run_command("--update", "--baseline", "precious.json", oracle_file, "--dataset", small_card)
+        code, _, err = run_check("--update", "--baseline", "precious.json", oracle_file, "--dataset", small_card)
         assert code == 2 and "precious, where the files of precious.json go, is something else" in err
         assert Path("precious/thesis.txt").read_text() == "years"
         Path("precious.json").write_text("{}")
 
 
 def test_runs_that_are_not_one_training_are_refused(
-    run_command: RunCommand, five_runs: list[Path], tmp_path: Path
+    run_check: RunCommand, five_runs: list[Path], tmp_path: Path
 ) -> None:
     new = ("--update", "--baseline", "new.json")
-    code, _, err = run_command(*new, *five_runs[:4], five_runs[0])
+    code, _, err = run_check(*new, *five_runs[:4], five_runs[0])
     assert code == 2 and "have the seeds 0, 1, 2, 3, 0: give each seed once" in err
     other = tmp_path / "other"
     shutil.copytree(five_runs[4], other)
     job = tomllib.loads((other / "run.toml").read_text())
     Job(**{**job, "overrides": ["train.epochs=2"]}).write(other)
-    code, _, err = run_command(*new, *five_runs[:4], other)
+    code, _, err = run_check(*new, *five_runs[:4], other)
     assert code == 2 and "The runs differ in overrides" in err
     assert not Path("new.json").exists() and not Path("new").exists()

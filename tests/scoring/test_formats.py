@@ -16,7 +16,6 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from risbench.cli.app import main
 from risbench.data.index import Index
 from risbench.data.split import Split
 from risbench.errors import InputError
@@ -299,24 +298,6 @@ def test_predictions_of_another_split_or_size_are_not_exported(
 
 
 RunCommand = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> RunCommand:
-    """Run risbench in an empty folder; return exit code, stdout and stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["risbench", *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_imported_masks_are_scored_and_exported_by_commands(

@@ -18,7 +18,6 @@ from risbench.analysis.compare_tables import compare_tables
 from risbench.analysis.explain import KNOBS
 from risbench.analysis.run_rows import RunOptions
 from risbench.analysis.sides import open_sides
-from risbench.cli.app import main
 from risbench.data import rle
 from risbench.data.index import Index
 from risbench.errors import InputError
@@ -221,24 +220,6 @@ def test_refcoco_can_be_scored_by_the_rule_too(small_index: Index) -> None:
 
 
 # commands
-
-
-@pytest.fixture
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> RunCommand:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["risbench", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capsys.readouterr()
-        assert isinstance(code, int), code
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
