@@ -50,10 +50,11 @@ graph: $(VENV)/dev ## print the import graph: levels, circles, rooms that reach 
 dist: $(VENV)/dev ## build the sdist and the wheel into dist/
 	$(BIN)/python -m hatchling build
 
-clean: ## remove .venv, runs, site and dist
-	rm -rf $(VENV) runs site dist
+clean: ## remove .venv, site and dist, which can be made again; runs stay
+	rm -rf $(VENV) site dist
 
 $(VENV)/made: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; old = sys.version_info < (3, 11); sys.exit("risbench needs Python 3.11 or newer, and $(PYTHON) is Python %d.%d: make PYTHON=python3.12 takes another one." % sys.version_info[:2] if old else 0)'
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 

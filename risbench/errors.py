@@ -16,14 +16,30 @@ class InputError(ValueError):
     """Wrong input: the message names the value, the problem and the cure."""
 
 
+_SETS_OF_DATA = ("data set", "split")
+_SEPARATORS = str.maketrans("", "", " -_.")
+
+
 def unknown(what: str, name: str, known: Iterable[str], more: str = "") -> InputError:
-    """Return the error for an unknown name: it lists the known names and proposes the nearest."""
+    """Return the error for an unknown name: it lists the known names and proposes up to three that may be meant.
+
+    Names of equal letters come first. If there is none, no set of data is proposed: the nearest one is another set, and
+    who follows a wrong guess measures on that without notice.
+    """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
+    guesses = [other for other in names if _letters(other) == _letters(name)]
+    if not guesses and not what.startswith(_SETS_OF_DATA):
+        nearest = difflib.get_close_matches(name, names, n=1)
+        guesses = list(dict.fromkeys([*nearest, *difflib.get_close_matches(name, names, n=3, cutoff=0.8)]))
+    guess = f" Did you mean {' or '.join(map(repr, guesses))}?" if guesses else ""
     return InputError(
         f"Unknown {what} {name!r}.{guess} Known: {', '.join(names) or 'none'}.{' ' + more if more else ''}"
     )
+
+
+def _letters(name: str) -> str:
+    """Return a name without what is easily mistyped: case, and the separators of words."""
+    return name.casefold().translate(_SEPARATORS)
 
 
 def defect(error: ValidationError) -> str:

@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import stat
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +33,29 @@ TEXT_LIMIT = 64 * 2**20  # bytes of a card, recipe, record, baseline, plan or ru
 DATA_LIMIT = 4 * 2**30  # bytes of an annotation or predictions file; COCO's largest JSON has 0.4 GiB
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BYTE_ORDER_MARK = "\ufeff"  # some editors of Windows begin every text file with it
+_WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
+_UNPACK = "Unpack it and give the file in it."
+_FOREIGN = {  # what begins with these bytes, and what to do
+    b"\xff\xfe": ("text in UTF-16, as PowerShell writes it", "Write it in UTF-8."),
+    b"\xfe\xff": ("text in UTF-16", "Write it in UTF-8."),
+    b"version https://git-lfs": ("a pointer of git-lfs, not the file itself", "Run git lfs pull in its folder."),
+    b"PK\x03\x04": ("a zip archive", _UNPACK),
+    b"PK\x05\x06": ("an empty zip archive", "Give another file."),
+    b"\x1f\x8b": ("a gzip archive", _UNPACK),
+    b"BZh": ("a bzip2 archive", _UNPACK),
+    b"\xfd7zXZ": ("an xz archive", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("a zstd archive", _UNPACK),
+    b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
+    b"Rar!": ("a RAR archive", _UNPACK),
+    b"\x89HDF": ("an HDF5 file", "Give another file."),
+    b"\x93NUMPY": ("a NumPy array", "Give another file."),
+    b"PAR1": ("a Parquet file", "Give another file."),
+    b"ARROW1": ("an Arrow file", "Give another file."),
+    b"\x89PNG": ("a PNG picture", "Give another file."),
+    b"\xff\xd8\xff": ("a JPEG picture", "Give another file."),
+    b"%PDF": ("a PDF", "Give another file."),
+}
 
 
 # writing
@@ -43,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Parent folders are made. A folder takes no place that is taken. Raises InputError, and leaves `path` as it was, if
     it cannot be written, for example because the disk is full.
     """
-    path = path.resolve()  # a link stays a link to the new file
+    path = Path(os.path.realpath(path))  # a link stays a link to the new file
     new = _temporary(path)
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -53,11 +78,29 @@ def replacing(path: Path) -> Iterator[Path]:
         yield new
         sync(new)
         os.replace(new, path)
-        _sync_entries(path.parent)
+        sync_entries(path.parent)
     except OSError as error:
         raise unwritable(path, error) from None
     finally:
-        _remove(new)
+        remove(new)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, under a temporary name, which is removed when the block ends.
+
+    Raises InputError if it cannot be made, or if a file of the block cannot be written.
+    """
+    folder = _temporary(Path(os.path.realpath(path)))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep(folder.parent, path.name)
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        remove(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,10 +129,10 @@ def sync(path: Path) -> None:
     for child in path.iterdir():
         if not child.is_symlink():
             sync(child)
-    _sync_entries(path)
+    sync_entries(path)
 
 
-def _sync_entries(folder: Path) -> None:
+def sync_entries(folder: Path) -> None:
     """Flush the names in a folder to the disk, where the system can: Windows opens no folders."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -99,13 +142,17 @@ def _sync_entries(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sweep(folder: Path, name: str = "") -> None:
-    """Remove what killed processes of this machine left in a folder under a temporary name, or only that of `name`."""
+def sweep(folder: Path, name: str = "", anyone: bool = False) -> None:
+    """Remove what killed processes of this machine left in a folder under a temporary name, or only that of `name`.
+
+    With `anyone` every temporary file is removed: the caller knows that no other process works in the folder.
+    """
     for path in folder.glob(f".{glob.escape(_shortened(name)) if name else '*'}.*.tmp"):
         host, _, rest = path.name.split(".")[-2].partition("-")
         pid = rest.partition("-")[0]
-        if host == _host() and pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            _remove(path)
+        is_dead = host == _host() and pid.isdecimal() and not psutil.pid_exists(int(pid))
+        if is_dead or (anyone and len(host) == 8 and pid.isdecimal()):
+            remove(path)
 
 
 def _temporary(path: Path) -> Path:
@@ -126,7 +173,8 @@ def _host() -> str:
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -154,18 +202,48 @@ def check_regular(path: Path, limit: int = DATA_LIMIT) -> None:
         raise InputError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read. Give another file.")
 
 
+def foreign_kind(path: Path, text: bool = False) -> str:
+    """Say what a file is that is often given by mistake for a file of data, and what to do, or return "".
+
+    `text` says that the data themselves are text.
+    """
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "empty: its download or copy was cut off. Fetch it again."
+    if not start.strip(b"\0"):
+        return "a file of zeros: its download or copy did not end. Fetch it again."
+    if _WEB_PAGE.match(start):
+        return "a web page, sent in place of the file. Open its address in a browser, and download the file itself."
+    for first, (kind, cure) in _FOREIGN.items():
+        if start.startswith(first):
+            return f"{kind}. {cure}"
+    if start[257:262] == b"ustar":
+        return f"a tar archive. {_UNPACK}"
+    line = start.decode("utf-8", errors="replace").strip().partition("\n")[0][:40].strip()
+    if text or not line or b"\0" in start or "\ufffd" in line or not line.isprintable():
+        return ""
+    return f"{'JSON' if line[0] in '{[' else 'text'} that begins with {line!r}. Give another file."
+
+
 def parse_json(content: bytes | str) -> Any:
     """Parse JSON. Raises ValueError with the reason, also for a key that stands twice, NaN and very deep nesting."""
+    content = content.removeprefix(_BYTE_ORDER_MARK) if isinstance(content, str) else content  # json strips it of bytes
     try:
         return json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            raise ValueError(f"it holds a number of more than {sys.get_int_max_str_digits()} digits") from None
+        raise
 
 
 def parse_toml(content: bytes | str) -> dict[str, Any]:
     """Parse TOML. Raises ValueError with the reason, also for very deep nesting."""
     try:
-        return tomllib.loads(content if isinstance(content, str) else content.decode())
+        text = content if isinstance(content, str) else content.decode()
+        return tomllib.loads(text.removeprefix(_BYTE_ORDER_MARK))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

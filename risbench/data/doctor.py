@@ -1,36 +1,45 @@
-"""Examine a data set before a run: missing files, damaged images and odd expressions."""
+"""Examine a data set before a run: missing files, damaged images and odd expressions.
+
+Wrong is what a run refuses, such as a damaged image. What is only odd is a note: published data sets have such things.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from risbench import progress
+from risbench.data import pictures
 from risbench.data.index import Index
 from risbench.data.rle import Size
 from risbench.data.split import Split
 
 
-def examine(index: Index, decode: bool = False) -> list[str]:
-    """Return one sentence for each finding; `decode` reads every image to its end."""
+class Finding(NamedTuple):
+    """One sentence about a data set."""
+
+    kind: Literal["ok", "note", "wrong"]
+    text: str
+
+
+def examine(index: Index) -> list[Finding]:
+    """Read every image to its end, and return what is wrong or odd; empty for a faultless data set."""
     splits = [index.split(name) for name in index.split_names()]
-    findings = [
-        *_wrong_counts(index),
-        *index.findings,
-        *_defective_images(index, splits, decode),
-        *_training_images(index, splits),
-    ]
+    notes = [*_other_counts(index), *index.findings, *_training_images(index, splits)]
     for split in splits:
-        findings += [f"{split.name}: {finding}" for finding in _odd_expressions(index, split)]
-    return findings
+        notes += [f"{split.name}: {finding}" for finding in _odd_expressions(index, split)]
+    wrong = _defective_images(index, splits)
+    return [*(Finding("wrong", text) for text in wrong), *(Finding("note", text) for text in notes)]
 
 
-def _wrong_counts(index: Index) -> Iterator[str]:
+def _other_counts(index: Index) -> Iterator[str]:
     for name, split in index.card.splits.items():
         counts = index.counts(name)
         for unit, expected in split.counts().items():
@@ -39,38 +48,37 @@ def _wrong_counts(index: Index) -> Iterator[str]:
                 yield f"{name}: {counts[unit]} {unit}, but the card of {index.card.name} says {expected.n} ({source})"
 
 
-def _defective_images(index: Index, splits: list[Split], decode: bool) -> Iterator[str]:
-    """Open the image of every ref; yield one sentence for each kind of defect."""
+def _defective_images(index: Index, splits: list[Split]) -> Iterator[str]:
+    """Decode the image of every ref; yield one sentence for each kind of defect."""
     image_ids = sorted({image_id for split in splits for image_id in split.image_id.tolist()})
+    images = [(index.image_path(image_id), index.image_size(image_id)) for image_id in image_ids]
     defects: dict[str, list[str]] = defaultdict(list)
-    with progress.bar("Examining images", len(image_ids)) as step:
-        for image_id in image_ids:
-            path = index.image_path(image_id)
-            if defect := _image_defect(path, index.image_size(image_id), decode):
-                defects[defect].append(path.name)
-            step()
+    for (path, _), defect in zip(images, _image_defects(images), strict=True):
+        if defect:
+            defects[defect].append(path.name)
     for defect, names in defects.items():
         yield f"{len(names)} of {len(image_ids)} images in {index.images_folder} {defect}: {_first(names)}"
 
 
-def _image_defect(path: Path, size: Size, decode: bool) -> str | None:
+def _image_defects(images: list[tuple[Path, Size]]) -> Iterator[str]:
+    """Yield the defect of each image or "". Threads read several at once: Pillow decodes without Python's lock."""
+    executor = ThreadPoolExecutor()
+    with progress.bar("Examining images", len(images)) as step, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # as the reader does; threads share it
+        try:
+            for defect in executor.map(_image_defect, images):
+                step()
+                yield defect
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _image_defect(image: tuple[Path, Size]) -> str:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if decode:
-                    image.load()
-                if image.mode.startswith(("I", "F")):
-                    return "have more than 8 bits a channel"
-                if (image.height, image.width) != size:
-                    return "have another size than instances.json says"
-    except FileNotFoundError:
-        return "are missing"
-    except (OSError, SyntaxError, ValueError):
-        return "cannot be read"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return f"have more than {Image.MAX_IMAGE_PIXELS} pixels"
-    return None
+        pictures.read(*image)
+    except pictures.ImageError as error:
+        return error.predicate
+    return ""
 
 
 def _training_images(index: Index, splits: list[Split]) -> Iterator[str]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image as PIL
-from PIL import ImageOps
 from torch import Tensor
 from torch.nn import functional
 
 from risbench.data.rle import Mask, Size
-from risbench.errors import InputError
 from risbench.recipe import Image
 
 _FILTERS = {"bilinear": PIL.Resampling.BILINEAR, "bicubic": PIL.Resampling.BICUBIC}
@@ -36,9 +32,19 @@ def fit_to_input(size: Size, settings: Image) -> Frame:
     side = settings.size
     if settings.geometry == "stretch":
         return Frame(size, side, 0, 0, side, side)
-    scale = side / max(size)
-    height, width = (max(1, round(scale * length)) for length in size)
+    if settings.geometry == "letterbox-cut":
+        height, width = _cut_sides(size, side)
+    else:
+        scale = side / max(size)
+        height, width = (max(1, round(scale * length)) for length in size)
     return Frame(size, side, (side - height) // 2, (side - width) // 2, height, width)
+
+
+def _cut_sides(size: Size, side: int) -> Size:
+    """Return the sides of an image in a letterbox, cut to whole pixels after the arithmetic of SimREC's dataset.py."""
+    height, width = size
+    aspect = width / height
+    return (side, max(1, int(side * aspect))) if aspect < 1 else (max(1, int(side / aspect)), side)
 
 
 def shrink_at_random(frame: Frame, min_scale: float, generator: np.random.Generator) -> Frame:
@@ -47,35 +53,6 @@ def shrink_at_random(frame: Frame, min_scale: float, generator: np.random.Genera
     height, width = max(1, round(frame.height * scale)), max(1, round(frame.width * scale))
     top, left = (int(generator.integers(frame.side - length + 1)) for length in (height, width))
     return frame._replace(top=top, left=left, height=height, width=width)
-
-
-def read(path: Path, size: Size | None = None, upright: bool = False) -> PIL.Image:
-    """Decode an image to RGB; raises InputError if its height and width differ from the annotated `size`.
-
-    `upright` applies the EXIF orientation, for photographs of users; COCO's annotations follow the stored pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.DecompressionBombWarning)
-            with PIL.open(path) as image:
-                mode = image.mode
-                rgb = (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
-    except FileNotFoundError:
-        raise InputError(
-            f"There is no image {path}. Copy it there, or give the folder of the images with --images."
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"The image {path} cannot be read ({error}). Copy the file again.") from None
-    except (PIL.DecompressionBombError, PIL.DecompressionBombWarning):
-        raise InputError(f"The image {path} has more than {PIL.MAX_IMAGE_PIXELS} pixels. Shrink it.") from None
-    if mode.startswith(("I", "F")):  # convert() would cut off values above 255
-        raise InputError(f"The image {path} is of mode {mode}, more than 8 bits a channel. Save it with 8 bits.")
-    if size is not None and (rgb.height, rgb.width) != size:
-        raise InputError(
-            f"The image {path} is {rgb.height} x {rgb.width} (height x width), but instances.json says "
-            f"{size[0]} x {size[1]}. Take the image and the annotations from the same source."
-        )
-    return rgb
 
 
 def to_input(image: PIL.Image, frame: Frame, settings: Image) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,14 +43,25 @@ class Index:
     card: Card
     hash: str
     """sha256 over the contents of both annotation files, whatever the format of the index."""
-    partial: bool
-    """Whether it is an incomplete copy; every result on it must say so."""
+    incomplete: bool
+    """Whether it is an incomplete copy of the data set."""
     images_folder: Path
     folder: Path
     """The index in the cache."""
+    limit: int = 0
+    """The number of images that each split is limited to, the first ones by image_id; 0: all."""
 
     def __reduce__(self) -> Any:  # without the mapped columns: another process maps them again
-        return Index, (self.card, self.hash, self.partial, self.images_folder, self.folder)
+        return Index, (self.card, self.hash, self.incomplete, self.images_folder, self.folder, self.limit)
+
+    @property
+    def partial(self) -> bool:
+        """Whether splits hold a part of the data set only; every result on them must say so."""
+        return self.incomplete or self.limit > 0
+
+    def limited(self, limit: int) -> Index:
+        """Return the same data set, each split limited to its first images; 0: with all of them."""
+        return self if limit == self.limit else replace(self, limit=limit)
 
     @cached_property
     def categories(self) -> dict[int, str]:
@@ -67,8 +77,12 @@ class Index:
         """Return the names of the card's splits that the files hold."""
         return [name for name in self.card.splits if name in self._contents["splits"]]
 
+    def stored_splits(self) -> list[str]:
+        """Return the names of all splits that the files hold, also of those that the card does not know."""
+        return list(self._contents["splits"])
+
     def counts(self, split: str) -> dict[str, int]:
-        """Count the images, refs and expressions of a split in the files."""
+        """Count the images, refs and expressions of a split in the files, without a limit."""
         counts = self._contents["splits"].get(split, {})
         return {unit: counts.get(unit, 0) for unit in ("images", "refs", "expressions")}
 
@@ -83,10 +97,18 @@ class Index:
         if name not in known:
             raise unknown(f"split of {self.card.name}", name, known)
         ranges = self._contents["splits"][name]
-        rows = self._expressions.slice(ranges["start"], ranges["expressions"])
+        rows = self._limited(self._expressions.slice(ranges["start"], ranges["expressions"]))
         ids = {key: _integers(rows, key) for key in IDS}
         texts = {key: rows.column(key).to_pylist() for key in TEXTS}
         return Split(name, **ids, **texts)
+
+    def _limited(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Keep the expressions of the first images; rows are ordered by image_id."""
+        if not self.limit:
+            return rows
+        image_ids = _integers(rows, "image_id")
+        firsts = np.unique(image_ids, return_index=True)[1]
+        return rows.slice(0, int(firsts[self.limit]) if self.limit < len(firsts) else len(rows))
 
     def ground_truth(self, ann_id: int, rule: Literal["union", "once"]) -> bytes:
         """Return the RLE of a target: the union of its parts, or the pixels that exactly one part covers."""
@@ -95,9 +117,24 @@ class Index:
         return bytes(self._annotations.column("union")[row].as_py() if counts is None else counts)
 
     def polygons(self, ann_id: int) -> list[list[float]] | None:
-        """Return the outlines [x1, y1, x2, y2, ...] of a target; None for no-target and for run lengths."""
+        """Return the outlines [x1, y1, x2, y2, ...] of a target without its crowds, see `members`.
+
+        None for no-target, and where one of them has run lengths.
+        """
         outlines: list[list[float]] | None = self._annotations.column("polygons")[self._row(ann_id)].as_py()
         return outlines
+
+    def members(self, ann_id: int, crowds: bool = True) -> list[int]:
+        """Return the annotations of a target, rising; none for no-target.
+
+        Without `crowds`, those that are crowds are left out, unless all are.
+        """
+        ids = self._annotations.column("members")[self._row(ann_id)].as_py()
+        members: list[int] = [ann_id] if ids is None else ids
+        if crowds:
+            return members
+        is_crowd = self._annotations.column("crowd")
+        return [member for member in members if not is_crowd[self._row(member)].as_py()] or members
 
     def num_objects(self, ann_ids: Ints) -> Ints:
         """Count the objects of each target: 0 for no-target."""
@@ -132,11 +169,11 @@ class Index:
     def completely_annotated_images(self) -> Ints:
         """Return the ids of the images whose annotations are all in the index, rising, as far as the files show.
 
-        An image with an annotation that was left out because of its mask is not among them. In a partial copy neither
+        An image with an annotation that was left out because of its mask is not among them. In an incomplete copy neither
         is an image whose every annotation is referred to: the copy may be cut down to the annotations of its refs.
         """
         complete: Ints = self.image_ids()[self._images.column("complete").to_numpy(zero_copy_only=False)]
-        if not self.partial:
+        if not self.incomplete:
             return complete
         members = self._annotations["members"]
         referred = [_integers(self._expressions, "ann_id"), members.flatten().to_numpy()]
@@ -172,19 +209,19 @@ class Index:
 
     @cached_property
     def _contents(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "index.json").read_bytes()))
+        return index_store.contents(self.folder)
 
     @cached_property
     def _expressions(self) -> pa.RecordBatch:
-        return _mapped(self.folder / "expressions.arrow")
+        return index_store.table(self.folder, "expressions")
 
     @cached_property
     def _annotations(self) -> pa.RecordBatch:
-        return _mapped(self.folder / "annotations.arrow")
+        return index_store.table(self.folder, "annotations")
 
     @cached_property
     def _images(self) -> pa.RecordBatch:
-        return _mapped(self.folder / "images.arrow")
+        return index_store.table(self.folder, "images")
 
     @cached_property
     def _annotated_images(self) -> Ints:
@@ -200,15 +237,21 @@ class Index:
         return ids[order], order
 
 
-def load(card: Card, data_root: Path, partial: bool = False, images: Path | None = None) -> Index:
+def load(card: Card, data_root: Path, partial: bool = False, images: Path | None = None, limit: int = 0) -> Index:
     """Open the index of a data set, building it first if the cache does not hold it; check the card's counts.
 
-    Raises InputError for missing or wrong files, and for an incomplete copy unless `partial` is set.
+    Counts are those of the files, whatever the limit. Raises InputError for missing or wrong files, and for an
+    incomplete copy unless `partial` is set.
     """
-    refs, instances = _annotation_files(card, data_root)
-    stored = index_store.store(refs, instances)
-    index = Index(card, stored.hash, False, images or data_root / card.images, stored.folder)
-    return replace(index, partial=_check_counts(index, refs, partial))
+    index = open_unchecked(card, data_root, images)
+    incomplete = _check_counts(index, data_root / card.folder / card.refs, partial)
+    return replace(index, incomplete=incomplete, limit=limit)
+
+
+def open_unchecked(card: Card, data_root: Path, images: Path | None = None) -> Index:
+    """Open the index of a data set without a look at the card's splits and counts."""
+    stored = index_store.store(*_annotation_files(card, data_root))
+    return Index(card, stored.hash, False, images or data_root / card.images, stored.folder)
 
 
 def _annotation_files(card: Card, data_root: Path) -> tuple[Path, Path]:
@@ -219,7 +262,7 @@ def _annotation_files(card: Card, data_root: Path) -> tuple[Path, Path]:
         )
     refs, instances = data_root / card.folder / card.refs, data_root / card.folder / card.instances
     for path in (refs, instances):
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{card.name} needs the file {path}, which does not exist. {card.where}")
     return refs, instances
 
@@ -227,7 +270,7 @@ def _annotation_files(card: Card, data_root: Path) -> tuple[Path, Path]:
 def _check_counts(index: Index, path: Path, partial: bool) -> bool:
     """Compare with the card's counts; return whether the copy is incomplete, which only `partial` allows."""
     card, incomplete = index.card, False
-    for name in index._contents["splits"]:
+    for name in index.stored_splits():
         if name not in card.splits:
             raise unknown(f"split in {path}:", name, card.splits, "Add it to a card of your own, and give its path.")
     for name, split in card.splits.items():
@@ -250,10 +293,6 @@ def _report_difference(statement: str, actual: int, expected: Count) -> None:
     if actual > expected.n:
         cure = "A copy cannot hold more than the data set; give the path of a card of its own."
     raise InputError(f"{statement}, but there are {expected.n} ({expected.source}). {cure}")
-
-
-def _mapped(path: Path) -> pa.RecordBatch:
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
 def _integers(rows: pa.RecordBatch, name: str) -> Any:

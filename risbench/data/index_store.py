@@ -1,7 +1,8 @@
 """The cache of indices: built once from the two annotation files of a data set.
 
 The folder of an index is named after the contents of both files, so that a changed file makes a new index. The data
-root is only read. Opening a stored index takes milliseconds.
+root is only read. Opening a stored index takes milliseconds. Its files are hashed before they are mapped; an index that
+is damaged is built again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,12 +19,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import platformdirs
 import pyarrow as pa
 
-from risbench.data import refer
+from risbench import files
+from risbench.data import hashes, refer
 from risbench.errors import InputError
 
-FORMAT = 4  # raise it whenever the same annotation files give another index
+FORMAT = 5  # raise it whenever the same annotation files give another index
+
+_TABLES = ("expressions", "annotations", "images")
+_CONTENTS = "index.json"
+_NAMES = (*(f"{table}.arrow" for table in _TABLES), _CONTENTS)
 
 _log = logging.getLogger(__name__)
 
@@ -37,55 +43,95 @@ class Stored(NamedTuple):
 
 
 def store(refs: Path, instances: Path) -> Stored:
-    """Return the index of two annotation files, and build it first if the cache does not hold it."""
-    digests = f"{_digest(refs)} {_digest(instances)}"
-    content = hashlib.sha256(f"1 {digests}".encode()).hexdigest()  # in every record: the 1 stays, whatever the format
-    folder = cache_folder() / "index" / hashlib.sha256(f"{FORMAT} {digests}".encode()).hexdigest()
-    if not _is_complete(folder):
-        _build(refs, instances, folder)
+    """Return the index of two annotation files, and build it first if the cache does not hold it intact."""
+    digests = _digest(refs), _digest(instances)
+    both = " ".join(digests)
+    content = hashlib.sha256(f"1 {both}".encode()).hexdigest()  # in every record: the 1 stays, whatever the format
+    folder = cache_folder() / "index" / hashlib.sha256(f"{FORMAT} {both}".encode()).hexdigest()
+    if damage := _find_damage(folder):
+        if folder.exists():
+            _log.warning("The cached index %s is incomplete or damaged (%s): it is built again.", folder, damage)
+        columns = _read(refs, instances, digests)
+        with explaining_the_cache():
+            _write_index(columns, folder)
     return Stored(folder, content)
+
+
+def table(folder: Path, name: str) -> pa.RecordBatch:
+    """Map a table of an index. Raises InputError if it was damaged after the index was opened."""
+    return pa.ipc.open_file(pa.memory_map(str(_intact(folder, f"{name}.arrow")))).get_batch(0)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Read the splits, categories and findings of an index. Raises InputError if they were damaged since."""
+    return dict(json.loads(_intact(folder, _CONTENTS).read_bytes()))
 
 
 def cache_folder() -> Path:
     """Return the folder of indices and of everything else that can be made again."""
     if folder := os.environ.get("RISBENCH_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "risbench"
+    with suppress(RuntimeError):  # the home of this user is unknown
+        path = platformdirs.user_cache_path("risbench", appauthor=False)
+        if path.is_absolute():  # else it begins with ~
+            return path
+    raise InputError(
+        "There is no place for the cache: HOME is not set, and this user has no home folder. Set RISBENCH_CACHE to a "
+        "folder of yours."
+    )
+
+
+@contextmanager
+def explaining_the_cache() -> Iterator[None]:
+    """Add to an error of writing how to give another cache."""
+    try:
+        yield
+    except InputError as error:
+        cure = f"set RISBENCH_CACHE to a folder of yours in place of {cache_folder()}."
+        raise InputError(f"{str(error).removesuffix('.')}: {cure}") from None
 
 
 def _digest(path: Path) -> str:
     """Return the sha256 of a file; the cache remembers it until the file changes."""
     try:
-        stat = path.stat()
-        memory = cache_folder() / "digests" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json"
-        state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        with suppress(OSError, ValueError):
-            known = json.loads(memory.read_bytes())
-            if known["state"] == state:
-                return str(known["sha256"])
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        status = path.stat()
+        memory = cache_folder() / "digests" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+        if known := _remembered(memory, hashes.state(status)):
+            return known
+        digest = hashes.sha256(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Mend its permissions or copy it again.") from None
-    if time.time() - stat.st_mtime > 2:  # a second change within the clock step of the file system would go unseen
-        _write_json(memory, {"path": str(path), "state": state, "sha256": digest})
+    if time.time() - max(status.st_mtime, status.st_ctime) > 2:  # a change within a step of its clock goes unseen
+        with suppress(InputError):  # it is hashed again next time
+            files.write_bytes(memory, _memory(digest, hashes.state(status)))
     return digest
 
 
-def _build(refs: Path, instances: Path, folder: Path) -> None:
-    """Read the annotation files and move the finished index into place; several processes may do so at once."""
+def _remembered(memory: Path, state: tuple[int, ...]) -> str:
+    """Return the remembered hash of a file, or "" if none is remembered for this state or the memory is damaged."""
+    try:
+        content = files.read_bytes(memory)
+    except (OSError, InputError):
+        return ""
+    digest = content[:64].decode("ascii", errors="replace")
+    return digest if content == _memory(digest, state) else ""
+
+
+def _memory(digest: str, state: tuple[int, ...]) -> bytes:
+    """Return the content of a memory: a hash, and a hash of it with the state of the file."""
+    return f"{digest} {hashlib.sha256(f'{digest} {state}'.encode()).hexdigest()}\n".encode()
+
+
+def _read(refs: Path, instances: Path, digests: tuple[str, str]) -> refer.Columns:
+    """Read the annotation files. Raises InputError if they have other hashes afterwards."""
     _log.info("Building the index of %s and %s, once.", refs, instances)
     with _without_garbage_collection():
         columns = refer.read(refs, instances)
+    if digests != (_digest(refs), _digest(instances)):
+        raise InputError(f"{refs} or {instances} changed while it was read. Wait until it is written, and try again.")
     for finding in columns.findings:
         _log.warning("%s: %s.", instances, finding)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as scratch:
-            _write_index(columns, Path(scratch) / "new")
-            _move_into_place(folder, Path(scratch))
-    except OSError as error:
-        raise _unwritable(error) from None
+    return columns
 
 
 @contextmanager
@@ -101,18 +147,19 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _write_index(columns: refer.Columns, folder: Path) -> None:
-    folder.mkdir()
-    for name in ("expressions", "annotations", "images"):
+    """Write the files one by one, each with the bytes that any other process writes there at the same time."""
+    hashes.clear(folder, (*_NAMES, hashes.MANIFEST))
+    for name in _TABLES:
         batch = getattr(columns, name)
-        with pa.ipc.new_file(folder / f"{name}.arrow", batch.schema) as file:
+        with files.replacing(folder / f"{name}.arrow") as new, pa.ipc.new_file(new, batch.schema) as file:
             file.write_batch(batch)
-    contents = {
-        "bytes": {path.name: path.stat().st_size for path in folder.iterdir()},
+    index = {
         "splits": _split_ranges(columns.expressions),
         "categories": columns.categories,
         "findings": columns.findings,
     }
-    (folder / "index.json").write_text(json.dumps(contents))
+    files.write_text(folder / _CONTENTS, json.dumps(index))
+    hashes.write(folder / hashes.MANIFEST, folder, _NAMES)
 
 
 def _split_ranges(expressions: pa.RecordBatch) -> dict[str, dict[str, int]]:
@@ -127,39 +174,13 @@ def _split_ranges(expressions: pa.RecordBatch) -> dict[str, dict[str, int]]:
     return ranges
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether the folder holds every file of an index at its full size."""
-    try:
-        sizes = json.loads((folder / "index.json").read_bytes())["bytes"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
+def _find_damage(folder: Path) -> str:
+    """Return the name of the first file of an index that is not as it was written, or ""."""
+    return hashes.find_damage(folder / hashes.MANIFEST, folder, _NAMES)
 
 
-def _move_into_place(folder: Path, scratch: Path) -> None:
-    """Move scratch/new to `folder`, unless another process was faster; a damaged index there moves to scratch."""
-    for attempt in range(3):
-        with suppress(OSError):  # a folder that is there already, complete or damaged, stays
-            os.rename(scratch / "new", folder)
-        if _is_complete(folder):
-            return
-        with suppress(OSError):
-            os.rename(folder, scratch / f"damaged{attempt}")
-    raise InputError(f"The damaged index {folder} cannot be replaced. Delete that folder.")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file of the cache in one step."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(value, file)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise _unwritable(error) from None
-
-
-def _unwritable(error: OSError) -> InputError:
-    return InputError(
-        f"The cache {cache_folder()} cannot be written: {error.strerror}. Set RISBENCH_CACHE to a folder of yours."
-    )
+def _intact(folder: Path, name: str) -> Path:
+    """Return the path of a file of an index."""
+    if damage := _find_damage(folder):
+        raise InputError(f"The cached index {folder} was damaged while it was in use ({damage}): run this again.")
+    return folder / name

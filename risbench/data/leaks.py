@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field, Strict, TypeAdapter, ValidationError
+from pydantic import Field, Strict, TypeAdapter
 
-from risbench import datasets
+from risbench import datasets, files
 from risbench.data import source
 from risbench.data.index import Index
 from risbench.data.split import Ints
@@ -50,13 +50,13 @@ class Overlap:
     shared_expressions: int
 
 
-def table(dataset: str, files: Sequence[Path], data_root: str = "", partial: bool = False) -> Table:
+def table(dataset: str, training_files: Sequence[Path], data_root: str = "", partial: bool = False) -> Table:
     """Compare evaluation splits with the training sets below the data root and in files of image ids.
 
     The evaluation splits are those of `dataset`, or of every data set below the data root. Raises InputError if there
     is nothing to compare.
     """
-    from_files = {str(path): image_ids(path) for path in files}
+    from_files = {str(path): image_ids(path) for path in training_files}
     available = [name for name in datasets.names() if source.is_available(name, data_root)]
     if not dataset and not available:
         raise InputError("No data set lies below the data root: give its folder with --data-root, or name a data set.")
@@ -119,7 +119,8 @@ def leaked_percent(training_data: Iterable[str], index: Index, split: str, data_
 
 
 def training_images(index: Index) -> Ints:
-    """Return the ids of the images of the splits that are not for evaluation."""
+    """Return the ids of the images of the splits that are not for evaluation, whatever the limit."""
+    index = index.limited(0)
     names = [name for name in index.split_names() if not index.card.splits[name].evaluation]
     return _union(index.split(name).image_id for name in names)
 
@@ -127,7 +128,7 @@ def training_images(index: Index) -> Ints:
 def image_ids(path: Path) -> Ints:
     """Read the image ids of a file: COCO's instances, a JSON list, or a text with one id on each line."""
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path, files.DATA_LIMIT)
     except OSError as error:
         raise InputError(f"The training set {path} cannot be read: {error.strerror}. Give another path.") from None
     content = content.removeprefix(codecs.BOM_UTF8)
@@ -143,8 +144,8 @@ def image_ids(path: Path) -> Ints:
 def _ids_in_json(content: bytes) -> list[int]:
     adapter: TypeAdapter[_Instances | list[int]] = TypeAdapter(_Instances | list[_Id])
     try:
-        value = adapter.validate_json(content)
-    except ValidationError:
+        value = adapter.validate_python(files.parse_json(content))
+    except ValueError:  # of the parser or of the schema
         return []
     return [image.id for image in value.images] if isinstance(value, _Instances) else value
 
@@ -156,7 +157,11 @@ def _ids_in_lines(content: bytes) -> list[int]:
 
 def _family(card: Card) -> list[str]:
     """Return the names of the data sets with the same folder of images, in which equal ids are the same image."""
-    return [name for name in datasets.names() if datasets.load(name).images == card.images]
+    names = []
+    for name in datasets.names():
+        with suppress(InputError):  # a damaged card of another data set is no reason to lose a result
+            names += [name] * (datasets.load(name).images == card.images)
+    return names
 
 
 def _union(ids: Iterable[Ints]) -> Ints:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from risbench.data import images, rle
+from risbench import failures
+from risbench.data import images, pictures, rle
 from risbench.data.images import Frame
 from risbench.data.index import Index
 from risbench.data.split import Split
@@ -142,7 +143,7 @@ class TrainingSamples(Dataset[Item]):
 
 
 def _pixels(index: Index, image_id: int, frame: Frame, settings: Image) -> Tensor:
-    return images.to_input(images.read(index.image_path(image_id), frame.size), frame, settings)
+    return images.to_input(pictures.read(index.image_path(image_id), frame.size), frame, settings)
 
 
 def training_rows(indices: Sequence[Index], evaluated: Index) -> list[tuple[int, int]]:
@@ -165,7 +166,8 @@ def training_rows(indices: Sequence[Index], evaluated: Index) -> list[tuple[int,
 
 
 def _evaluation_images(index: Index) -> set[tuple[str, int]]:
-    """Return the folder and id of every image of an evaluation split."""
+    """Return the folder and id of every image of an evaluation split, whatever the limit."""
+    index = index.limited(0)
     splits = [name for name in index.split_names() if index.card.splits[name].evaluation]
     return {(index.card.images, int(i)) for name in splits for i in np.unique(index.split(name).image_id)}
 
@@ -184,11 +186,7 @@ def training_batches(samples: TrainingSamples, batch_size: int) -> list[list[int
     image. The last group of an image is filled up with others of its expressions.
     """
     positions = samples.draw_epoch()
-    if len(positions) < batch_size:
-        raise InputError(
-            f"There are {len(positions)} training expressions in an epoch, fewer than train.batch_size={batch_size}. "
-            "Lower it."
-        )
+    check_epoch(len(positions), batch_size)
     generator = np.random.default_rng(samples.epoch_seed)
     groups = [
         group
@@ -205,6 +203,15 @@ def _groups(positions: NDArray[np.int64], size: int) -> list[list[int]]:
     """Cut into groups of one size; the last is filled up from the beginning."""
     count = -(-len(positions) // size)
     return np.resize(positions, (count, size)).tolist()
+
+
+def check_epoch(expressions: int, batch_size: int) -> None:
+    """Refuse a batch size above the number of training expressions in an epoch."""
+    if expressions < batch_size:
+        raise InputError(
+            f"There are {expressions} training expressions in an epoch, fewer than train.batch_size={batch_size}. "
+            "Lower it."
+        )
 
 
 def check_batch_size(batch_size: int, accumulate: int, processes: int, per_image: int) -> None:
@@ -226,8 +233,50 @@ def micro_batches(batches: Sequence[list[int]], accumulate: int, rank: int, proc
 
 
 def load(samples: Dataset[Item], batches: Sequence[list[int]], workers: int) -> Iterator[Item]:
-    """Read batches in order, in loader processes if `workers` is not 0."""
-    loader: DataLoader[Item] = DataLoader(
-        samples, sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
+    """Read batches in order, in loader processes if `workers` is not 0. Raises InputError as reading does."""
+    loader: DataLoader[Item | InputError] = DataLoader(
+        _Loaded(samples), sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
     )
-    return iter(loader)
+    return _received(iter(loader))
+
+
+def _received(items: Iterator[Item | InputError]) -> Iterator[Item]:
+    """Yield items, and raise those that are errors."""
+    try:
+        for item in items:
+            if isinstance(item, InputError):
+                raise item
+            yield item
+    except (ConnectionError, EOFError, FileNotFoundError) as error:  # what was to send the rest of an item has ended
+        error.__traceback__ = None  # it holds the loader
+        raise InputError(failures.lost_loader("its connection is lost")) from None
+    finally:
+        del items  # ends the loader processes now, not when the error is forgotten
+
+
+@dataclass(frozen=True)
+class _Loaded(Dataset[Item | InputError]):
+    """Samples as they come from loader processes: an error is an item, since torch would send its traceback as text."""
+
+    samples: Dataset[Item]
+
+    def __getitem__(self, positions: list[int]) -> Item | InputError:
+        try:
+            item = self.samples[positions]
+            if get_worker_info() is not None:
+                _share(item.batch)
+        except Exception as error:
+            failure = failures.translate(error)
+            if failure is None:
+                raise
+            return failure
+        return item
+
+
+def _share(values: tuple[Any, ...]) -> None:
+    """Move tensors to shared memory, as torch would on sending them, when an error would leave the receiver waiting."""
+    for value in values:
+        if isinstance(value, Tensor):
+            value.share_memory_()  # type: ignore[no-untyped-call]
+        elif isinstance(value, tuple):
+            _share(value)

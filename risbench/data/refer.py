@@ -1,87 +1,22 @@
-"""Read the annotation files of the `refer` layout into columns.
-
-`refs(<partition>).p` is a pickled list of refs: {ref_id, ann_id, image_id, split, sentences: [{sent_id, raw, sent}]},
-optionally with the `kind` of each sentence. `instances.json` holds images, annotations and categories as COCO does.
-Source: the README of https://github.com/lichengunc/refer. gRefCOCO writes its refs as JSON, where ann_id is a list:
-[-1] for no-target, which the key `no_target` repeats. Source: grefer.py of https://github.com/henghuiding/ReLA.
-"""
+"""Make the columns of the index from the annotation files of the `refer` layout."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
-from pydantic import Field, PlainValidator, Strict, TypeAdapter, ValidationError
 
 from risbench import progress
-from risbench.data import pickles, segmentation, targets
+from risbench.data import annotation_files, segmentation, targets
+from risbench.data.annotation_files import RELEASE, Annotation, Findings, Image, Ref
 from risbench.data.segmentation import Masks
 from risbench.errors import InputError
 
-_RELEASE = "Take refs and instances.json from one release, as they were published."
 _POLYGONS = pa.list_(pa.list_(pa.float64()))
-_Int = Annotated[int, Strict()]
-_Length = Annotated[int, Strict(), Field(gt=0, le=65535)]  # pixels; no JPEG is longer
-_Str = Annotated[str, Strict()]
-
-
-@dataclass(slots=True)
-class _Sentence:
-    sent_id: _Int
-    raw: _Str
-    sent: _Str
-    kind: _Str = ""
-
-
-@dataclass(slots=True)
-class _Ref:
-    ref_id: _Int
-    ann_id: Annotated[int | list[int], PlainValidator(targets.validate_ann_id)]
-    image_id: _Int
-    split: _Str
-    sentences: list[_Sentence]
-    no_target: Annotated[bool, Strict()] | None = None
-
-    def annotation_ids(self) -> tuple[int, ...]:
-        return targets.annotation_ids(self.ann_id)
-
-    def target(self) -> targets.Target:
-        return self.image_id, self.annotation_ids()
-
-
-@dataclass(slots=True)
-class _Image:
-    id: _Int
-    height: _Length
-    width: _Length
-    file_name: _Str
-
-
-@dataclass(slots=True)
-class _Annotation:
-    id: _Int
-    image_id: _Int
-    category_id: _Int
-    segmentation: Any = None
-    iscrowd: _Int = 0
-
-
-@dataclass(slots=True)
-class _Category:
-    id: _Int
-    name: _Str
-
-
-@dataclass(slots=True)
-class _Instances:
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
 
 
 class _Row(NamedTuple):
@@ -110,81 +45,38 @@ class Columns:
 
 def read(refs_file: Path, instances_file: Path) -> Columns:
     """Read and check both files; raises InputError with the id of the first defect."""
-    instances, refs = _read_instances(instances_file), _read_refs(refs_file)
+    findings: Findings = defaultdict(list)
+    instances = annotation_files.read_instances(instances_file, findings)
+    refs = annotation_files.read_refs(refs_file, findings)
     images = {image.id: image for image in instances.images}
     annotations = {annotation.id: annotation for annotation in instances.annotations}
-    _check_unique("image", (image.id for image in instances.images), instances_file)
-    _check_unique("annotation", (annotation.id for annotation in instances.annotations), instances_file)
-    _check_unique("ref", (ref.ref_id for ref in refs), refs_file)
-    _check_unique("sentence", ((ref.split, sentence.sent_id) for ref in refs for sentence in ref.sentences), refs_file)
     for ref in refs:
         _check_links(ref, annotations, images, refs_file)
     masks, defects = _rasterise(instances.annotations, images)
     _check_masks(refs, defects, instances_file)
-    target_ids = targets.assign_ids((ref.target() for ref in refs), annotations)
+    target_ids = targets.assign_ids(ref.target() for ref in refs)
     kept = [annotation for annotation in instances.annotations if annotation.id in masks]
     rows = [
         *_annotation_rows(kept, masks, set(target_ids.values())),
         *_target_rows(target_ids, annotations, masks, images),
     ]
+    _find_odd_masks(refs, kept, masks, defects, findings)
     return Columns(
         _expression_columns(refs, images, target_ids),
         _annotation_columns(rows),
         _image_columns(instances.images, {annotations[ann_id].image_id for ann_id in defects}),
         {category.id: category.name for category in instances.categories},
-        _findings(refs, kept, masks, defects),
+        annotation_files.describe(findings),
     )
-
-
-# reading
-
-
-def _read_instances(path: Path) -> _Instances:
-    try:
-        return TypeAdapter(_Instances).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InputError(f"{path} is wrong{_at_key(first['loc'])}: {first['msg']}. {_RELEASE}") from None
-
-
-def _read_refs(path: Path) -> list[_Ref]:
-    content = _read_json(path) if path.suffix == ".json" else pickles.load(path)
-    try:
-        return TypeAdapter(list[_Ref]).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:
-            raise InputError(f"{path} holds no list of refs but a {type(content).__name__}. {_RELEASE}") from None
-        number, *keys = first["loc"]
-        ref = content[int(number)]
-        name = ref.get("ref_id", f"number {number}") if isinstance(ref, dict) else f"number {number}"
-        raise InputError(f"The ref {name} of {path} is wrong{_at_key(keys)}: {first['msg']}. {_RELEASE}") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}). {_RELEASE}") from None
-
-
-def _at_key(location: Sequence[int | str]) -> str:
-    return f" at {'.'.join(map(str, location))!r}" if location else ""
 
 
 # checking
 
 
-def _check_unique(kind: str, ids: Iterable[Hashable], path: Path) -> None:
-    name, times = max(Counter(ids).items(), key=lambda item: item[1], default=(None, 0))
-    if times > 1:
-        raise InputError(f"The {kind} {name} stands {times} times in {path}. {_RELEASE}")
-
-
-def _check_links(ref: _Ref, annotations: dict[int, _Annotation], images: dict[int, _Image], path: Path) -> None:
+def _check_links(ref: Ref, annotations: dict[int, Annotation], images: dict[int, Image], path: Path) -> None:
     """Refuse a ref unless its image exists, and its annotations exist and lie on that image."""
-    defect = targets.find_defect(ref.ann_id, ref.no_target)
-    for ann_id in () if defect else ref.annotation_ids():
+    defect = ""
+    for ann_id in ref.annotation_ids():
         annotation = annotations.get(ann_id)
         if annotation is None:
             defect = f"annotation {ann_id}, which instances.json does not hold"
@@ -193,18 +85,18 @@ def _check_links(ref: _Ref, annotations: dict[int, _Annotation], images: dict[in
     if not defect and ref.image_id not in images:
         defect = f"image {ref.image_id}, which instances.json does not hold"
     if defect:
-        raise InputError(f"The ref {ref.ref_id} of {path} refers to {defect}. {_RELEASE}")
+        raise InputError(f"The ref {ref.ref_id} of {path} refers to {defect}. {RELEASE}")
 
 
-def _check_masks(refs: list[_Ref], defects: dict[int, str], path: Path) -> None:
+def _check_masks(refs: list[Ref], defects: dict[int, str], path: Path) -> None:
     """Refuse a defect of an annotation that a ref refers to; any other defect is only a finding."""
     for ref in refs:
         for ann_id in filter(defects.get, ref.annotation_ids()):
             subject = f"The annotation {ann_id} of {path}, which ref {ref.ref_id} refers to,"
-            raise InputError(f"{subject} {defects[ann_id]}. {_RELEASE}")
+            raise InputError(f"{subject} {defects[ann_id]}. {RELEASE}")
 
 
-def _rasterise(annotations: list[_Annotation], images: dict[int, _Image]) -> tuple[dict[int, Masks], dict[int, str]]:
+def _rasterise(annotations: list[Annotation], images: dict[int, Image]) -> tuple[dict[int, Masks], dict[int, str]]:
     """Rasterise all annotations; return masks, and the defect of each annotation without a mask, by annotation id."""
     masks: dict[int, Masks] = {}
     defects: dict[int, str] = {}
@@ -220,7 +112,7 @@ def _rasterise(annotations: list[_Annotation], images: dict[int, _Image]) -> tup
     return masks, defects
 
 
-def _mask_or_defect(annotation: _Annotation, image: _Image | None) -> Masks | str:
+def _mask_or_defect(annotation: Annotation, image: Image | None) -> Masks | str:
     if image is None:
         return "lies on an image that the file does not hold"
     size = image.height, image.width
@@ -232,7 +124,7 @@ def _mask_or_defect(annotation: _Annotation, image: _Image | None) -> Masks | st
 
 
 def _expression_columns(
-    refs: list[_Ref], images: dict[int, _Image], target_ids: dict[targets.Target, int]
+    refs: list[Ref], images: dict[int, Image], target_ids: dict[targets.Target, int]
 ) -> pa.RecordBatch:
     pairs = [(ref, sentence) for ref in refs for sentence in ref.sentences]
     pairs.sort(key=lambda pair: (pair[0].split, pair[0].image_id, pair[1].sent_id))
@@ -252,7 +144,7 @@ def _expression_columns(
     )
 
 
-def _annotation_rows(kept: list[_Annotation], masks: dict[int, Masks], referred: set[int]) -> Iterator[_Row]:
+def _annotation_rows(kept: list[Annotation], masks: dict[int, Masks], referred: set[int]) -> Iterator[_Row]:
     for annotation in kept:
         polygons = segmentation.outlines(annotation.segmentation) if annotation.id in referred else None
         yield _Row(
@@ -268,9 +160,9 @@ def _annotation_rows(kept: list[_Annotation], masks: dict[int, Masks], referred:
 
 def _target_rows(
     target_ids: dict[targets.Target, int],
-    annotations: dict[int, _Annotation],
+    annotations: dict[int, Annotation],
     masks: dict[int, Masks],
-    images: dict[int, _Image],
+    images: dict[int, Image],
 ) -> Iterator[_Row]:
     """Yield the targets that are not one annotation."""
     for (image_id, members), target_id in target_ids.items():
@@ -287,9 +179,10 @@ def _target_rows(
             )
 
 
-def _joined_outlines(annotations: list[_Annotation]) -> list[list[float]] | None:
-    """Return all polygons of a set; None for no annotation, and if one of them has run lengths."""
-    outlines = [segmentation.outlines(annotation.segmentation) for annotation in annotations]
+def _joined_outlines(annotations: list[Annotation]) -> list[list[float]] | None:
+    """Return all polygons of a set without its crowds; None for no annotation, and if one of them has run lengths."""
+    objects = [annotation for annotation in annotations if not annotation.iscrowd] or annotations
+    outlines = [segmentation.outlines(annotation.segmentation) for annotation in objects]
     if not outlines or None in outlines:
         return None
     return [polygon for polygons in outlines for polygon in polygons or []]
@@ -312,7 +205,7 @@ def _annotation_columns(unsorted_rows: list[_Row]) -> pa.RecordBatch:
     )
 
 
-def _image_columns(images: list[_Image], incomplete: set[int]) -> pa.RecordBatch:
+def _image_columns(images: list[Image], incomplete: set[int]) -> pa.RecordBatch:
     rows = sorted(images, key=lambda image: image.id)
     return pa.record_batch(
         {
@@ -325,7 +218,9 @@ def _image_columns(images: list[_Image], incomplete: set[int]) -> pa.RecordBatch
     )
 
 
-def _findings(refs: list[_Ref], kept: list[_Annotation], masks: dict[int, Masks], defects: dict[int, str]) -> list[str]:
+def _find_odd_masks(
+    refs: list[Ref], kept: list[Annotation], masks: dict[int, Masks], defects: dict[int, str], findings: Findings
+) -> None:
     with_lines = [
         annotation.id
         for annotation in kept
@@ -333,13 +228,6 @@ def _findings(refs: list[_Ref], kept: list[_Annotation], masks: dict[int, Masks]
         and len(segmentation.closed_polygons(annotation.segmentation)) < len(annotation.segmentation)
     ]
     empty = sorted({ann_id for ref in refs for ann_id in ref.annotation_ids() if masks[ann_id].area == 0})
-    findings = {
-        "annotations that no ref refers to are left out, because of their masks": list(defects),
-        "annotations have polygons of fewer than three points, which enclose nothing": with_lines,
-        "annotations that a ref refers to have an empty mask": empty,
-    }
-    return [f"{len(ids)} {finding}: {_first_ids(ids)}" for finding, ids in findings.items() if ids]
-
-
-def _first_ids(ids: list[int]) -> str:
-    return ", ".join(str(ann_id) for ann_id in ids[:5]) + (", ..." if len(ids) > 5 else "")
+    findings["annotations that no ref refers to are left out, because of their masks"] += defects
+    findings["annotations have polygons of fewer than three points, which enclose nothing"] += with_lines
+    findings["annotations that a ref refers to have an empty mask"] += empty

@@ -18,17 +18,22 @@ from pycocotools import mask as coco
 Size = tuple[int, int]  # height, width
 Mask = NDArray[np.bool_]
 
+MAX_PIXELS = 89_478_485  # of an image or a mask, as in Pillow
+MAX_CHARACTERS = 1 << 24  # of a compressed RLE; noise over 4096 x 4096 pixels has fewer
+
 _RESAMPLING = {"nearest": Image.Resampling.NEAREST}
 
 
 def encode(mask: NDArray[Any]) -> bytes:
     """Encode a (height, width) mask; every non-zero pixel is foreground."""
-    return bytes(coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"])
+    foreground = mask if mask.dtype == np.bool_ else mask != 0
+    return bytes(coco.encode(np.asfortranarray(foreground).view(np.uint8))["counts"])
 
 
 def decode(counts: bytes, size: Size) -> Mask:
     """Decode to a (height, width) array of bool."""
-    return np.asarray(coco.decode(_rle(counts, size)), dtype=np.bool_)
+    mask: Mask = coco.decode(_rle(counts, size)).view(np.bool_)
+    return mask
 
 
 def area(counts: bytes, size: Size) -> int:
@@ -53,8 +58,32 @@ def scale_polygons(polygons: Sequence[Sequence[float]], size: Size, to: Size) ->
 
 
 def from_counts(counts: Sequence[int], size: Size) -> bytes:
-    """Compress a list of run lengths (column by column, background first)."""
-    return bytes(coco.frPyObjects({"size": list(size), "counts": list(counts)}, *size)["counts"])
+    """Compress a list of run lengths (column by column, background first); empty runs are written out of it."""
+    ends, times = np.unique(np.cumsum(np.asarray(counts, np.int64)), return_counts=True)
+    return _from_edges(ends[times % 2 == 1], size)  # two runs that end at one pixel have an empty one between them
+
+
+def covered_once(masks: Sequence[bytes], size: Size) -> bytes:
+    """Return the pixels that exactly one of several masks covers."""
+    ends = [_run_ends(counts) for counts in masks]
+    edges = np.concatenate([*(each[::2] for each in ends), *(each[1::2] for each in ends)])
+    enters = np.arange(len(edges)) < sum(len(each[::2]) for each in ends)  # a background run ends where a mask begins
+    positions, place = np.unique(edges, return_inverse=True)
+    change = np.bincount(place[enters], minlength=len(positions)) - np.bincount(
+        place[~enters], minlength=len(positions)
+    )
+    once = np.cumsum(change) == 1
+    return _from_edges(positions[once != np.append(False, once[:-1])], size)
+
+
+def _from_edges(edges: NDArray[np.int64], size: Size) -> bytes:
+    """Compress a mask whose foreground begins or ends at each of these pixels, which rise."""
+    pixels = size[0] * size[1]
+    return _compressed(np.diff(edges[edges < pixels], prepend=0, append=pixels).tolist(), size)
+
+
+def _compressed(runs: list[int], size: Size) -> bytes:
+    return bytes(coco.frPyObjects({"size": list(size), "counts": runs}, *size)["counts"])
 
 
 def resize(counts: bytes, size: Size, to: Size, rule: Literal["nearest"]) -> bytes:
@@ -69,7 +98,7 @@ def resize(counts: bytes, size: Size, to: Size, rule: Literal["nearest"]) -> byt
 def covers(counts: bytes, size: Size, row: int, column: int) -> bool:
     """Whether the pixel (row, column) is foreground, without decoding the mask."""
     before = column * size[0] + row
-    pixel = from_counts([before, 1, size[0] * size[1] - before - 1], size)
+    pixel = _compressed([before, 1, size[0] * size[1] - before - 1], size)
     return area(merge([counts, pixel], size, intersect=True), size) == 1
 
 
@@ -87,54 +116,36 @@ def boundary(counts: bytes, size: Size, ratio: float) -> bytes:
     square of 2 d + 1 pixels around it is all foreground (Cheng et al., Boundary IoU, CVPR 2021: d erosions by 3 x 3
     pixels).
     """
+    from scipy import ndimage  # takes a quarter of a second, and hardly any command needs it
+
     width = max(1, round(ratio * math.hypot(*size)))
-    left, top, columns, rows = map(int, coco.toBbox(_rle(counts, size)))
-    if not rows:
-        return counts
-    box = slice(top, top + rows), slice(left, left + columns)
-    mask, side = decode(counts, size), 2 * width + 1
-    margins = ((width + 1, width),) * 2
-    padded = np.pad(mask[box].view(np.uint8), margins)
-    sums = padded.cumsum(0, np.int32).cumsum(1, np.int32)  # over all pixels above and to the left
-    inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side] == side * side
-    mask[box] &= ~inside
+    mask = decode(counts, size)
+    object_ = mask[_bounding_box(counts, size)]
+    eroded = ndimage.minimum_filter(object_.view(np.uint8), 2 * width + 1, mode="constant", cval=0)
+    object_ &= eroded == 0
     return encode(mask)
 
 
 def count_pieces(counts: bytes, size: Size) -> int:
     """Count the connected pieces of the foreground; pixels that touch at a corner are connected."""
-    first, last = _column_runs(counts, size)
-    step = size[0] + 1  # to the next column, where a run touches the runs from `begin` to before `end`
-    begin, end = np.searchsorted(last, first + step), np.searchsorted(first, last + step, side="right")
-    parent = list(range(len(first)))  # for each run: itself, or another run of its piece
+    from scipy import ndimage  # as above
 
-    def root(run: int) -> int:
-        while parent[run] != run:
-            run = parent[run]
-        return run
-
-    for run, touched in enumerate(map(range, begin.tolist(), end.tolist())):
-        for other in touched:
-            parent[root(other)] = root(run)
-    return sum(run == other for run, other in enumerate(parent))
+    object_ = decode(counts, size)[_bounding_box(counts, size)]
+    return int(ndimage.label(object_, structure=np.ones((3, 3)))[1])
 
 
-def _column_runs(counts: bytes, size: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the start and the end of each foreground run of a column, as if columns were one pixel longer."""
-    code = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    bounds = np.cumsum(_runs(code, np.flatnonzero(code < 32)))
-    first, last = bounds[:-1:2], bounds[1::2]
-    first, last = first[first < last], last[first < last]  # the last run may be empty
-    columns = np.arange(1, size[1]) * size[0]
-    cuts = columns[np.searchsorted(first, columns) > np.searchsorted(last, columns, side="right")]  # within a run
-    first, last = np.sort(np.append(first, cuts)), np.sort(np.append(last, cuts))
-    return first + first // size[0], last + (last - 1) // size[0]
+def _bounding_box(counts: bytes, size: Size) -> tuple[slice, slice]:
+    """Return the rows and the columns that hold the foreground."""
+    left, top, columns, rows = map(int, coco.toBbox(_rle(counts, size)))
+    return slice(top, top + rows), slice(left, left + columns)
 
 
 def find_defect(counts: bytes, size: Size) -> str | None:
     """Describe what is wrong with an RLE of unknown origin, or return None; pycocotools may crash on a wrong one."""
-    if size[0] * size[1] >= 1 << 32:
-        return f"has {size[0]} x {size[1]} pixels, more than an RLE can count"
+    if size[0] * size[1] > MAX_PIXELS:
+        return f"has {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}"
+    if len(counts) > MAX_CHARACTERS:
+        return f"has an RLE of {len(counts):,} characters, more than {MAX_CHARACTERS:,}"
     code = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if not code.size or code.min() < 0 or code.max() > 63:
         return "is not a compressed RLE string"
@@ -144,6 +155,12 @@ def find_defect(counts: bytes, size: Size) -> str | None:
     if np.diff(ends, prepend=-1).max() > 7:
         return "holds a number beyond any image"
     return _runs_defect(_runs(code, ends), size)
+
+
+def _run_ends(counts: bytes) -> NDArray[np.int64]:
+    """Return the pixel behind each run of an RLE without a defect, column by column."""
+    code = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    return np.cumsum(_runs(code, np.flatnonzero(code < 32)))
 
 
 def _runs(code: NDArray[np.int64], ends: NDArray[np.intp]) -> NDArray[np.int64]:

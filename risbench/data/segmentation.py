@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,10 @@ import numpy as np
 
 from risbench.data import rle
 
-_MAX_COORDINATE = 1e5  # pixels; pycocotools would fill the memory with the outline of a polygon beyond it
+MAX_COORDINATE = 100_000  # pixels
+MAX_POLYGONS = 10_000  # of an annotation: the time of their union grows with the square
+MAX_OUTLINE = 1 << 20  # pixels, of all polygons of an annotation: pycocotools takes 120 bytes for each
+_NUMBERS = {int, float}
 
 
 @dataclass(frozen=True)
@@ -29,35 +33,48 @@ def find_defect(segmentation: Any, size: rle.Size) -> str | None:
         return _rle_defect(segmentation, size)
     if not isinstance(segmentation, list):
         return "has no segmentation"
-    if defect := next(filter(None, map(_polygon_defect, segmentation)), None):
-        return defect
-    return None if closed_polygons(segmentation) else "has no polygon of three points or more"
+    return _polygons_defect(segmentation)
 
 
 def _rle_defect(segmentation: dict[str, Any], size: rle.Size) -> str | None:
-    counts = segmentation.get("counts")
+    counts, pixels = segmentation.get("counts"), size[0] * size[1]
     if segmentation.get("size") != list(size):
-        return f"has a mask of size {segmentation.get('size')} on an image of size {list(size)} (height, width)"
+        shown = reprlib.repr(segmentation.get("size"))
+        return f"has a mask of size {shown} on an image of size {list(size)} (height, width)"
     if isinstance(counts, str):
-        defect = rle.find_defect(counts.encode(), size)
+        defect = rle.find_defect(counts.encode(errors="surrogatepass"), size)
         return f"has a broken mask ({defect})" if defect else None
     if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
         return "has a mask whose counts are neither a string nor a list of run lengths"
-    if sum(counts) != size[0] * size[1]:
+    if max(counts, default=0) > pixels:
+        return f"has a mask with a run of more than the {pixels} pixels of its image"
+    if sum(counts) != pixels:
         return f"has a mask whose runs add up to {sum(counts)} pixels instead of {size[0]} x {size[1]}"
     return None
 
 
-def _polygon_defect(polygon: Any) -> str | None:
-    if not isinstance(polygon, list) or len(polygon) % 2:
-        return "has a polygon that is not a list of x, y, x, y, ..."
-    try:
+def _polygons_defect(polygons: list[Any]) -> str | None:
+    if len(polygons) > MAX_POLYGONS:
+        return f"has {len(polygons):,} polygons, more than {MAX_POLYGONS:,}"
+    longest = 0.0  # pixels that the outlines have at most
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            return "has a polygon that is not a list of x, y, x, y, ..."
+        if not _NUMBERS.issuperset(map(type, polygon)):
+            return "has a polygon with something else than numbers in it"
         lowest, highest = min(polygon, default=0), max(polygon, default=0)
-        if math.isfinite(sum(polygon)) and lowest > -_MAX_COORDINATE and highest < _MAX_COORDINATE:
-            return None
-    except TypeError:
-        return "has a polygon with something else than numbers in it"
-    return "has a polygon that runs far out of its image"
+        if not (lowest > -MAX_COORDINATE and highest < MAX_COORDINATE and math.isfinite(sum(polygon))):
+            return "has a polygon that runs far out of its image"
+        longest += len(polygon) * (highest - lowest)
+    if longest > MAX_OUTLINE and sum(map(_outline, polygons)) > MAX_OUTLINE:
+        return f"has polygons with an outline of more than {MAX_OUTLINE:,} pixels"
+    return None if closed_polygons(polygons) else "has no polygon of three points or more"
+
+
+def _outline(polygon: list[float]) -> float:
+    """Return the length of the sides of a polygon in pixels, as pycocotools draws them."""
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) if len(points) else 0.0
 
 
 def closed_polygons(polygons: list[list[float]]) -> list[list[float]]:
@@ -81,7 +98,7 @@ def rasterise(segmentation: Any, size: rle.Size) -> Masks:
     union = rle.merge(parts, size)
     area = rle.area(union, size)
     overlap = area < sum(rle.area(part, size) for part in parts)
-    return Masks(union, _covered_once(parts, size) if overlap else None, area)
+    return Masks(union, rle.covered_once(parts, size) if overlap else None, area)
 
 
 def merge(masks: Sequence[Masks], size: rle.Size) -> Masks:
@@ -96,13 +113,4 @@ def merge(masks: Sequence[Masks], size: rle.Size) -> Masks:
 
 
 def _compressed(counts: str | list[int], size: rle.Size) -> bytes:
-    """Compress run lengths as pycocotools does: its merge stops at empty runs, which a list may hold."""
-    if isinstance(counts, str):
-        return counts.encode()
-    return rle.encode(rle.decode(rle.from_counts(counts, size), size))
-
-
-def _covered_once(parts: Sequence[bytes], size: rle.Size) -> bytes:
-    """Pixels that exactly one part covers: what `mask == 1` in the released code of LAVT keeps."""
-    times = sum(rle.decode(part, size).view(np.uint8) for part in parts)
-    return rle.encode(np.asarray(times == 1))
+    return counts.encode() if isinstance(counts, str) else rle.from_counts(counts, size)

@@ -8,12 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from risbench import files
 from risbench.errors import InputError, defect
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")  # letters and digits, with inner apostrophes
 _WORDS_FILE = "words.json"
 _PIECES_FILE, _PIECES_SETTINGS_FILE = "vocab.txt", "wordpiece.json"
-_SPECIAL_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+_UNKNOWN_PIECE = "[UNK]"
+_SPECIAL_PIECES = ["[PAD]", _UNKNOWN_PIECE, "[CLS]", "[SEP]"]
 
 
 class Words(NamedTuple):
@@ -52,6 +54,15 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Save to the text/ folder of a checkpoint."""
+        ...
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """A tokenizer that can say which words it knows; `risbench segment` then names the others."""
+
+    def known_words(self, expression: str) -> dict[str, bool]:
+        """Return for each word of an expression whether the vocabulary holds it."""
         ...
 
 
@@ -100,6 +111,10 @@ class WordTokenizer:
         """Return the positions of every occurrence of a word in a row of ids."""
         return _cut_positions(_occurrences(split_words(expression), split_words(word), word), self.max_tokens, word)
 
+    def known_words(self, expression: str) -> dict[str, bool]:
+        """Return for each word of an expression whether the vocabulary holds it."""
+        return {word: word in self._ids for word in split_words(expression)}
+
     def save(self, folder: Path) -> None:
         """Write words.json."""
         content = {"max_tokens": self.max_tokens, "vocabulary": self.vocabulary}
@@ -110,9 +125,11 @@ class WordTokenizer:
         """Read words.json."""
         path = folder / _WORDS_FILE
         try:
-            content = _WordsFile.model_validate_json(path.read_bytes())
+            content = _WordsFile.model_validate(files.parse_json(files.read_bytes(path)))
         except ValidationError as error:
             raise InputError(f"{path} cannot be read ({defect(error)}). Copy the checkpoint again.") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}). Copy the checkpoint again.") from None
         return cls(content.vocabulary, content.max_tokens)
 
 
@@ -180,14 +197,19 @@ class WordPieceTokenizer:
         positions = [position for position, number in enumerate(word_numbers) if number in occurrences]
         return _cut_positions(positions, self.max_tokens, word)
 
+    def known_words(self, expression: str) -> dict[str, bool]:
+        """Return for each word of an expression whether the vocabulary holds its pieces; otherwise it becomes [UNK]."""
+        [encoded] = self._library.encode_batch(_check_unicode([expression]))
+        numbered = zip(encoded.word_ids, encoded.tokens, strict=True)
+        unknown = {number for number, piece in numbered if piece == _UNKNOWN_PIECE}
+        words = {number: expression[start:end].lower() for number, (start, end) in _word_spans(encoded).items()}
+        return {word: number not in unknown for number, word in words.items() if any(map(str.isalnum, word))}
+
     def _split(self, text: str) -> tuple[list[int | None], list[str]]:
         """Return the number of each token's word, and the words, lower-case and without accents as BERT reads them."""
         [encoded] = self._library.encode_batch(_check_unicode([text]))
-        spans: dict[int, tuple[int, int]] = {}
-        for number, (start, end) in zip(encoded.word_ids, encoded.offsets, strict=True):
-            if number is not None:
-                spans[number] = (spans.get(number, (start, end))[0], end)
-        return encoded.word_ids, [self._library.normalize(text[start:end]) for start, end in spans.values()]
+        spans = _word_spans(encoded).values()
+        return encoded.word_ids, [self._library.normalize(text[start:end]) for start, end in spans]
 
     def save(self, folder: Path) -> None:
         """Write vocab.txt, one piece per line, and wordpiece.json."""
@@ -200,7 +222,7 @@ class WordPieceTokenizer:
         """Read vocab.txt and wordpiece.json."""
         path = folder / _PIECES_SETTINGS_FILE
         try:
-            max_tokens = int(json.loads(path.read_text(encoding="utf-8"))["max_tokens"])
+            max_tokens = int(files.parse_json(files.read_bytes(path))["max_tokens"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error}). Copy the checkpoint again.") from None
         return cls(_read_pieces(folder / _PIECES_FILE), max_tokens)
@@ -216,6 +238,15 @@ def load(folder: Path) -> Tokenizer:
         f"{folder} holds no {_WORDS_FILE} and no {_PIECES_FILE}. The checkpoint is incomplete: copy its folder again, "
         "or train."
     )
+
+
+def _word_spans(encoded: Any) -> dict[int, tuple[int, int]]:
+    """Return begin and end in the text of each word, by its number, from its pieces."""
+    spans: dict[int, tuple[int, int]] = {}
+    for number, (start, end) in zip(encoded.word_ids, encoded.offsets, strict=True):
+        if number is not None:
+            spans[number] = (spans.get(number, (start, end))[0], end)
+    return spans
 
 
 def _occurrences(words: Sequence[str], parts: Sequence[str], word: str) -> list[int]:
@@ -260,11 +291,15 @@ def _bert_tokenizer(vocabulary: Sequence[str]) -> BertWordPieceTokenizer:
 def _read_pieces(path: Path) -> list[str]:
     """Read the pieces of a vocab.txt: one per line, [PAD] first."""
     try:
-        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        content = files.read_bytes(path).decode("utf-8-sig")
+        kind = files.foreign_kind(path, text=True)
     except OSError as error:
         raise InputError(f"The vocabulary {path} cannot be read ({error.strerror}). Give a BERT vocab.txt.") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text. Give a BERT vocab.txt, one piece per line.") from None
+    if kind:
+        raise InputError(f"{path} is {kind}")
+    pieces = content.replace("\r\n", "\n").removesuffix("\n").split("\n")
     missing = [piece for piece in _SPECIAL_PIECES if piece not in pieces]
     padding = _SPECIAL_PIECES[0]
     if missing or pieces[0] != padding:
@@ -286,6 +321,5 @@ def _download(name: str) -> Path:
         reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")
         raise InputError(
             f"{name!r} is no vocabulary file here, and cannot be downloaded from Hugging Face ({reason}). Give the "
-            "path of a vocab.txt (convert: --vocabulary FILE), or do without pretrained weights: "
-            "model.pretrained=false."
+            "path of a vocab.txt: --vocabulary FILE."
         ) from None

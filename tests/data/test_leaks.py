@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import pickle
 import random
 import re
@@ -120,12 +121,22 @@ def test_image_ids_of_a_file_are_a_training_set(root: Path, name: str, text: str
         ("negative.json", "[-4]"),
         ("long.json", "[" + "1" * 30 + "]"),
         ("captions.json", '{"annotations": []}'),
+        ("twice.json", '{"images": [{"id": 4}], "images": []}'),
+        ("nested.json", "[" * 100_000),
+        ("huge.json", f"[{'1' * 5000}]"),
+        ("digits.txt", "4\n\u0665"),
     ],
 )
 def test_a_file_without_image_ids_is_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=f"{name} holds no list of image ids: give"):
         leaks.image_ids(tmp_path / name)
+
+
+def test_a_pipe_is_no_training_set(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ids.txt")
+    with pytest.raises(InputError, match="ids.txt is a device or a pipe"):
+        leaks.image_ids(tmp_path / "ids.txt")
 
 
 def test_missing_training_sets_are_refused(root: Path, tmp_path: Path) -> None:
@@ -151,6 +162,8 @@ def test_the_leaked_percentage_counts_expressions_on_training_images(root: Path)
 
     without_two = leaks.leaked_percent(["one"], index, "val", str(root))
     (root / "two" / "instances.json").write_text("damaged")
+    assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) == without_two
+    (root / "three.toml").write_text("damaged")
     assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) == without_two
 
 

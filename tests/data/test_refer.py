@@ -154,10 +154,23 @@ def test_defect_that_no_ref_meets_is_reported_and_left_out(read: Callable[[Chang
         ([1.0, 1.0, 5.0, 5.0, 9.0, 1.0], "has a polygon that is not a list of x, y"),
         ([[1.0, 1.0, "5", 5.0, 9.0, 1.0]], "something else than numbers"),
         ([[1.0, None, 5.0, 5.0, 9.0, 1.0]], "something else than numbers"),
-        ([[1.0, float("nan"), 5.0, 5.0, 9.0, 1.0]], "runs far out of its image"),
+        ([[1.0, True, 5.0, 5.0, 9.0, 1.0]], "something else than numbers"),
+        ([[1.0, [[]], 5.0, 5.0, 9.0, 1.0]], "something else than numbers"),
         ([[1.0, 1e12, 5.0, 5.0, 9.0, 1.0]], "runs far out of its image"),
+        ([[1.0, 1e300, 5.0, -1e300, 9.0, 1.0]], "runs far out of its image"),
+        ([[1.0, 10**400, 5.0, 5.0, 9.0, 1.0]], "runs far out of its image"),
+        ([[1, -(10**400), 5, 5, 9, 1]], "runs far out of its image"),
+        ([[1.0, 1.0, 2.0, 1.0, 2.0, 2.0]] * 10_001, "has 10,001 polygons, more than 10,000"),
+        ([[0.0, 0.0, 99999.0, 99999.0] * 10], "an outline of more than 1,048,576 pixels"),
+        ([[0.0, 0.0, 99999.0, 0.0, 99999.0, 99999.0]] * 10, "an outline of more than 1,048,576 pixels"),
         ({"size": [64, 48], "counts": [3072]}, r"a mask of size \[64, 48\] on an image of size \[48, 64\]"),
         ({"counts": [3072]}, "a mask of size None"),
+        ({"size": list(range(10**5)), "counts": [3072]}, r"a mask of size \[0, 1, 2, 3, 4, 5, \.\.\.\] on"),
+        ({"size": [10**4200, 1], "counts": [3072]}, r"a mask of size \[1000+\.\.\.0+, 1\] on"),
+        ({"size": [48, 64], "counts": [10**4200, 10**4200]}, "a run of more than the 3072 pixels"),
+        ({"size": [48, 64], "counts": [True, 3071]}, "neither a string nor a list of run lengths"),
+        ({"size": [48, 64], "counts": []}, "runs add up to 0 pixels"),
+        ({"size": [48, 64], "counts": "\ud800"}, "has a broken mask"),
         ({"size": [48, 64], "counts": [3000, 3]}, "runs add up to 3003 pixels instead of 48 x 64"),
         ({"size": [48, 64], "counts": [3073, -1]}, "neither a string nor a list of run lengths"),
         ({"size": [48, 64], "counts": [3072.0]}, "neither a string nor a list of run lengths"),
@@ -191,13 +204,22 @@ def test_broken_mask_of_a_ref_names_annotation_ref_and_cure(
         ),
         (lambda refs, _: ref(refs, 12).update(image_id=2), "ref 112 .*image 2, but its annotation 12 lies on image 1"),
         (lambda _, inst: inst["images"].pop(0), "ref 111 .*image 1, which instances.json does not hold"),
-        (lambda refs, _: ref(refs, 12).update(ref_id=111), r"The ref 111 stands 2 times in .*refs\(unc\)\.p"),
         (
-            lambda refs, _: ref(refs, 12)["sentences"][0].update(sent_id=890),
-            r"The sentence \('train', 890\) stands 2 times",
+            lambda refs, _: ref(refs, 12).update(ref_id=111),
+            r"The ref 111 stands twice in the split 'train' of .*refs\(unc\)\.p, with different targets",
         ),
-        (lambda _, inst: inst["images"].append(inst["images"][0]), r"The image 1 stands 2 times in .*instances\.json"),
-        (lambda _, inst: inst["annotations"].append(annotation(inst, 12)), "The annotation 12 stands 2 times"),
+        (
+            lambda _, inst: inst["images"].append({**inst["images"][0], "height": 49}),
+            r"The image 1 stands twice in .*instances\.json, with different contents",
+        ),
+        (
+            lambda _, inst: inst["annotations"].append({**annotation(inst, 12), "iscrowd": 1}),
+            "The annotation 12 stands twice in .*, with different contents",
+        ),
+        (
+            lambda _, inst: inst["categories"].append({"id": 1, "name": "another"}),
+            "The category 1 stands twice in .*, with different contents",
+        ),
         (lambda _, inst: inst.pop("annotations"), r"instances\.json is wrong at 'annotations': Field required"),
         (lambda _, inst: inst["images"][2].pop("width"), r"is wrong at 'images\.2\.width': Field required"),
         (lambda _, inst: inst["images"][2].update(width=0), r"'images\.2\.width': Input should be greater than 0"),
@@ -220,10 +242,24 @@ def test_refs_that_are_no_list_are_refused(small_root: Path, tmp_path: Path) -> 
         refer.read(tmp_path / "refs(unc).p", small_root / "small" / "instances.json")
 
 
-@pytest.mark.parametrize("content", ["", '{"images": [', "<html>"])
-def test_broken_json_is_refused_in_one_sentence(small_root: Path, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON but empty"),
+        ('{"images": [', r"is not JSON \(Expecting value.* one release"),
+        ("<html>", "is not JSON but a web page"),
+        ('{"images": [], "images": []}', r"is not JSON \(the key 'images' stands twice.* one release"),
+        ('{"images": [NaN]}', r"is not JSON \(NaN is no number.* one release"),
+        ("[" * 100_000, r"is not JSON \(it is nested too deeply.* one release"),
+        ('{"images": ' + "9" * 5000 + "}", r"is not JSON \(.* one release"),
+        ("[]", "is wrong: Input should be an object.* one release"),
+        ('{"images": [[]], "annotations": [], "categories": []}', "is wrong at 'images.0': Input should be an object"),
+        ('{"images": {}, "annotations": [], "categories": []}', "is wrong at 'images': Input should be a valid list"),
+    ],
+)
+def test_broken_json_is_refused_in_one_sentence(small_root: Path, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "instances.json").write_text(content)
-    with pytest.raises(InputError, match=r"instances\.json is wrong: Invalid JSON.*one release"):
+    with pytest.raises(InputError, match=rf"instances\.json {message}"):
         refer.read(small_root / "small" / "refs(unc).p", tmp_path / "instances.json")
 
 

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
 from risbench.data import rle
+
+
+def compressed(runs: list[int], size: rle.Size) -> bytes:
+    """Compress run lengths as they are."""
+    return bytes(coco.frPyObjects({"size": list(size), "counts": runs}, *size)["counts"])
+
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
 
@@ -81,7 +88,7 @@ def test_what_passes_the_check_is_what_pycocotools_reads(counts: bytes) -> None:
         (b"oooooooooo0", "holds a number beyond any image"),
         (b"O?", "has a negative run (number 1)"),  # -1, then 15
         (b"4", "has runs of 4 pixels in all, not 2 x 5 = 10"),
-        (rle.from_counts([2, 0, 3, 5], (2, 5)), "has an empty run (number 2)"),
+        (compressed([2, 0, 3, 5], (2, 5)), "has an empty run (number 2)"),
     ],
 )
 def test_the_defect_of_a_malformed_rle_is_described(counts: bytes, message: str) -> None:
@@ -89,8 +96,34 @@ def test_the_defect_of_a_malformed_rle_is_described(counts: bytes, message: str)
 
 
 def test_an_empty_run_at_either_end_is_well_formed() -> None:
-    assert rle.find_defect(rle.from_counts([0, 10], (2, 5)), (2, 5)) is None
-    assert rle.find_defect(rle.from_counts([10, 0], (2, 5)), (2, 5)) is None
+    assert rle.find_defect(compressed([0, 10], (2, 5)), (2, 5)) is None
+    assert rle.find_defect(compressed([10, 0], (2, 5)), (2, 5)) is None
+
+
+def test_masks_above_the_largest_size_and_endless_strings_are_refused_before_they_are_read() -> None:
+    size = (65_535, 65_535)
+    message = "has 65535 x 65535 pixels, more than 89,478,485"
+    assert rle.find_defect(compressed([size[0] * size[1] - 1, 1], size), size) == message
+    assert rle.find_defect(b"0" * (1 << 24) + b"0", (5000, 5000)) == (
+        "has an RLE of 16,777,217 characters, more than 16,777,216"
+    )
+    largest = (9000, 9942)  # 89,478,000 pixels
+    assert rle.find_defect(rle.from_counts([89_478_000], largest), largest) is None
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
+def test_empty_runs_are_written_out_of_a_list_of_runs(runs: list[int]) -> None:
+    size = (1, sum(runs) + 1)
+    mask = np.repeat(np.arange(len(runs) + 1) % 2 == 1, [*runs, 1])[None]
+    assert rle.from_counts([*runs, 1], size) == rle.encode(mask)
+
+
+@settings(deadline=None, derandomize=True)
+@given(arrays(np.bool_, array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=12)))
+def test_what_one_mask_alone_covers_is_counted_pixel_by_pixel(parts: NDArray[np.bool_]) -> None:
+    size = (parts.shape[1], parts.shape[2])
+    assert rle.covered_once([rle.encode(part) for part in parts], size) == rle.encode(parts.sum(0) == 1)
 
 
 def test_covers_looks_up_one_pixel() -> None:

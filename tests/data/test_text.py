@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -183,7 +184,9 @@ def test_an_expression_that_is_no_unicode_is_refused() -> None:
         (b"red\n[PAD]\n[UNK]\n[CLS]\n[SEP]\n", "does not begin with \\[PAD\\]"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\nred\n", "holds 'red' more than once"),
         (b"[PAD]\n\xff\n", "vocab.txt is not UTF-8"),
-        (b"", "lacks"),
+        (b"", "is empty"),
+        (b"<html>404</html>", "vocab.txt is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "vocab.txt is a pointer of git-lfs"),
     ],
 )
 def test_a_wrong_vocabulary_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
@@ -205,8 +208,37 @@ def test_without_network_and_cache_it_says_how(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=f"'{name}' is no vocabulary file.*path of a vocab.txt.*pretrained=false"):
+    with pytest.raises(InputError, match=f"'{name}' is no vocabulary file.*path of a vocab.txt: --vocabulary FILE"):
         WordPieceTokenizer.pretrained(name, 20)
+
+
+def test_a_vocabulary_of_words_says_which_words_it_knows() -> None:
+    known = WordTokenizer(["red", "man's"], 4).known_words("The man's RED hat, left?")
+    assert known == {"the": False, "man's": True, "red": True, "hat": False, "left": False}
+    assert WordTokenizer(["red"], 4).known_words(" ?! ") == {}
+
+
+def test_word_pieces_say_which_words_become_unknown() -> None:
+    """A word of which one character is unknown becomes [UNK] as a whole; marks are no words."""
+    tokenizer = WordPieceTokenizer([*PIECES[:4], "red", "##d", "man", "s", "lef", "##t"], 4)
+    known = tokenizer.known_words("RED redd, man's zebra l\u00e9ft left \u4e2d!!")
+    assert known == {
+        "red": True,
+        "redd": True,
+        "man": True,
+        "s": True,
+        "zebra": False,
+        "l\u00e9ft": True,
+        "left": True,
+        "\u4e2d": False,
+    }
+    assert tokenizer.known_words("?!") == {}
+
+
+def test_the_vocabulary_of_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "vocab.txt")
+    with pytest.raises(InputError, match="is a device or a pipe"):
+        WordPieceTokenizer.pretrained(str(tmp_path), 20)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"max_tokens": null}'])

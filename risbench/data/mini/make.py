@@ -1,6 +1,6 @@
 """Generate the `mini` data set: a miniature of RefCOCO, made in seconds and read by the same reader.
 
-    <folder>/mini/refs(unc).p, <folder>/mini/instances.json, <folder>/images/mini/*.png
+    <folder>/mini/refs(unc).p, <folder>/mini/instances.json, <folder>/images/mini/*.png, <folder>/mini/sha256.json
 
 A seed gives the same annotations and pixels on every machine; the card datasets/mini.toml pins their hashes for seed 0.
 In addition to RefCOCO's keys, sentences have `kind` and `program`, and annotations have `attributes`.
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from risbench import datasets
-from risbench.data import pickles
+from risbench import datasets, files
+from risbench.data import hashes, pickles
 from risbench.data.mini.language import SHARES, Expression, Picture, express
 from risbench.data.mini.scene import FAMILIES, Dice, Scene, Thing, draw_scene
 from risbench.errors import InputError
@@ -29,10 +29,18 @@ IMAGES = {"train": 1000, "val": 160, "testA": 170, "testB": 170}
 SHAPES = tuple(shape for shapes in FAMILIES.values() for shape in shapes)
 TARGET_SHAPES = {"train": SHAPES, "val": SHAPES, "testA": FAMILIES["round"], "testB": FAMILIES["angular"]}
 
+_ANNOTATIONS = ("mini/refs(unc).p", "mini/instances.json")
 
-def make(folder: Path, seed: int = 0) -> None:
-    """Write the data set below a data root, unless it is there already; seed 0 must have the hashes of the card."""
-    _generate(folder, seed, IMAGES)
+_log = logging.getLogger(__name__)
+
+
+def make(folder: Path, seed: int = 0, repair: bool = False) -> bool:
+    """Write the data set below a data root unless it is there already; return whether it was written now.
+
+    Seed 0 must have the hashes of the card. Files that are damaged or missing are written again with `repair`, for the
+    cache; else they are refused, since they may be somebody's work.
+    """
+    return _generate(folder, seed, IMAGES, repair)
 
 
 def annotations_sha256(folder: Path) -> str:
@@ -54,20 +62,29 @@ def pixels_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _generate(folder: Path, seed: int, images: dict[str, int]) -> None:
-    if (folder / "mini").is_dir():
-        _refuse_other_seed(folder, seed)
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".mini-")
-    except OSError as error:
-        raise InputError(f"mini cannot be written to {folder}: {error.strerror}. Name another folder.") from None
-    with temporary as draft:
-        _write(Path(draft), seed, images)
+def _generate(folder: Path, seed: int, images: dict[str, int], repair: bool = False) -> bool:
+    if (folder / "mini").exists():
+        damage = hashes.find_damage(_manifest(folder), folder, _ANNOTATIONS)
+        if not damage:
+            _refuse_other_seed(folder, seed)
+            return False
+        if not repair:
+            raise InputError(
+                f"mini in {folder} is incomplete, damaged or changed ({damage}). Delete {folder / 'mini'} and "
+                f"{folder / 'images' / 'mini'}, or name another folder."
+            )
+        _log.warning("mini in %s is incomplete or damaged (%s): it is made again.", folder, damage)
+    with files.scratch(folder / "mini") as draft:
+        _write(draft, seed, images)
         if seed == 0 and images == IMAGES:
-            _check_hashes(Path(draft))
-        _move_into_place(Path(draft), folder)
+            _check_hashes(draft)
+        files.sync(draft)
+        _move_into_place(draft, folder)
+    return True
+
+
+def _manifest(folder: Path) -> Path:
+    return folder / "mini" / hashes.MANIFEST
 
 
 def _check_hashes(draft: Path) -> None:
@@ -91,15 +108,15 @@ def _refuse_other_seed(folder: Path, seed: int) -> None:
 
 
 def _move_into_place(draft: Path, folder: Path) -> None:
-    """Move images, then annotations into place; another process may do the same at once."""
-    (folder / "images" / "mini").mkdir(parents=True, exist_ok=True)
-    for image in sorted((draft / "images" / "mini").iterdir()):
-        os.replace(image, folder / "images" / "mini" / image.name)
-    try:
-        os.rename(draft / "mini", folder / "mini")
-    except OSError:
-        if not (folder / "mini").is_dir():
-            raise
+    """Move images, then annotations, then their hashes into place; another process may do the same at once."""
+    names = [f"images/mini/{image.name}" for image in sorted((draft / "images" / "mini").iterdir())]
+    names += _ANNOTATIONS
+    hashes.write(_manifest(draft), draft, names)
+    names.append(_manifest(draft).relative_to(draft).as_posix())
+    hashes.clear(folder, names)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft / name, folder / name)
 
 
 def _write(draft: Path, seed: int, images: dict[str, int]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -313,5 +315,67 @@ def test_an_existing_data_set_is_kept_and_another_seed_refused(tmp_path: Path) -
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="mini cannot be written to .*file.*Name another folder"):
+    with pytest.raises(InputError, match="file/mini cannot be written: .*Give a path that can be written"):
         mini.make(tmp_path / "file")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "an image": lambda root: flip_a_bit(root / "images" / "mini" / "mini_000000000003.png"),
+    "the annotations": lambda root: flip_a_bit(root / "mini" / "instances.json"),
+    "the hashes": lambda root: flip_a_bit(root / "mini" / "sha256.json"),
+    "a missing image": lambda root: (root / "images" / "mini" / "mini_000000000003.png").unlink(),
+    "no images": lambda root: shutil.rmtree(root / "images"),
+    "missing refs": lambda root: (root / "mini" / "refs(unc).p").unlink(),
+    "missing hashes": lambda root: (root / "mini" / "sha256.json").unlink(),
+    "a pipe": lambda root: pipe(root / "mini" / "instances.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_are_made_again_in_the_cache_and_refused_elsewhere(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert mini._generate(tmp_path, 3, FEW)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    DAMAGES[damage](tmp_path)
+    with pytest.raises(InputError, match=r"is incomplete, damaged or changed \(.*Delete .*mini and .*images.mini, or"):
+        mini._generate(tmp_path, 3, FEW)
+    assert not caplog.records
+    assert mini._generate(tmp_path, 3, FEW, repair=True)
+    assert ["it is made again" in record.getMessage() for record in caplog.records] == [True]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not mini._generate(tmp_path, 3, FEW, repair=True)
+
+
+def test_the_advice_about_damaged_data_helps(tmp_path: Path) -> None:
+    mini._generate(tmp_path, 3, FEW)
+    flip_a_bit(tmp_path / "mini" / "instances.json")
+    shutil.rmtree(tmp_path / "mini")
+    shutil.rmtree(tmp_path / "images" / "mini")
+    assert mini._generate(tmp_path, 3, FEW)
+
+
+def test_the_cached_data_set_is_repaired_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    repairs = []
+    monkeypatch.setattr(mini, "make", lambda root, repair: repairs.append((root, repair)))
+    monkeypatch.setenv("RISBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RISBENCH_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="data root .*cache.data does not exist"):
+        source.open_index("mini")
+    run_command("data", "make", "mini")
+    run_command("data", "make", "mini", "--data-root", tmp_path / "own")
+    cache = tmp_path / "cache" / "data"
+    assert repairs == [(cache, True), (cache, True), (tmp_path / "own", False)]
