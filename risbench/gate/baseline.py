@@ -7,15 +7,17 @@ again: predictions, rows under every protocol, and pinned weights.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from risbench import errors
+from risbench import errors, files, methods
 from risbench.analysis.run_rows import read_rows
+from risbench.data import rle
 from risbench.errors import InputError
-from risbench.scoring import metrics, predictions_file, protocol
+from risbench.scoring import metrics, parquet, predictions_file, protocol
+from risbench.scoring.bounds import Percent
 from risbench.scoring.predictions import Predictions
 
 Number = int | float | None
@@ -37,15 +39,32 @@ class DataLocation(NamedTuple):
     partial: bool = False
 
 
+def _check_score(score: dict[str, Number]) -> dict[str, Number]:
+    """Refuse sums and metrics that no predictions can have."""
+    n, intersection, union = (score.get(name) for name in _SUMS)
+    if not (isinstance(n, int) and isinstance(intersection, int) and isinstance(union, int)):
+        raise ValueError(f"{', '.join(_SUMS)} are not all whole numbers")
+    if not 1 <= n <= parquet.MAX_ROWS or not 0 <= intersection <= union <= n * rle.MAX_PIXELS:
+        raise ValueError(f"{', '.join(_SUMS)} {(n, intersection, union)!s:.80} are of no predictions")
+    _METRICS.validate_python({name: value for name, value in score.items() if name not in _SUMS})
+    return score
+
+
+Metrics = dict[str, Percent | None]
+Score = Annotated[dict[str, Number], AfterValidator(_check_score)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+_METRICS: TypeAdapter[Metrics] = TypeAdapter(Metrics)
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class SeedResult(_Part):
     """The metrics of one training."""
 
-    seed: int
-    metrics: dict[str, Number]
+    seed: Count
+    metrics: Metrics
 
 
 class Training(_Part):
@@ -65,9 +84,9 @@ class Baseline(_Part):
     split: str
     protocol: str  # of the pinned weights and the trainings
     index: str  # sha256 of the annotation files
-    scores: dict[str, dict[str, Number]]  # of the predictions: sums and metrics by protocol
-    flipped: int | None = None  # pixels of all masks that may differ when the weights run again; None: no weights
-    moved: int = 0  # expressions whose peak may differ
+    scores: dict[str, Score]  # of the predictions: sums and metrics by protocol
+    flipped: Count | None = None  # pixels of all masks that may differ when the weights run again; None: no weights
+    moved: Count = 0  # expressions whose peak may differ
     training: Training | None = None
     commit: str
     versions: dict[str, str]
@@ -86,12 +105,19 @@ class Baseline(_Part):
 def read(path: Path) -> Baseline:
     """Read a baseline; raises InputError when the file is missing or damaged."""
     try:
-        return Baseline.model_validate_json(path.read_bytes())
+        baseline = Baseline.model_validate(files.parse_json(files.read_bytes(path)))
+    except InputError:
+        raise
     except OSError as error:
         cure = "give NAME.json; risbench check --update --baseline NAME.json RUN ... makes one"
         raise InputError(f"The baseline {path} cannot be read ({error.strerror}): {cure}.") from None
-    except ValidationError as error:
-        raise InputError(f"{path} is no baseline ({errors.defect(error)}): make it again with --update.") from None
+    except ValueError as error:
+        reason = errors.defect(error) if isinstance(error, ValidationError) else f"Invalid JSON: {error}"
+        raise InputError(f"{path} is no baseline ({reason}): make it again with --update.") from None
+    if baseline.training is None:
+        return baseline
+    method = methods.from_file(baseline.training.method, path, cure="RISBENCH_METHODS=PATH")
+    return baseline.model_copy(update={"training": baseline.training.model_copy(update={"method": method})})
 
 
 def folder_of(path: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from risbench import errors
+from risbench import errors, files
 from risbench.data import rle
 from risbench.data.index import Index
 from risbench.data.split import Split
@@ -35,6 +34,7 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "jsonl": (".jsonl",),
 }
 _DENSE_FORMATS = ("png", "npz", "pth")
+_NO_TARGET_CATEGORY = -1  # as in the refs of gRefCOCO; no category of a data set is negative
 _PATTERN_FIELDS = ("sent_id", "ref_id", "sentence", "image_id")
 
 
@@ -77,42 +77,45 @@ def to_predictions(source: str | Path | Predictions | Mapping[int, Any] | Masks)
 
 def write_coco(path: Path, predictions: Predictions, index: Index, split: str) -> None:
     """Write COCO results for every expression of a split, in its order; whole or not at all."""
-    results = _coco_results(predictions, index, split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(results), encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(path, json.dumps(_coco_results(predictions, index, split)))
 
 
 def _coco_results(predictions: Predictions, index: Index, split_name: str) -> list[dict[str, Any]]:
-    split, header, dataset = index.split(split_name), predictions.header, index.card.name
+    header, dataset = predictions.header, index.card.name
     if header and (header.dataset, header.split) != (dataset, split_name):
         made = f"{header.dataset} {header.split}"
         raise InputError(f"The predictions are of {made}, not of {dataset} {split_name}: give --dataset and --split.")
+    split = (header.limit_index(index) if header else index).split(split_name)
     predictions = predictions.in_order_of(split)
     resized = (predictions.height != split.height) | (predictions.width != split.width)
     cure = "Predict under a protocol that scores at the size of the image, as COCO does."
     refuse_expressions("Not of the size of its image", split.sent_id[resized], cure)
-    annotations = index.annotations()
-    categories = dict(zip(annotations["ann_id"].tolist(), annotations["category_id"].tolist(), strict=True))
     no_target = [-1] * len(split) if predictions.no_target is None else predictions.no_target.tolist()
     sizes = zip(predictions.height.tolist(), predictions.width.tolist(), strict=True)
     peaks = zip(predictions.peak_row.tolist(), predictions.peak_col.tolist(), strict=True)
-    ids = (split.image_id.tolist(), split.ann_id.tolist(), split.sent_id.tolist())
+    ids = (split.image_id.tolist(), _category_ids(index, split), split.sent_id.tolist())
     return [
         {
             "image_id": image_id,
-            **({"category_id": categories[ann_id]} if ann_id in categories else {}),  # not of several targets, or none
+            "category_id": category_id,
             "sent_id": sent_id,
             "segmentation": {"size": size, "counts": counts.decode()},
             "score": 1.0,
             **({"peak": peak} if peak[0] >= 0 else {}),
             **({"no_target": flag == 1} if flag >= 0 else {}),
         }
-        for image_id, ann_id, sent_id, size, counts, peak, flag in zip(
+        for image_id, category_id, sent_id, size, counts, peak, flag in zip(
             *ids, sizes, predictions.counts, peaks, no_target, strict=True
         )
     ]
+
+
+def _category_ids(index: Index, split: Split) -> list[int]:
+    """Return the category of each target, of its first annotation if there are several: pycocotools wants one."""
+    annotations = index.annotations()
+    categories = dict(zip(annotations["ann_id"].tolist(), annotations["category_id"].tolist(), strict=True))
+    members = [index.members(ann_id) for ann_id in split.ann_id.tolist()]
+    return [categories[ann_ids[0]] if ann_ids else _NO_TARGET_CATEGORY for ann_ids in members]
 
 
 # formats
@@ -121,6 +124,8 @@ def _coco_results(predictions: Predictions, index: Index, split_name: str) -> li
 def _detect_format(source: Path) -> str:
     if source.is_dir():
         return "png"
+    if source.suffix.lower() == ".parquet":
+        raise InputError(f"{source} is named like a predictions file, which needs no import: risbench score {source}.")
     for format_, suffixes in _SUFFIXES.items():
         if source.suffix.lower() in suffixes:
             return format_
@@ -190,6 +195,7 @@ class _Result(Line):
         return {"sent_id": self.sent_id, **image}
 
 
+_JSON_LIMIT = 2**29  # bytes; all masks are in memory at once
 _CURES = {
     "sent_id": "COCO results name images, not expressions: write the sent_id of its expression into each",
     "segmentation": "a mask is {'size': [height, width], 'counts': COCO's RLE}; polygons are not read",
@@ -198,11 +204,19 @@ _CURES = {
 
 def _read_coco(source: Path, split: Split | None) -> Predictions:
     try:
-        results = TypeAdapter(list[_Result]).validate_json(source.read_bytes())
+        content = files.parse_json(files.read_bytes(source, _JSON_LIMIT))
+        results = TypeAdapter(list[_Result]).validate_python(content)
+    except InputError:
+        raise
     except ValidationError as error:
         place = error.errors()[0]["loc"]
         cure = next((cure for key, cure in _CURES.items() if key in place), "give a list of results")
         raise InputError(f"{source} holds no COCO results ({errors.defect(error)}): {cure}.") from None
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror}): give a file of COCO results.") from None
+    except ValueError as error:
+        kind = files.foreign_kind(source, text=True) or f"no JSON ({error}). Give a list of results, written again."
+        raise InputError(f"{source} holds no COCO results: it is {kind}") from None
     _sent_ids([result.ids() for result in results], split)
     try:
         return predictions_file.from_lines(results)
@@ -215,14 +229,14 @@ def _read_pngs(folder: Path, pattern: str, split: Split | None) -> Iterator[tupl
     regex = _compile_pattern(pattern)
     if split is None and "sent_id" not in regex.groupindex:
         raise InputError(f"--pattern {pattern} counts the sentences of a split: give --split.")
-    files = [path for path in sorted(folder.rglob("*.png")) if not path.name.startswith(".")]
+    pngs = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() == ".png" and path.name[0] != "."]
     names = []
-    for path in files:
+    for path in pngs:
         match = regex.fullmatch(path.relative_to(folder).as_posix())
         if not match:
             raise InputError(f"{path} does not fit the pattern {pattern} in {folder}: give --pattern, or move it away.")
         names.append({field: int(text) for field, text in match.groupdict().items()})
-    for sent_id, path in zip(_sent_ids(names, split), files, strict=True):
+    for sent_id, path in zip(_sent_ids(names, split), pngs, strict=True):
         yield sent_id, dense.read_png(path)
 
 
@@ -238,7 +252,9 @@ def _compile_pattern(pattern: str) -> re.Pattern[str]:
             f"--pattern {pattern} does not name an expression: give {_DEFAULT_PATTERN}, or {{ref_id}} and {{sentence}},"
             " each once, and .png at the end."
         )
-    return re.compile("".join(f"(?P<{part}>[0-9]+)" if i % 2 else re.escape(part) for i, part in enumerate(parts)))
+    parts[-1] = parts[-1].removesuffix(".png")
+    regex = "".join(f"(?P<{part}>[0-9]+)" if i % 2 else re.escape(part) for i, part in enumerate(parts))
+    return re.compile(rf"{regex}\.(?i:png)")
 
 
 # ids of expressions

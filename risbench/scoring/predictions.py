@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from risbench.data import rle
+from risbench.data.index import Index
 from risbench.data.split import Split
 from risbench.errors import InputError
 
@@ -26,13 +27,25 @@ class Header(BaseModel):
     dataset: str
     index: str = ""  # sha256 of the annotation files
     split: str
+    limit: int = Field(default=0, ge=0)  # images of the split that are predicted, the first ones; 0: all
+    training_limit: int = Field(default=0, ge=0)  # images of each split in training; 0: all
     input: dict[str, Any]  # the resolved input half of the protocol
     scored_at: Literal["original"] | tuple[int, int] = "original"  # size of the masks, as in protocol.ScoreHalf
     method: str
     variants: list[str] = []
     checkpoint: str = ""  # sha256 of the weights
+    code: str = ""  # sha256 of the method's code that predicted; files from before 0.3 do not have it
     recipe: dict[str, Any] = {}
     versions: dict[str, str] = {}
+
+    def limit_index(self, index: Index) -> Index:
+        """Return a data set that is limited to the images that are predicted. Raises InputError for a larger limit."""
+        if self.limit and index.limit > self.limit:
+            raise InputError(
+                f"Only the first {self.limit} images of {self.dataset} {self.split} are predicted, not {index.limit}: "
+                "leave the limit out, or predict again."
+            )
+        return index.limited(index.limit or self.limit)
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class Predictions:
         unknown = np.setdiff1d(ids, split.sent_id)
         refuse_expressions(f"Not in split {split.name!r}", unknown, "Give the split that was predicted.")
         missing = selected.sent_id[~np.isin(selected.sent_id, ids)]
-        drawn = " that the protocol draws" if len(selected) < len(split) else ""
+        drawn = " that are evaluated" if len(selected) < len(split) else ""
         cure = f"Predict all {len(selected)} expressions of split {split.name!r}{drawn}."
         refuse_expressions("Without a prediction", missing, cure)
         order = np.argsort(self.sent_id)

@@ -3,25 +3,27 @@
 Parquet holds sent_id, height, width, counts (COCO compressed RLE) and a nullable peak (row and column, in pixels of
 that size). Its metadata holds the header. JSON Lines holds the same columns without the header. A method that predicts
 whether there is a target writes a nullable `no_target`; where it is null, an empty mask means no target.
+
+How much is read is bounded (`parquet`, LINE_LIMIT): a file of a few kilobytes can stand for more than any memory holds.
 """
 
 from __future__ import annotations
 
 import codecs
-import os
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
-from risbench import errors
+from risbench import errors, files
 from risbench.data import rle
 from risbench.errors import InputError
+from risbench.scoring import parquet
 from risbench.scoring.predictions import FORMAT, Header, Predictions, refuse_expressions
 
 SCHEMA = pa.schema(
@@ -36,8 +38,23 @@ SCHEMA = pa.schema(
 )
 PEAK = ("peak_row", "peak_col")
 NO_TARGET = pa.field("no_target", pa.bool_())  # only in files that predict it
+LINE_LIMIT = parquet.MAX_TEXT + 2**20  # bytes of a line of JSON Lines
 
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Pair = Annotated[tuple[Int32, Int32], Strict(False)]  # a list in JSON
+
+_IMPORT = "risbench import MASKS --output FILE.parquet makes one of PNG, .npz, .pth and COCO results"
+_LINE = 'a line holds {"sent_id": 7, "segmentation": {"size": [height, width], "counts": "RLE"}}'
+_IMPORTED = {  # first byte of a file that can be imported: suffixes that tell its format, and the likeliest format
+    b"[": ((".json",), "coco"),
+    b"P": ((".npz", ".pth", ".pt"), "npz"),
+    b"\x80": ((".pth", ".pt"), "pth"),
+}
+_OBJECTS = {  # keys of a JSON file that holds no predictions, and what it is
+    ("method", "protocol", "metrics"): "a record: give the predictions of its run, predictions/SPLIT-PROTOCOL.parquet",
+    ("scores", "protocol"): "a baseline, which `risbench check --baseline` reads: give a predictions file",
+    ("images", "annotations"): "an annotation file in COCO's format: give a predictions file",
+}
 
 
 class Segmentation(BaseModel):
@@ -45,7 +62,7 @@ class Segmentation(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    size: tuple[Int32, Int32]
+    size: Pair
     counts: str
 
 
@@ -56,13 +73,13 @@ class Line(BaseModel):
 
     sent_id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     segmentation: Segmentation
-    peak: tuple[Int32, Int32] | None = None
+    peak: Pair | None = None
     no_target: bool | None = None
 
 
 def read(path: Path) -> Predictions:
     """Read Parquet or JSON Lines. Raises InputError with the line or sent_id of the first defect."""
-    table = _read_parquet(path) if _is_parquet(path) else _read_lines(path)
+    table = _read_parquet(path) if _is_parquet(path) else _table(_lines(path))
     try:
         return _from_table(table, _header(table, path))
     except InputError as error:
@@ -84,10 +101,7 @@ def write(path: Path, predictions: Predictions) -> None:
         table = table.append_column(NO_TARGET, pa.array(no_target == 1, mask=no_target < 0))
     if predictions.header:
         table = table.replace_schema_metadata({"risbench": predictions.header.model_dump_json()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    parquet.write(path, table)
 
 
 # files to tables
@@ -95,52 +109,105 @@ def write(path: Path, predictions: Predictions) -> None:
 
 def _is_parquet(path: Path) -> bool:
     """Whether a file is Parquet. Raises InputError for a file that is neither Parquet nor JSON Lines."""
-    cure = f"make a predictions file of it: risbench import {path} --output FILE.parquet"
     try:
+        if path.is_dir():
+            raise _refused_folder(path)
+        files.check_regular(path)
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(64)
     except OSError as error:
-        cure = cure if path.is_dir() else "give the predictions file"
-        raise InputError(f"{path} cannot be read ({error.strerror}): {cure}.") from None
+        raise InputError(f"{path} cannot be read ({error.strerror}): give the predictions file.") from None
+    if start.startswith(b"PAR1"):
+        return True
+    if path.suffix.lower() == ".parquet":
+        kind = files.foreign_kind(path) or "written by another program. Write it again, or name JSON Lines .jsonl."
+        raise InputError(f"{path} is not a Parquet file, but {kind}")
+    _refuse_other_kinds(path, start.removeprefix(codecs.BOM_UTF8).lstrip())
+    return False
+
+
+def _refused_folder(folder: Path) -> InputError:
+    """Return the error for a folder: of a run, or of masks."""
+    predictions = next(iter(sorted(folder.glob("predictions/*.parquet"))), None)
+    if predictions or (folder / "run.toml").is_file():
+        example = predictions or folder / "predictions" / "SPLIT-PROTOCOL.parquet"
+        return InputError(f"{folder} is the folder of a run: give one of its predictions files, such as {example}.")
+    cure = f"make a predictions file of it: risbench import {folder} --output FILE.parquet"
+    return InputError(f"{folder} cannot be read (Is a directory): {cure}.")
+
+
+def _refuse_other_kinds(path: Path, start: bytes) -> None:
+    """Refuse a file that cannot be JSON Lines, by its first bytes."""
     if start.startswith((b"[", b"PK", b"\x80")):  # a list in JSON, a zip as NumPy and torch write it, a pickle
+        suffixes, format_ = _IMPORTED[start[:1]]
+        option = "" if path.suffix.lower() in suffixes else f" --format {format_}"
+        cure = f"make a predictions file of it: risbench import {path}{option} --output FILE.parquet"
         raise InputError(f"{path} is neither Parquet nor JSON Lines: {cure}.")
-    if start != b"PAR1" and path.suffix == ".parquet":
-        raise InputError(f"{path} is not a Parquet file: write it again, or name JSON Lines .jsonl.")
-    return start == b"PAR1"
+    if start and not start.startswith(b"{"):
+        kind = files.foreign_kind(path).removesuffix(" Give another file.") or "something else."
+        raise InputError(f"{path} is neither Parquet nor JSON Lines, but {kind} Give a predictions file; {_IMPORT}.")
 
 
 def _read_parquet(path: Path) -> Any:
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path} is a broken Parquet file ({str(error).splitlines()[0]}): write it again.") from None
+    table = parquet.read(path, [*SCHEMA.names, NO_TARGET.name])
+    if "counts" not in table.column_names and "intersection" in parquet.column_names(path):
+        raise InputError(f"{path} holds the rows of a run, no masks: give the file of this name in predictions/.")
+    return table
 
 
-def _read_lines(path: Path) -> Any:
-    lines = []
+def _lines(path: Path) -> Iterator[Line]:
+    first = True
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number in itertools.count(1):
+            line = file.readline(LINE_LIMIT + 1)
+            if len(line) > LINE_LIMIT:
+                raise InputError(f"{path}, line {number} has more than {LINE_LIMIT:,} bytes: {_LINE}.")
+            if not line:
+                return
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
-                lines.append(_read_line(line, f"{path}, line {number}"))
-    return _table(lines)
+                yield _parse_line(line, path, number, first)
+                first = False
 
 
-def _read_line(line: bytes, place: str) -> Line:
+def _parse_line(line: bytes, path: Path, number: int, first: bool) -> Line:
     try:
-        return Line.model_validate_json(line)
+        content = files.parse_json(line)
+        if isinstance(content, dict):
+            return Line.model_validate(content)
+        reason = "Input should be an object"
     except ValidationError as error:
-        raise InputError(f"{place}: {errors.defect(error)}.") from None
+        reason = errors.defect(error)
+    except ValueError as error:
+        reason = f"Invalid JSON: {error}"
+    if first:
+        _refuse_single_object(path)
+    raise InputError(f"{path}, line {number}: {reason}: {_LINE}.")
+
+
+def _refuse_single_object(path: Path) -> None:
+    """Refuse a file that is one JSON object, and say which, if it is one that holds no predictions."""
+    try:
+        text = files.read_bytes(path)
+        content = files.parse_json(text)
+    except ValueError:
+        return
+    what = next((what for keys, what in _OBJECTS.items() if {*keys} <= {*content}), "")
+    if what or b"\n" in text.strip():
+        raise InputError(f"{path} is {what or f'one JSON object, no JSON Lines: {_LINE}'}.")
 
 
 def _table(lines: Iterable[Line]) -> Any:
-    rows = []
-    for line in lines:
+    columns: tuple[list[Any], ...] = tuple([] for _ in (*SCHEMA.names, NO_TARGET.name))
+    for row, line in enumerate(lines):
+        if row == parquet.MAX_ROWS:
+            raise InputError(f"More than {parquet.MAX_ROWS:,} predictions are not read: give those of one split.")
         mask, peak = line.segmentation, line.peak or (None, None)
         values = (line.sent_id, *mask.size, mask.counts, *peak, line.no_target)
-        rows.append(dict(zip((*SCHEMA.names, NO_TARGET.name), values, strict=True)))
-    return pa.Table.from_pylist(rows, schema=pa.schema([*(field.with_nullable(True) for field in SCHEMA), NO_TARGET]))
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    schema = pa.schema([*(field.with_nullable(True) for field in SCHEMA), NO_TARGET])
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
 # tables to predictions
@@ -149,13 +216,19 @@ def _table(lines: Iterable[Line]) -> Any:
 def _header(table: Any, path: Path) -> Header | None:
     text = (table.schema.metadata or {}).get(b"risbench")
     try:
-        header = None if text is None else Header.model_validate_json(text)
+        content = None if text is None else files.parse_json(text)
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            raise InputError(
+                f"{path} has format {content['format']!r:.60}, this risbench reads {FORMAT}: use a newer risbench."
+            )
+        return None if text is None else Header.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: metadata 'risbench' is broken at {first['loc']}: {first['msg']}.") from None
-    if header and header.format != FORMAT:
-        raise InputError(f"{path} has format {header.format}, this risbench reads {FORMAT}: use a newer risbench.")
-    return header
+        reason = errors.defect(error)
+    except InputError:
+        raise
+    except ValueError as error:
+        reason = str(error)
+    raise InputError(f"{path}: metadata 'risbench' is broken ({reason}): predict or import again.")
 
 
 def _from_table(table: Any, header: Header | None) -> Predictions:
@@ -180,8 +253,8 @@ def _column(table: Any, field: Any) -> Any:
     """Return one column in the type of the schema. The file may hold another type of the same kind, such as int16."""
     if field.nullable and field.name not in table.column_names:
         return pa.nulls(len(table), field.type)
-    if table.column_names.count(field.name) != 1:
-        raise InputError(f"Column {field.name!r} is missing or there twice; expected {', '.join(SCHEMA.names)}.")
+    if field.name not in table.column_names:
+        raise InputError(f"Column {field.name!r} is missing; expected {', '.join(SCHEMA.names)}.")
     column = table[field.name].combine_chunks()
     if column.null_count and not field.nullable:
         rows = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))

@@ -5,21 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import risbench
-from risbench import errors
+from risbench import errors, files
 from risbench.data.index import Index
 from risbench.errors import InputError
-from risbench.scoring import metrics, statistics
+from risbench.scoring import metrics, parquet, statistics
+from risbench.scoring.bounds import Ends, Percent
 from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import Protocol
 from risbench.scoring.score import Score, score_predictions
@@ -33,7 +34,7 @@ _LIBRARIES = ("numpy", "pandas", "pyarrow", "pycocotools", "torch", "torchvision
 class Record(BaseModel):
     """One method on one split under one protocol with one seed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal[1] = 1
     method: str  # floors and ceilings: reference/<name>
@@ -41,25 +42,29 @@ class Record(BaseModel):
     dataset: str
     split: str
     protocol: str
-    seed: int | None
-    n: int  # expressions
-    metrics: dict[str, FiniteFloat | None]  # percent
-    intervals: dict[str, list[float]]  # by metric: low and high end at 95 %, over images
+    seed: Annotated[int, Field(ge=0)] | None
+    n: int = Field(ge=1)  # expressions
+    metrics: dict[str, Percent | None]
+    intervals: dict[str, Ends]  # by metric: low and high end at 95 %, over images
     slices: dict[str, dict[str, SliceMetrics]] = {}  # by name and value
     card: str  # sha256 of the card's file
     index: str  # sha256 of the annotation files
     partial: bool = False
+    limit: int = Field(default=0, ge=0)  # images of the split that are evaluated, the first ones; 0: all
+    training_limit: int = Field(default=0, ge=0)  # images of each split in training; 0: all
     resized: bool = False  # masks of the image's size were resized to the protocol's size
     control: str = ""  # how the method was broken on purpose
     training_data: list[str]
-    leaked: float | None = None  # percent of the expressions whose image is in a training set that was available
+    leaked: Percent | None = None  # of the expressions whose image is in a training set that was available
     recipe: dict[str, Any]
     checkpoint: str  # sha256 of the weights
     weights: str  # which pretrained weights were loaded
+    code: str = ""  # sha256 of the method's code that predicted; records from before 0.3 do not have it
+    training_code: str = ""  # sha256 of the method's code that trained the weights
     commit: str
     versions: dict[str, str]
     device: str
-    cost: dict[str, float | int | None]
+    cost: dict[str, Annotated[float | int, Field(ge=0, allow_inf_nan=False)] | None]
     created: str  # UTC
 
     @model_validator(mode="before")
@@ -76,14 +81,15 @@ def make(score: Score, index: Index, header: Header, protocol: Protocol, **detai
     """Return the record of a score; `details` are fields that predictions files lack: seed, weights, cost, ..."""
     summary = score.summary
     known: dict[str, Any] = {
-        **header.model_dump(include={"method", "variants", "recipe", "checkpoint"}),
+        **header.model_dump(include={"method", "variants", "recipe", "checkpoint", "code", "training_limit"}),
         **{key: summary[key] for key in ("dataset", "split", "protocol", "n")},
         "metrics": {name: summary[name] for name in metrics.names(protocol.score)},
         "intervals": statistics.intervals(score.rows, protocol),
         "slices": summary["slices"],
         "card": index.card.file_sha256,
         "index": index.hash,
-        "partial": index.partial,
+        "partial": summary.get("partial", False),
+        "limit": summary.get("limit", 0),
         "resized": summary.get("resized", False),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -103,10 +109,7 @@ def score_and_write(
     record = make(score, index, predictions.header, protocol, **details)
     name = f"{split}-{protocol.name}" + ("-permuted" if record.control else "")
     if folder is not None:
-        rows = folder / "rows" / f"{name}.parquet"
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        score.rows.to_parquet(rows.with_suffix(".tmp"), index=False)
-        os.replace(rows.with_suffix(".tmp"), rows)
+        parquet.write(folder / "rows" / f"{name}.parquet", pa.Table.from_pandas(score.rows, preserve_index=False))
         write(folder / "records" / f"{name}.json", record)
     return record
 
@@ -140,23 +143,25 @@ def _git(*arguments: str) -> str:
 
 def write(path: Path, record: Record) -> None:
     """Write a record as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record.model_dump(mode="json"), sort_keys=True, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(path, json.dumps(record.model_dump(mode="json"), sort_keys=True, indent=1) + "\n")
 
 
 def read(path: Path) -> Record:
     """Read a record. Raises InputError with the wrong key or value."""
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return Record.model_validate(files.parse_json(files.read_bytes(path)))
+    except InputError:
+        raise
     except OSError as error:
-        raise InputError(f"The record {path} cannot be read: {error.strerror}.") from None
+        raise InputError(f"The record {path} cannot be read: {error.strerror}. Give a record of a run.") from None
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
             raise errors.unknown(f"key in the record {path}:", str(first["loc"][0]), Record.model_fields) from None
-        raise InputError(f"{path} is not a record: {errors.defect(error)}.") from None
+        reason = errors.defect(error)
+    except ValueError as error:
+        reason = f"Invalid JSON ({error})"
+    raise InputError(f"{path} is not a record: {reason}. Copy it again, or move it away.")
 
 
 def find(folders: Sequence[Path]) -> list[Record]:
@@ -168,8 +173,8 @@ def find(folders: Sequence[Path]) -> list[Record]:
 def _is_record(path: Path) -> bool:
     """Whether a JSON file is a record: it has the main keys of one, or is damaged, so that `read` can say why."""
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        values = json.loads(path.read_bytes()) if path.stat().st_size <= files.TEXT_LIMIT else None
+    except (OSError, ValueError, RecursionError):
         return True
     is_record = isinstance(values, dict) and {"method", "protocol", "metrics"} <= values.keys()
     if not is_record:
@@ -180,4 +185,5 @@ def _is_record(path: Path) -> bool:
 def _json_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give one that holds records.")
-    return [path for path in folder.rglob("*.json") if "checkpoints" not in path.relative_to(folder).parts]
+    paths = (path for path in folder.rglob("*.json") if path.is_file())
+    return [path for path in paths if "checkpoints" not in path.relative_to(folder).parts]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -82,10 +84,18 @@ def test_an_array_that_is_no_mask_is_refused(mask: Any, threshold: float | None,
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["left", -1, 2**63, 1.5, None, "1.5"])
+NAMES = ["left", -1, 2**63, 1.5, None, "1.5", "1_2", "+1", " 12", "12 ", "12\n", "-1", "１２", "²", "9" * 20, "", True]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_is_no_sent_id_is_refused(name: Any) -> None:
     with pytest.raises(InputError, match="is no sent_id"):
         dense.encode([(name, np.ones(SIZE, np.bool_))])
+
+
+@pytest.mark.parametrize("name", ["12", "0012", 12, np.int32(12), np.uint64(12)])
+def test_digits_and_integers_are_a_sent_id(name: Any) -> None:
+    assert dense.encode([(name, np.ones(SIZE, np.bool_))]).sent_id.tolist() == [12]
 
 
 def test_masks_without_a_sent_id_are_refused() -> None:
@@ -94,11 +104,38 @@ def test_masks_without_a_sent_id_are_refused() -> None:
         dense.encode(masks)
 
 
-def test_a_tensor_that_numpy_cannot_hold_is_refused() -> None:
+@pytest.mark.parametrize("kind", ["bool", "uint8", "int64", "float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_tensor_of_any_type_with_or_without_a_gradient_is_a_mask(kind: str, trained: bool) -> None:
     torch = pytest.importorskip("torch")
-    for mask in (torch.ones(SIZE, requires_grad=True), torch.ones(SIZE, dtype=torch.bfloat16)):
-        with pytest.raises(InputError, match="The mask of sent_id 7 is no array"):
+    tensor = torch.tensor(np.tri(*SIZE)).to(getattr(torch, kind))
+    if trained and tensor.is_floating_point():
+        tensor = torch.nn.Parameter(tensor) * 1  # with a gradient function
+    assert np.array_equal(encoded(tensor), np.tri(*SIZE))
+    if tensor.is_floating_point():
+        assert np.array_equal(encoded(torch.nn.Parameter(0.75 * tensor), 0.5), np.tri(*SIZE))
+
+
+@pytest.mark.gpu
+def test_a_tensor_on_a_gpu_is_a_mask() -> None:
+    import torch
+
+    tensor = torch.tensor(np.tri(*SIZE), dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    assert np.array_equal(encoded(tensor), np.tri(*SIZE))
+
+
+def test_a_tensor_that_is_no_dense_mask_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    for mask, message in (
+        (torch.ones(SIZE).to_sparse(), "is no array"),
+        (torch.ones(SIZE, device="meta"), "is no array"),
+        (torch.ones(SIZE, dtype=torch.complex64), "holds complex64: give bool"),
+        (torch.tensor(0.3).expand(SIZE), "holds values from 0.3"),
+        (torch.zeros(1, dtype=torch.bfloat16).expand(10**6, 10**6), r"has shape \(1000000, 1000000\)"),
+    ):
+        with pytest.raises(InputError, match=f"The mask of sent_id 7 {message}") as refusal:
             dense.encode([(7, mask)])
+        assert "\n" not in str(refusal.value)
 
 
 # files
@@ -124,9 +161,20 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         path = arrays(tmp_path / "a.npz", **named)
         with pytest.raises(InputError, match=r"a.npz.*(holds Python objects|Object arrays cannot be loaded)"):
             dense.encode(dense.read_npz(path))
-    with pytest.raises(InputError, match="a.pth is refused: .* Nothing in it was run"):
+    with pytest.raises(InputError, match="a.pth is refused: .* nothing in it was run"):
         dense.encode(dense.read_pth(tensors(tmp_path / "a.pth", lambda _: {7: harm}), load_torch))
     assert not (tmp_path / "harm").exists()
+
+
+def members(path: Path, *named: tuple[str, tuple[int, ...]]) -> Path:
+    """A .npz file whose members may have one name."""
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of zipfile, about the name
+        for name, shape in named:
+            buffer = io.BytesIO()
+            np.save(buffer, np.ones(shape))
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+    return path
 
 
 def promising(path: Path, shape: tuple[int, ...]) -> Path:
@@ -140,9 +188,24 @@ def promising(path: Path, shape: tuple[int, ...]) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path.write_bytes(b"no zip"), "a.npz cannot be read .*: write it with numpy.savez_compressed"),
+        (lambda path: path.write_bytes(b"no zip"), "a.npz: it is no .npz file, but text that begins with 'no zip'"),
+        (lambda path: path.write_bytes(b"<!DOCTYPE html>"), "a.npz: it is no .npz file, but a web page"),
+        (lambda path: os.mkfifo(path), "a.npz: .*is a device or a pipe"),
+        (lambda path: members(path, ("7", (3, 4)), ("7", (4, 3))), "a.npz: the array '7' stands twice in it"),
+        (lambda path: members(path, ("7", (3, 4)), ("sent_id", (3,))), "'sent_id' is no sent_id|is no mask|has shape"),
+        (lambda path: arrays(path, **{"12_3": np.ones(SIZE)}), "'12_3' is no sent_id"),
+        (lambda path: arrays(path, sent_id=["1_2"], masks=np.ones((1, 3, 4))), "'1_2' is no sent_id"),
+        (
+            lambda path: arrays(path, sent_id=np.zeros(1, "U5000"), masks=np.ones((1, 3, 4))),
+            "'sent_id' has 1 values of",
+        ),
+        (lambda path: arrays(path, **{"7": np.zeros(SIZE, "U9999999")}), "A mask holds <U9999999: give bool"),
+        (lambda path: tensors(path, lambda torch: {7: torch.ones(SIZE)}), "is a file of torch, .* give --format pth"),
         (lambda path: path.mkdir(), "a.npz cannot be read"),
-        (lambda path: promising(path, (10**5, 10**5)), r"A mask has shape \(100000, 100000\): give .* 67108864 pixels"),
+        (
+            lambda path: promising(path, (10**5, 10**5)),
+            r"A mask has shape \(100000, 100000\): give .* 89,478,485 pixels",
+        ),
         (lambda path: promising(path, (10, 10)), "a.npz cannot be read"),
         (lambda path: promising(path, (2, 5, 5)), r"A mask has shape \(2, 5, 5\)"),
         (lambda path: arrays(path, left=np.ones(SIZE)), "'left' is no sent_id"),
@@ -168,8 +231,17 @@ def test_every_truncation_of_npz_is_refused(tmp_path: Path) -> None:
     whole = arrays(tmp_path / "a.npz", sent_id=[1, 2], masks=np.ones((2, *SIZE), np.bool_)).read_bytes()
     for length in range(0, len(whole), 41):
         (tmp_path / "a.npz").write_bytes(whole[:length])
-        with pytest.raises(InputError, match="a.npz cannot be read"):
+        with pytest.raises(InputError, match="a.npz cannot be read|a.npz: it is no .npz file, but empty"):
             dense.encode(dense.read_npz(tmp_path / "a.npz"))
+
+
+def test_a_flipped_bit_of_an_npz_is_noticed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", sent_id=[1], masks=np.zeros((1, 64, 64), np.uint8))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[2000] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match="a.npz cannot be read .*Bad CRC-32"):
+        dense.encode(dense.read_npz(tmp_path / "a.npz"))
 
 
 def test_masks_of_an_npz_are_never_all_in_memory(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from itertools import groupby
@@ -217,7 +218,27 @@ def test_ids_that_disagree_with_the_split_are_refused(masks: Masks, val: Split, 
     assert same(formats.read(folder, pattern="{image_id}_{sent_id}.png"), masks)
 
 
+def test_the_suffix_of_a_png_may_be_in_capitals(masks: Masks, tmp_path: Path) -> None:
+    (tmp_path / "png").mkdir()
+    for number, (sent_id, mask) in enumerate(masks.items()):
+        grey(mask).save(tmp_path / "png" / f"{sent_id}{('.png', '.PNG', '.Png')[number % 3]}")
+    assert same(formats.read(tmp_path / "png"), masks)
+    first = next(iter(masks))
+    grey(masks[first]).save(tmp_path / "png" / f"00{first}.PNG")
+    with pytest.raises(InputError, match=rf"Predicted more than once: sent_id {first} \(1 in all\)"):
+        formats.read(tmp_path / "png")
+    os.mkfifo(tmp_path / "png" / "7777.png")
+    with pytest.raises(InputError, match="7777.png is a device or a pipe"):
+        formats.read(tmp_path / "png")
+
+
 # COCO results
+
+
+def test_coco_results_may_begin_with_a_byte_order_mark(masks: Masks, tmp_path: Path) -> None:
+    path = WRITERS["coco"](tmp_path, masks)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert same(formats.read(path), masks)
 
 
 def entry(**changed: Any) -> dict[str, Any]:
@@ -235,10 +256,12 @@ def entry(**changed: Any) -> dict[str, Any]:
         ([entry(segmentation={"size": SIZE, "counts": [5.0, 7]})], "a run length is no whole number, or negative"),
         ([entry(segmentation={"size": [-3, -4], "counts": [5, 7]})], r"has shape \(-3, -4\)"),
         ([entry(segmentation={"size": [2**20, 2**20], "counts": [2**40]})], r"has shape \(1048576, 1048576\)"),
-        ([entry(segmentation={"size": SIZE, "counts": [5, 0, 3, 4]})], "The mask of sent_id 7 has an empty run"),
+        ([{**entry(), "sent_id": True}], "0.sent_id: Input should be a valid integer"),
+        ([{**entry(), "sent_id": "12"}], "0.sent_id: Input should be a valid integer"),
+        ([entry(segmentation={"size": [SIZE[0], True], "counts": [5, 7]})], "0.segmentation.size.1: Input should be"),
         ([entry(segmentation={"size": SIZE, "counts": "56"})], "The mask of sent_id 7 has runs of"),
         ([entry(image_id="4")], "0.image_id: Input should be a valid integer"),
-        ({"annotations": []}, r"Input should be a valid array\): give a list of results"),
+        ({"annotations": []}, r"Input should be a valid list\): give a list of results"),
         ([entry(), entry()], r"Predicted more than once: sent_id 7 \(1 in all\). Keep one mask"),
     ],
 )
@@ -333,7 +356,7 @@ def test_scoring_another_format_says_how_to_import_it(
         (["a.json", "--threshold", "0.5"], "--threshold 0.5 cannot cut masks of the format coco"),
         (["a.json", "--pattern", "{sent_id}.png"], "has no effect on the format coco"),
         (["a.json", "--data-root", "."], "An import without --split takes no --data-root"),
-        (["a.json", "--format", "npz"], "a.json cannot be read"),
+        (["a.json", "--format", "npz"], "a.json: it is no .npz file, but JSON that begins with"),
         (["a.txt"], "The name a.txt does not tell its format: give --format"),
     ],
 )

@@ -1,47 +1,68 @@
-"""Predictions in parts: merging the parts of several processes, and resuming a run."""
+"""Predictions in parts: merging the parts of several processes, resuming a run, and parts that are not to be used."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from risbench.data import rle
+from risbench.errors import InputError
 from risbench.scoring import predictions_file
 from risbench.scoring.prediction_parts import PredictionParts
 from risbench.scoring.predictions import Header, Predictions
 
-HEADER = Header(dataset="small", split="val", input={"threshold": 0.25}, method="lts", checkpoint="ab" * 32)
+INPUT = {"threshold": 0.25, "border": (123, 117, 104)}  # a list when it is read again
+HEADER = Header(dataset="small", split="val", input=INPUT, method="lts", checkpoint="ab" * 32)
 SIZE = (4, 6)
 MASK = rle.encode(np.tri(*SIZE, dtype=np.bool_))
+BATCHES = ([3], [2], [9, 4])
 
 
-def some(*sent_ids: int) -> Predictions:
+def some(*sent_ids: int, header: Header = HEADER) -> Predictions:
     peaks = [None if sent_id % 2 else (sent_id % 4, 5) for sent_id in sent_ids]
-    return Predictions.build(HEADER, sent_ids, [SIZE] * len(sent_ids), [MASK] * len(sent_ids), peaks)
+    return Predictions.build(header, sent_ids, [SIZE] * len(sent_ids), [MASK] * len(sent_ids), peaks)
+
+
+def opened(
+    folder: Path, header: Header = HEADER, batches: tuple[list[int], ...] = BATCHES, origin: str = ""
+) -> PredictionParts:
+    parts = PredictionParts(folder, header, [np.array(batch, np.int64) for batch in batches], origin)
+    parts.prepare()
+    return parts
+
+
+def filled(folder: Path) -> PredictionParts:
+    parts = opened(folder)
+    for number, batch in enumerate(BATCHES):
+        parts.add(number, some(*batch))
+    return parts
 
 
 def same(first: Predictions, second: Predictions) -> bool:
     arrays = ("sent_id", "height", "width", "peak_row", "peak_col")
     equal = all(np.array_equal(getattr(first, name), getattr(second, name)) for name in arrays)
-    return equal and first.counts == second.counts and first.header == second.header
+    headers = [predictions.header and predictions.header.model_dump_json() for predictions in (first, second)]
+    return equal and first.counts == second.counts and headers[0] == headers[1]
 
 
 def test_parts_with_no_target_flags_merge_with_parts_without(tmp_path: Path) -> None:
-    parts = PredictionParts(tmp_path / "parts", HEADER)
-    parts.add(0, some(1, 2))
-    parts.add(1, replace(some(3), no_target=np.array([1], np.int8)))
+    parts = filled(tmp_path / "parts")
+    parts.add(1, replace(some(2), no_target=np.array([1], np.int8)))
     merged = parts.merge(tmp_path / "val.parquet").no_target
-    assert merged is not None and merged.tolist() == [-1, -1, 1]
+    assert merged is not None and merged.tolist() == [-1, 1, -1, -1]
 
 
 def test_parts_of_two_processes_merge_to_the_whole_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    first, second = PredictionParts(tmp_path / "parts", HEADER), PredictionParts(tmp_path / "parts", HEADER)
+    first, second = opened(tmp_path / "parts"), opened(tmp_path / "parts")
     second.add(1, some(2))
-    first.add(10, some(9, 4))
+    first.add(2, some(9, 4))
     first.add(0, some(3))
-    assert first.stored_batches() == second.stored_batches() == {0, 1, 10}
+    assert first.stored_batches() == second.stored_batches() == {0, 1, 2}
     merged = first.merge(tmp_path / "val.parquet")
     assert same(merged, some(3, 2, 9, 4))
     assert same(predictions_file.read(tmp_path / "val.parquet"), merged)
@@ -49,17 +70,74 @@ def test_parts_of_two_processes_merge_to_the_whole_in_the_order_of_their_numbers
 
 
 def test_a_run_resumes_from_its_parts_and_a_half_written_one_does_not_count(tmp_path: Path) -> None:
-    parts = PredictionParts(tmp_path / "parts", HEADER)
+    parts = opened(tmp_path / "parts", batches=([3], [2]))
     parts.add(0, some(3))
     (tmp_path / "parts" / f".{parts.key}-00000001.parquet.99.tmp").write_bytes(b"PAR1")  # killed while writing
-    again = PredictionParts(tmp_path / "parts", HEADER)
+    again = opened(tmp_path / "parts", batches=([3], [2]))
     assert again.stored_batches() == {0}
     again.add(1, some(2))
     assert same(again.merge(tmp_path / "val.parquet"), some(3, 2))
 
 
-def test_parts_under_another_header_are_removed(tmp_path: Path) -> None:
-    PredictionParts(tmp_path / "parts", HEADER).add(0, some(3))
-    other = PredictionParts(tmp_path / "parts", HEADER.model_copy(update={"checkpoint": "cd" * 32}))
+@pytest.mark.parametrize("changed", ["header", "origin", "batches"])
+def test_parts_made_of_something_else_are_removed(tmp_path: Path, changed: str) -> None:
+    filled(tmp_path / "parts")
+    other = {
+        "header": lambda: opened(tmp_path / "parts", header=HEADER.model_copy(update={"code": "cd" * 32})),
+        "origin": lambda: opened(tmp_path / "parts", origin="other images"),
+        "batches": lambda: opened(tmp_path / "parts", batches=([3, 2], [9, 4])),
+    }[changed]()
     assert other.stored_batches() == set()
     assert list((tmp_path / "parts").iterdir()) == []
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(MASK)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),  # as a power cut leaves a file that was not synced
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        flip,
+        lambda path: predictions_file.write(path, some(4, 9)),
+        lambda path: predictions_file.write(path, some(9)),
+        lambda path: predictions_file.write(path, some(9, 4, header=HEADER.model_copy(update={"split": "testA"}))),
+    ],
+)
+def test_a_damaged_or_foreign_part_is_made_again(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    parts = filled(tmp_path / "parts")
+    damage(tmp_path / "parts" / f"{parts.key}-00000002.parquet")
+    with pytest.raises(InputError, match=r"Batch 3 of 3 is missing or damaged in .*parts: .* Repeat the command"):
+        parts.merge(tmp_path / "val.parquet")
+    assert not (tmp_path / "val.parquet").exists()
+    again = opened(tmp_path / "parts")
+    assert again.stored_batches() == {0, 1}
+    again.add(2, some(9, 4))
+    assert same(again.merge(tmp_path / "val.parquet"), some(3, 2, 9, 4))
+
+
+def test_a_missing_batch_is_refused_and_a_batch_of_no_number_is_left_out(tmp_path: Path) -> None:
+    parts = filled(tmp_path / "parts")
+    shutil.copy(
+        tmp_path / "parts" / f"{parts.key}-00000000.parquet", tmp_path / "parts" / f"{parts.key}-00000007.parquet"
+    )
+    assert same(parts.merge(tmp_path / "val.parquet"), some(3, 2, 9, 4))
+    parts = filled(tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts")
+    with pytest.raises(InputError, match="Batch 1 of 3 is missing"):
+        parts.merge(tmp_path / "other.parquet")
+
+
+def test_files_of_the_user_in_the_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "my-table.parquet").write_text("mine")
+    filled(tmp_path / "parts").merge(tmp_path / "val.parquet")
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["my-table.parquet"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file cannot be written"):
+        opened(tmp_path / "file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from risbench.data import rle
 from risbench.errors import InputError
+from risbench.scoring import parquet as tables
 from risbench.scoring import predictions_file
 from risbench.scoring.predictions import Header, Predictions
 
@@ -152,6 +154,13 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     [
         ("{", "line 2: Invalid JSON"),
         ("[1]", "line 2: Input should be an object"),
+        ('{"sent_id": 8, "sent_id": 9}', "line 2: Invalid JSON: the key 'sent_id' stands twice in one object"),
+        ('{"sent_id": NaN}', "line 2: Invalid JSON: NaN is no number of JSON"),
+        ('{"a":' * 100_000, "line 2: Invalid JSON: it is nested too deeply"),
+        (line(True), "line 2: sent_id: Input should be a valid integer"),
+        (line(8.0), "line 2: sent_id: Input should be a valid integer"),
+        (line(2**64), "line 2: sent_id: Input should be less than"),
+        (line(8, size=[65535, 65535]), "The mask of sent_id 8 has 65535 x 65535 pixels, more than 89,478,485"),
         ({"sent_id": 8}, "line 2: segmentation: Field required"),
         (line("8"), "line 2: sent_id: Input should be a valid integer"),
         (line(8, size=[4]), "line 2: segmentation.size.1: Field required"),
@@ -188,6 +197,65 @@ def test_a_broken_or_newer_header_is_refused(tmp_path: Path, text: str) -> None:
     pq.write_table(pa.table(columns()).replace_schema_metadata({"risbench": text}), tmp_path / "val.parquet")
     with pytest.raises(InputError, match=r"metadata 'risbench' is broken|has format 2, this risbench reads 1"):
         predictions_file.read(tmp_path / "val.parquet")
+
+
+def test_a_line_that_never_ends_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions_file, "LINE_LIMIT", 1000)
+    path = lines(tmp_path / "val.jsonl", line(), line(8, note="x" * 1000))
+    with pytest.raises(InputError, match="val.jsonl, line 2 has more than 1,000 bytes: a line holds"):
+        predictions_file.read(path)
+    monkeypatch.setattr(tables, "MAX_ROWS", 1)
+    with pytest.raises(InputError, match="More than 1 predictions are not read"):
+        predictions_file.read(lines(path, line(), line(8)))
+
+
+RECORD = json.dumps({"method": "lts", "protocol": "original", "metrics": {}}, indent=1)
+BASELINE = json.dumps({"scores": {}, "protocol": "original"}, indent=1)
+KINDS: list[tuple[str | bytes, str, str]] = [
+    ("<html>", "a.parquet", "is not a Parquet file, but a web page"),
+    ("<html>", "a.jsonl", "is neither Parquet nor JSON Lines, but a web page"),
+    ("# Read me", "README.md", "but text that begins with '# Read me'. Give a predictions file; risbench import MASKS"),
+    ("sent_id,mask\n", "a.csv", "but text that begins with 'sent_id,mask'"),
+    (bytes(100), "a.jsonl", "but a file of zeros"),
+    ("{}".encode("utf-16"), "a.jsonl", "but text in UTF-16, as PowerShell writes it. Write it in UTF-8"),
+    ("[]", "a.jsonl", "risbench import .*a.jsonl --format coco --output FILE.parquet"),
+    ("\ufeff[]", "a.json", "risbench import .*a.json --output FILE.parquet"),
+    (RECORD, "a.json", "is a record: give the predictions of its run"),
+    (BASELINE, "a.json", "is a baseline, which `risbench check --baseline` reads"),
+    (json.dumps({"images": [], "annotations": []}), "a.json", "is an annotation file in COCO's format"),
+    (json.dumps({"7": {}}, indent=1), "a.json", "is one JSON object, no JSON Lines: a line holds"),
+]
+
+
+@pytest.mark.parametrize(("content", "name", "message"), KINDS)
+def test_another_kind_of_file_is_named_with_what_to_do(
+    tmp_path: Path, content: str | bytes, name: str, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message) as refusal:
+        predictions_file.read(tmp_path / name)
+    assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
+
+
+def test_the_folder_of_a_run_and_its_rows_are_no_predictions(tmp_path: Path) -> None:
+    predictions_file.write(tmp_path / "run" / "predictions" / "val-original.parquet", some(3))
+    with pytest.raises(InputError, match="is the folder of a run: give one of .*predictions/val-original.parquet"):
+        predictions_file.read(tmp_path / "run")
+    with pytest.raises(InputError, match="holds the rows of a run, no masks: give the file of this name in predict"):
+        predictions_file.read(parquet(tmp_path / "val-original.parquet", {"sent_id": [1], "intersection": [2]}))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match="pipe.jsonl is a device or a pipe"):
+        predictions_file.read(tmp_path / "pipe.jsonl")
+
+
+def test_a_file_of_an_older_version_has_no_hash_of_the_code(tmp_path: Path) -> None:
+    older = HEADER.model_dump(mode="json", exclude={"code"})
+    pq.write_table(pa.table(columns()).replace_schema_metadata({"risbench": json.dumps(older)}), tmp_path / "a.parquet")
+    assert predictions_file.read(tmp_path / "a.parquet").header == HEADER
+    twice = json.dumps(older).replace('{"format"', '{"split": "testA", "format"', 1)
+    pq.write_table(pa.table(columns()).replace_schema_metadata({"risbench": twice}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="metadata 'risbench' is broken .the key 'split' stands twice"):
+        predictions_file.read(tmp_path / "a.parquet")
 
 
 def flagged(predictions: Predictions, *flags: int) -> Predictions:

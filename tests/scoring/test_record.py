@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from risbench import datasets
 from risbench.data.index import Index
 from risbench.errors import InputError
-from risbench.scoring import protocol, record, references
+from risbench.scoring import protocol, record, references, statistics
 from risbench.scoring.metrics import NAMES
 from risbench.scoring.record import Record
 from risbench.scoring.score import score_predictions
@@ -26,7 +27,9 @@ def floor(small_index: Index) -> Record:
     predictions = references.predict("random-object", small_index, "train", seed=3)
     scored = score_predictions(predictions, small_index, "train", ORIGINAL, boundaries=True)
     assert predictions.header
-    return record.make(scored, small_index, predictions.header, ORIGINAL, seed=3, cost={"parameters": 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "MIN_IMAGES", 2)  # it has three images
+        return record.make(scored, small_index, predictions.header, ORIGINAL, seed=3, cost={"parameters": 0})
 
 
 def test_a_record_names_method_data_and_settings(floor: Record, small_index: Index, small_card: Path) -> None:
@@ -61,6 +64,13 @@ def test_kinds_of_a_record_from_before_there_were_slices_are_a_slice(floor: Reco
     assert without.slices == {}
     record.write(tmp_path / "again.json", with_kinds)
     assert record.read(tmp_path / "again.json") == with_kinds
+
+
+def test_a_record_of_an_older_version_or_after_a_byte_order_mark_is_read(floor: Record, tmp_path: Path) -> None:
+    older = floor.model_dump(mode="json", exclude={"code", "training_code"})
+    (tmp_path / "one.json").write_text(json.dumps(older), encoding="utf-8-sig")
+    assert record.read(tmp_path / "one.json") == floor
+    assert (floor.code, floor.training_code) == ("", "")
 
 
 def test_a_file_is_sorted_json_with_the_names_of_the_design(floor: Record, tmp_path: Path) -> None:
@@ -101,6 +111,24 @@ def test_keeping_a_score_writes_its_rows_and_its_record_under_names_that_tell_a_
         ({"format": 2}, "broken.json is not a record: format: Input should be 1"),
         ({"metrics": {"oIoU": "high"}}, "broken.json is not a record: metrics.oIoU: "),
         ({"slices": {"a": {"0": {"n": 1}}}}, "broken.json is not a record: slices.a.0.oIoU: Field required"),
+        ({"n": 0}, "broken.json is not a record: n: Input should be greater than or equal to 1"),
+        ({"n": -3}, "broken.json is not a record: n: Input should be greater than or equal to 1"),
+        ({"n": "12"}, "broken.json is not a record: n: Input should be a valid integer"),
+        ({"seed": -1}, "broken.json is not a record: seed: Input should be greater than or equal to 0"),
+        ({"metrics": {"oIoU": 100.5}}, "broken.json is not a record: metrics.oIoU: Input should be less than"),
+        ({"metrics": {"oIoU": -1}}, "broken.json is not a record: metrics.oIoU: Input should be greater than"),
+        ({"metrics": {"oIoU": float("nan")}}, r"broken.json is not a record: Invalid JSON \(NaN is no number of JSON"),
+        ({"metrics": {"oIoU": 10**400}}, "broken.json is not a record: metrics.oIoU: "),
+        (
+            {"intervals": {"oIoU": [60.0, 40.0]}},
+            "intervals.oIoU: Value error, the low end 60.0 of an interval lies above",
+        ),
+        ({"intervals": {"oIoU": [60.0]}}, "intervals.oIoU: List should have at least 2 items"),
+        ({"intervals": {"oIoU": [1.0, 1000.0]}}, "intervals.oIoU.1: Input should be less than"),
+        ({"leaked": 101}, "broken.json is not a record: leaked: Input should be less than"),
+        ({"cost": {"flops": -1}}, "broken.json is not a record: cost.flops"),
+        ({"slices": {"a": {"0": {"n": 1, "oIoU": 300.0, "mIoU": 1.0}}}}, "slices.a.0.oIoU: Input should be less than"),
+        ({"slices": {"a": {"0": {"n": -1, "oIoU": 3.0, "mIoU": 1.0}}}}, "slices.a.0.n: Input should be greater"),
         ({"kinds": {"size": 3}}, "broken.json is not a record: slices.kind of expression.size: "),
     ],
 )
@@ -116,6 +144,13 @@ def test_invalid_json_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(InputError, match="broken.json is not a record: Invalid JSON"):
         record.find([tmp_path])
+    for text, reason in (("[" * 100_000, "nested too deeply"), ('{"n": 1, "n": 2}', "the key 'n' stands twice")):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(InputError, match=f"broken.json is not a record: Invalid JSON .*{reason}"):
+            record.read(tmp_path / "broken.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InputError, match="pipe.json is a device or a pipe"):
+        record.read(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="none.json cannot be read: No such file"):
         record.read(tmp_path / "none.json")
     with pytest.raises(InputError, match="nowhere is not a folder"):
@@ -146,6 +181,9 @@ def test_other_json_is_left_out_with_a_warning_and_a_damaged_record_is_refused(
     assert [logged.getMessage() for logged in caplog.records] == [
         f"{tmp_path / name} is not a record: left out." for name in other_files
     ]
+    (tmp_path / "folder.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    assert record.find([tmp_path]) == [floor]
     (tmp_path / "damaged.json").write_text(json.dumps({"method": "lts", "protocol": "original", "metrics": {}}))
     with pytest.raises(InputError, match="damaged.json is not a record: variants: Field required"):
         record.find([tmp_path])
