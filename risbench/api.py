@@ -1,10 +1,19 @@
 """Read this first: what the harness provides to a method, and what it requires of it.
 
-A method is a folder: methods/lts/ holds lts.py with a class Model(Method), recipe.toml and README.md. The harness
-reads images and expressions, trains, samples masks to the scored size, scores and tabulates. A method only turns a
-Batch into named loss terms (training) or into a Prediction (evaluation).
+A method is a folder: methods/lts/ holds lts.py with a class Model(Method), recipe.toml and, for its readers, README.md.
+The harness reads images and expressions, trains, samples masks to the scored size, scores and tabulates. A method only
+turns a Batch into named loss terms (training) or into a Prediction (evaluation). `risbench method new NAME` writes such
+a folder, and `risbench method check PATH` examines one; docs/add-a-method.md lists what it demands.
 
 A complete method, which ignores the words:
+
+    from torch import nn
+    from torch.nn import functional
+
+    from risbench.api import Method, Prediction
+    from risbench.data.text import WordTokenizer
+    from risbench.nn.segmentation import area_average
+
 
     class Model(Method):
         @classmethod
@@ -117,9 +126,11 @@ class Method(nn.Module, ABC):
     def convert(cls, content: dict[str, Any]) -> Converted:
         """Find the weights in the content of a file that the method's authors released.
 
-        Raises InputError when it is another file; the message continues a sentence that begins with the file's name.
+        What wrappers such as DataParallel add to the names of weights is left out already. Raises InputError when it is
+        another file; the message continues a sentence that begins with the file's name. A method without its own
+        `convert` has no converter.
         """
-        raise InputError("it cannot be converted: this method reads no checkpoints of its authors. Train it instead.")
+        raise NotImplementedError
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """The checkpoint files that the authors of LAVT released: their weights, and our names for them.
 
 A file is a dictionary. A file of `lavt` has the network in `model` and BERT in `bert_model`; a file of `lavt_one` has
-both in `model`, BERT as `text_encoder.*`. `args`, `epoch`, `optimizer` and `lr_scheduler` come from training.
+both in `model`, BERT as `text_encoder.*`. `args`, `epoch`, `optimizer` and `lr_scheduler` come from training. Files of
+other training scripts have the weights in `state_dict`, or nothing but the weights.
 """
 
 from __future__ import annotations
@@ -33,10 +34,8 @@ _HEAD_WIDTH = 64  # of every published BERT
 
 def convert(content: dict[str, Any]) -> Converted:
     """Find the weights of LAVT in the content of a file. Raises InputError when it is another file."""
-    network, bert_in_network = content.get(_NETWORK), _BERT not in content
-    if not isinstance(network, dict):
-        known = ", ".join([_NETWORK, _BERT, *_TRAINING, "epoch", "args"])
-        raise InputError(f"it holds {_first_keys(content)}, but a file of LAVT holds {known}. Give such a file.")
+    container, network = _find_network(content)
+    bert_in_network = _BERT not in content
     bert = {} if bert_in_network else content[_BERT]
     if not isinstance(bert, dict):
         raise InputError(f"its {_BERT} is a {type(bert).__name__}, not a dictionary of weights. Give another file.")
@@ -55,8 +54,21 @@ def convert(content: dict[str, Any]) -> Converted:
         dataset=_DATASETS.get((str(getattr(args, "dataset", "")), str(getattr(args, "splitBy", ""))), ""),
         epoch=epoch if isinstance(epoch, int) else None,
         needless={**buffers, **{key: 1 for key in _TRAINING if key in content}},
-        left=[str(key) for key in content if key not in (_NETWORK, _BERT, *_TRAINING, "args", "epoch")],
+        left=[str(key) for key in content if key not in (container, _BERT, *_TRAINING, "args", "epoch")]
+        if container
+        else [],
     )
+
+
+def _find_network(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the network's weights and the name under which they are; "" for bare weights."""
+    for container in (_NETWORK, "state_dict"):
+        if isinstance(content.get(container), dict):
+            return container, content[container]
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return "", content
+    known = ", ".join([_NETWORK, _BERT, *_TRAINING, "epoch", "args"])
+    raise InputError(f"it holds {_first_keys(content)}, but a file of LAVT holds {known}. Give such a file.")
 
 
 def _released_names(text: str) -> Callable[[str], str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from risbench import files
 from risbench.errors import InputError
 
 _RANDOM_STD = 0.4  # of random vectors, close to the standard deviation of GloVe's
+_LIMIT = 32 * 2**30  # bytes of a file; GloVe's largest has 5.3 GiB
+_LINE_LIMIT = 2**16  # characters; 300 numbers take about 3,000
+_CURE = "Give a GloVe .txt as model.glove: a word and its numbers on each line."
 
 
 def random_vectors(words: int, width: int) -> nn.Embedding:
@@ -33,22 +37,38 @@ def load_glove(table: nn.Embedding, vocabulary: Sequence[str], glove: str) -> st
 
 
 def read_vectors(path: Path, vocabulary: Sequence[str], width: int) -> dict[str, Tensor]:
-    """Read the vectors (width,) of the vocabulary's words from a GloVe text file."""
+    """Read the vectors (width,) of the vocabulary's words from a GloVe text file.
+
+    Raises InputError for another file, and for one that knows none of the words.
+    """
     wanted = set(vocabulary)
     vectors: dict[str, Tensor] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        word, *numbers = line.rstrip().split(" ")
+        if word in wanted:
+            vectors[word] = _vector(numbers, width, f"{path}, line {number}: {word!r}")
+    if wanted and not vectors:
+        raise InputError(f"{path} holds none of the {len(wanted)} words of the expressions. {_CURE}")
+    return vectors
+
+
+def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                word, *numbers = line.rstrip().split(" ")
-                if word in wanted:
-                    vectors[word] = _vector(numbers, width, f"{path}, line {number}: {word!r}")
+        files.check_regular(path, _LIMIT)
+        kind = files.foreign_kind(path, text=True)
+        if kind:
+            raise InputError(f"{path} is {kind}")
+        with path.open(encoding="utf-8") as file:
+            while line := file.readline(_LINE_LIMIT):
+                if len(line) == _LINE_LIMIT:
+                    raise InputError(f"{path} has a line of more than {_LINE_LIMIT:,} characters. {_CURE}")
+                yield line
     except FileNotFoundError:
         raise InputError(
             f"There is no GloVe file at {path}. Give another model.glove, or an empty one for random vectors."
         ) from None
     except (IsADirectoryError, UnicodeDecodeError):
         raise InputError(f"{path} is no GloVe text file. Unpack the archive and give the .txt.") from None
-    return vectors
 
 
 def _vector(numbers: Sequence[str], width: int, where: str) -> Tensor:
@@ -57,6 +77,9 @@ def _vector(numbers: Sequence[str], width: int, where: str) -> Tensor:
             f"{where} has {len(numbers)} numbers, but model.word_width is {width}. Give the GloVe file of that width."
         )
     try:
-        return torch.tensor([float(number) for number in numbers])
+        vector = torch.tensor([float(number) for number in numbers])
     except ValueError as error:
         raise InputError(f"{where}: {error}. Give the unpacked GloVe .txt.") from None
+    if not vector.isfinite().all():
+        raise InputError(f"{where} has numbers that are not finite. Give another GloVe file.")
+    return vector

@@ -6,7 +6,9 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,10 +33,12 @@ def convert_checkpoint(
     the file does not. No code in the file is run. Raises InputError, and writes nothing, if the file is not one of the
     method's, damaged or incomplete, or if the target is taken.
     """
+    method = methods.register(method)
     _check_free(target)
     dataset = datasets.load(dataset).name if dataset else ""
     cls = methods.load(method)
-    content = weights.read(source, _ALLOWED_CLASSES)
+    _check_converts(cls, method)
+    content, wrappers = _without_wrappers(weights.read(source, _ALLOWED_CLASSES), source)
     with _prefix_errors(source):
         converted = cls.convert(content)
         training_dataset = _training_dataset(converted, dataset)
@@ -43,17 +47,48 @@ def convert_checkpoint(
     with _prefix_errors(source):
         model = _build_without_memory(cls, settings, tokenizer)
         unused = [*converted.left, *_load_tensors(model, converted)]
+    weights.check_finite(
+        {name: tensor for name, tensor in converted.tensors.items() if name not in unused}, str(source)
+    )
     facts = Facts(
-        method=methods.folder(method).name,
+        method=method,
+        origin=methods.origin(method),
+        code=methods.code_hash(method),
         variants=variants,
         training_data=[training_dataset or "unknown", *settings.train.pretraining],
-        weights=f"released {methods.folder(method).name}, {source.name} sha256 {checkpoint.file_sha256(source)[:12]}",
+        weights=f"released {method}, {source.name} sha256 {checkpoint.file_sha256(source)[:12]}",
         seed=None,
         epoch=converted.epoch,
         training_seconds=None,
     )
     checkpoint.save(target.resolve(), model, tokenizer, settings, facts)
-    return [f"{target}: {_description(model, facts)}", *_remarks(training_dataset, converted, unused)]
+    return [f"{target}: {_description(model, facts)}", *wrappers, *_remarks(training_dataset, converted, unused)]
+
+
+def _check_converts(cls: type[Method], method: str) -> None:
+    if not any("convert" in vars(base) for base in cls.__mro__ if base is not Method):
+        raise InputError(
+            f"{method} has no converter: it reads no checkpoint files of its authors. Train it: risbench run --method "
+            f"{method}."
+        )
+
+
+def _without_wrappers(content: dict[str, Any], source: Path) -> tuple[dict[str, Any], list[str]]:
+    """Leave out what DataParallel, torch.compile and the like add to names of weights; return lines that say so."""
+    if _holds_weights(content):
+        bare, line = weights.without_wrappers(content, str(source))
+        return bare, [line] if line else []
+    lines = []
+    content = dict(content)
+    for key, value in content.items():
+        if isinstance(value, dict) and _holds_weights(value):
+            content[key], line = weights.without_wrappers(value, f"{source}, {key}")
+            lines += [line] if line else []
+    return content, lines
+
+
+def _holds_weights(values: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Tensor | np.ndarray) for value in values.values())
 
 
 @contextmanager
@@ -104,7 +139,8 @@ def _build_without_memory(cls: type[Method], settings: Recipe, tokenizer: WordPi
         with torch.device("meta"):
             return cls.build(settings, tokenizer)
     except RuntimeError as error:
-        raise InputError(f"no network has the sizes of its weights ({error}). Give another file.") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"no network has the sizes of its weights ({reason}). Give another file.") from None
 
 
 def _load_tensors(model: Method, converted: Converted) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,39 +17,49 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image as PIL
 
-from risbench.api import Batch, Panel
-from risbench.data import images
+from risbench.api import Batch, Panel, Tokenizer
+from risbench.data import images, pictures
 from risbench.data.loader import Item
 from risbench.data.rle import Mask
+from risbench.data.text import Vocabulary
 from risbench.engine import distributed, predict
 from risbench.engine.checkpoint import Checkpoint
 from risbench.engine.predict import Predictor
 from risbench.errors import InputError
 from risbench.scoring import protocol
 
+_log = logging.getLogger(__name__)
 _COLOUR = (255, 40, 60)
 _OPACITY = 0.5  # of the colour over the image
 _HEAT = "inferno"  # colour map of a panel, from 0 to its maximum
 
 
 def draw_segmentation(
-    checkpoint: Path, image: Path, expression: str, output: Path, explain: bool = False, word: str = ""
+    checkpoint: Path,
+    image: Path,
+    expression: str,
+    output: Path,
+    explain: bool = False,
+    word: str = "",
+    method: str = "",
 ) -> float:
     """Draw the image, the mask and the peak to a file; return the share of the image that the mask covers.
 
-    `explain` adds the maps behind the mask, those of one word of the expression if `word` is not empty.
+    `explain` adds the maps behind the mask, those of one word of the expression if `word` is not empty. `method` is the
+    name or the folder of the checkpoint's method, if it is not known by name.
     """
     _check_options(expression, output, explain, word)
-    opened = Checkpoint(checkpoint)
+    opened = Checkpoint(checkpoint, method)
     model, tokenizer = opened.model()
     fabric = distributed.start()  # in full precision, which every device has
     original = protocol.load("original")
     predictor = Predictor.build(model.to(fabric.device).eval(), tokenizer, opened.recipe, original, fabric)
+    _check_words(predictor.tokenizer, expression)
     tokens = predictor.tokenizer.places(expression, word) if word else []
-    picture = images.read(image, upright=True)
+    picture = pictures.read_photo(image)
     item = _item(predictor, picture, expression)
     with torch.inference_mode():
-        masks, peaks = predict.predict_masks(predictor, item)
+        masks, peaks = predict.predict_masks(predictor, item, [expression])
         panels = explanation_panels(predictor, item, tokens) if explain else []
     mask = masks[0].cpu().numpy()
     title = f"{expression}   (word: {word})" if word else expression
@@ -73,6 +84,17 @@ def _check_options(expression: str, output: Path, explain: bool, word: str) -> N
         raise InputError(
             f"--output {output} does not name a picture: give a file that ends in .png (or {', '.join(suffixes)})."
         )
+
+
+def _check_words(tokenizer: Tokenizer, expression: str) -> None:
+    """Name the words that the checkpoint's vocabulary lacks; refuse an expression of which it knows nothing."""
+    known = tokenizer.known_words(expression) if isinstance(tokenizer, Vocabulary) else {expression: True}
+    unknown = ", ".join(repr(word) for word, is_known in known.items() if not is_known)
+    if not any(known.values()):
+        what = f"has seen none of the words {unknown}" if unknown else f"reads no word in {expression!r}"
+        raise InputError(f"The checkpoint {what}, so its mask would mean nothing. Say it in other words.")
+    if unknown:
+        _log.warning("Words that the checkpoint has never seen, and does not understand: %s.", unknown)
 
 
 def _item(predictor: Predictor, picture: PIL.Image, expression: str) -> Item:

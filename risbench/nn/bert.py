@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from risbench import files
 from risbench.api import Words
 from risbench.errors import InputError
 from risbench.nn import weights
 
 POSITIONS = 512  # position embeddings, which is the longest sequence
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
+_SIZES, _PIECES = "config.json", "vocab.txt"
+_NEEDED = f"a folder with {_SIZES}, {_PIECES} and {' or '.join(WEIGHTS)}"
+_LEFT_OUT = ("cls.", "pooler.", "embeddings.position_ids")  # the heads of pretraining, and a buffer of older files
 
 
 class Bert(BertModel):  # type: ignore[no-untyped-call]
@@ -54,12 +61,11 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
 
         Raises InputError when the weights cannot be had or do not fit.
         """
-        if Path(source).is_absolute() and not Path(source).is_dir():
-            raise InputError(f"There is no folder {source} with weights of BERT. Give another, or a name of the hub.")
-        with weights.explain_hub_errors(source):
-            pretrained = BertModel.from_pretrained(source, add_pooling_layer=False)
+        folder = local_folder(source)
+        _check_heads(folder / _SIZES, self.config.num_attention_heads)
+        tensors = weights.read_tensors(next(folder / name for name in WEIGHTS if (folder / name).is_file()))
         try:
-            self.load_state_dict(pretrained.state_dict())
+            self.load_state_dict(_adapt(tensors))
         except RuntimeError as error:
             raise weights.misfit(source, "BERT", error) from None
         return f"BERT {source}"
@@ -69,3 +75,58 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
         for name, parameter in self.named_parameters():
             number = name.partition("encoder.layer.")[2].partition(".")[0]
             parameter.requires_grad_(number.isdecimal() and int(number) < layers)
+
+
+def local_folder(source: str) -> Path:
+    """Return the folder of BERT's sizes, word pieces and weights: `source`, or that of a model name in the hub's cache.
+
+    Raises InputError, which names the file, when one of them is missing, or when the hub cannot be reached.
+    """
+    folder = Path(source)
+    if not folder.exists() and not folder.is_absolute() and not source.startswith((".", "~")) and source.count("/") < 2:
+        return _download(source)
+    if not folder.is_dir():
+        problem = "is no folder" if folder.exists() else "does not exist"
+        raise InputError(f"model.text_weights={source} {problem}. Give {_NEEDED}, or a name of the hub.")
+    missing = [name for name in (_SIZES, _PIECES) if not (folder / name).is_file()]
+    missing += [] if any((folder / name).is_file() for name in WEIGHTS) else [" or ".join(WEIGHTS)]
+    if missing:
+        raise InputError(f"model.text_weights={source} lacks {', '.join(missing)}. Give {_NEEDED}.")
+    return folder
+
+
+def _download(name: str) -> Path:
+    """Return the folder of a model of the hub in its cache, after what is missing there has been fetched."""
+    folder = _fetch(name, _SIZES).parent
+    _fetch(name, _PIECES)
+    with suppress(InputError):  # an older model has the other file only
+        _fetch(name, WEIGHTS[0])
+        return folder
+    _fetch(name, WEIGHTS[1])
+    return folder
+
+
+def _fetch(name: str, file: str) -> Path:
+    with weights.explain_hub_errors(f"{name} ({file})", f"model.text_weights=FOLDER ({_NEEDED})"):
+        return Path(hf_hub_download(name, file))
+
+
+def _check_heads(path: Path, heads: int) -> None:
+    """Refuse weights that were trained with another number of heads, which no shape shows."""
+    try:
+        config = files.parse_json(files.read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}). Copy the folder of the weights again.") from None
+    trained = config.get("num_attention_heads", heads) if isinstance(config, dict) else heads
+    if trained != heads:
+        raise InputError(f"{path}: BERT was trained with {trained} heads. Give model.text_heads={trained}.")
+
+
+def _adapt(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's weights under their names of today."""
+    adapted = {}
+    for key, tensor in tensors.items():
+        key = key.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
+        if not key.startswith(_LEFT_OUT):
+            adapted[key.replace("LayerNorm.beta", "LayerNorm.bias")] = tensor
+    return adapted

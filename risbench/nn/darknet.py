@@ -13,13 +13,17 @@ from typing import Any, cast
 import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from timm.models.cspnet import CspStagesCfg, CspStemCfg
 from torch import Tensor, nn
 
+from risbench import files
 from risbench.errors import InputError
+from risbench.nn import weights
 from risbench.nn.checkpointing import run_block
 
 _HEADER_BYTES = 20  # before the parameters: version (3 x int32), images seen (int64)
+_VERSIONS = [(0, minor) for minor in range(2, 6)]  # an older version counts the images in 4 bytes
 _DARKNET_SLOPE = 0.1  # of the LeakyReLU in darknet
 _TIMM = "darknet53.c2ns_in1k"
 _TIMM_SLOPE = 0.01  # with which timm trained its weights
@@ -100,13 +104,9 @@ def load_weights(network: nn.Module, source: str, slope: float) -> str:
 
 
 def _load_timm(network: nn.Module) -> str:
-    try:
+    with weights.explain_hub_errors(_TIMM, "model.backbone_weights=''"):
         pretrained = timm.create_model(_TIMM, features_only=True, out_indices=(3, 4, 5), pretrained=True)
-    except Exception as error:  # the hub's clients raise many classes
-        raise InputError(
-            f"The pretrained weights {_TIMM} cannot be loaded ({type(error).__name__}). Connect to the Hugging Face "
-            "hub or a mirror (HF_ENDPOINT) once, or give model.pretrained=false to train from scratch."
-        ) from None
+    weights.check_finite(pretrained.state_dict(), f"timm {_TIMM}")
     try:
         network.load_state_dict(pretrained.state_dict())
     except RuntimeError:
@@ -122,12 +122,7 @@ def _load_darknet(network: nn.Module, path: Path) -> str:
     After the header come float32 numbers: for each convolution in order the bias, weight, mean and variance of its
     batch normalisation, then its kernel. Numbers after the last convolution belong to YOLO's head.
     """
-    try:
-        numbers = np.fromfile(path, dtype="<f4", offset=_HEADER_BYTES)
-    except FileNotFoundError:
-        raise InputError(f"There is no darknet file at {path}. Give another model.backbone_weights.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, no darknet file. Give the .weights file in it.") from None
+    numbers = _read_numbers(path)
     targets = _in_file_order(network)
     needed = sum(tensor.numel() for tensor in targets)
     if len(numbers) < needed:
@@ -142,6 +137,25 @@ def _load_darknet(network: nn.Module, path: Path) -> str:
         for tensor, part in zip(targets, parts, strict=True):
             tensor.copy_(part.reshape(tensor.shape))
     return f"{path.name} (darknet)"
+
+
+def _read_numbers(path: Path) -> NDArray[np.float32]:
+    """Read the numbers behind the header. Raises InputError for another file."""
+    try:
+        files.check_regular(path)
+    except FileNotFoundError:
+        raise InputError(f"There is no darknet file at {path}. Give another model.backbone_weights.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, no darknet file. Give the .weights file in it.") from None
+    kind = files.foreign_kind(path)
+    if kind:
+        raise InputError(f"{path} is {kind}")
+    version = tuple(np.fromfile(path, dtype="<i4", count=2).tolist())
+    if version not in _VERSIONS:
+        raise InputError(
+            f"{path} does not begin as a darknet file of version 0.2 to 0.5. Give darknet53.conv.74 or yolov3.weights."
+        )
+    return np.fromfile(path, dtype="<f4", offset=_HEADER_BYTES)
 
 
 def _in_file_order(network: nn.Module) -> list[Tensor]:

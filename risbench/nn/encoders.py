@@ -14,6 +14,7 @@ from torch import Tensor
 from risbench.api import Batch, Method
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
+from risbench.nn import bert
 from risbench.nn.bert import Bert
 from risbench.nn.darknet import Darknet
 from risbench.nn.resnet import ResNet
@@ -82,7 +83,8 @@ class EncoderMethod(Method):
         """Return the word pieces of the pretrained text encoder, or make them from the training text."""
         settings = validate_section(cls.schema, recipe.model, "model")
         if settings.pretrained and settings.text_weights:
-            return WordPieceTokenizer.pretrained(settings.text_weights, recipe.text.max_tokens)
+            folder = bert.local_folder(settings.text_weights)
+            return WordPieceTokenizer.pretrained(str(folder), recipe.text.max_tokens)
         return WordPieceTokenizer.train(expressions, recipe.text.max_tokens, settings.vocabulary)
 
     def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:

@@ -56,12 +56,10 @@ class ResNet(nn.Module):
 
         Raises InputError when the weights cannot be had or do not fit.
         """
-        path = Path(source)
-        if path.suffix in weights.SUFFIXES:
-            tensors, loaded = weights.read(path), path.name
+        if weights.is_file(source):
+            tensors, loaded = weights.read_tensors(Path(source)), Path(source).name
         else:
-            with weights.explain_hub_errors(source):
-                tensors, loaded = timm.create_model(source, pretrained=True).state_dict(), f"timm {source}"
+            tensors, loaded = weights.from_timm(source, "resnet*"), f"timm {source}"
         try:
             self.net.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("fc.")})
         except RuntimeError as error:

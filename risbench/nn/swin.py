@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from timm.models.swin_transformer import (
     SwinTransformer,
@@ -144,11 +143,10 @@ class Swin(SwinTransformer):
 
         Bias tables of another window are resized. Raises InputError when the weights cannot be had or do not fit.
         """
-        path = Path(source)
-        if path.suffix in weights.SUFFIXES:
-            tensors, loaded = weights.read(path), path.name
+        if weights.is_file(source):
+            tensors, loaded = weights.read_tensors(Path(source)), Path(source).name
         else:
-            tensors, loaded = _load_from_timm(source), f"timm {source}"
+            tensors, loaded = weights.from_timm(source, "swin_*"), f"timm {source}"
         try:
             keys = self.load_state_dict(_adapt(tensors, self.state_dict()), strict=False)
         except (RuntimeError, AttributeError) as error:
@@ -183,12 +181,11 @@ def _padded_length(length: int, window: int) -> int:
     return length + -length % window
 
 
-def _adapt(tensors: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _adapt(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights under timm's names, with bias tables of the window of `state`.
 
-    The authors of Swin wrap them in "model", name the merging by the stage before it, and store buffers too.
+    The authors of Swin name the merging by the stage before it, and store buffers too.
     """
-    tensors = tensors.get("model", tensors)
     offset = int("layers.0.downsample.reduction.weight" in tensors)
     adapted = {}
     for key, tensor in tensors.items():
@@ -209,11 +206,3 @@ def _resize_bias_table(table: Tensor, offsets: int) -> Tensor:
     grid = table.float().T.reshape(1, -1, old_side, old_side)  # (1, heads, side, side)
     grid = functional.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
     return grid.flatten(2)[0].T
-
-
-def _load_from_timm(name: str) -> dict[str, Tensor]:
-    if not timm.is_model(name):
-        known = ", ".join(timm.list_models("swin_*", pretrained=True)[:40])
-        raise InputError(f"{name!r} is neither a weights file ({', '.join(weights.SUFFIXES)}) nor one of {known}.")
-    with weights.explain_hub_errors(name):
-        return cast(dict[str, Tensor], timm.create_model(name, pretrained=True).state_dict())

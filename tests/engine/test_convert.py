@@ -79,6 +79,45 @@ def test_both_forms_hold_the_same_weights(content: File, save: Save, vocabulary:
     assert "1 position_ids" in lines[1]
 
 
+def wrapped(weights: File, prefix: str) -> File:
+    return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "network.module."])
+def test_what_wrappers_add_to_the_names_is_left_out_and_said(
+    content: File, save: Save, vocabulary: Path, tmp_path: Path, prefix: str
+) -> None:
+    plain = convert_checkpoint("lavt", save(content), tmp_path / "plain", vocabulary)
+    parts = {part: wrapped(content[part], prefix) for part in ("model", "bert_model")}
+    lines = convert_checkpoint("lavt", save({**content, **parts}), tmp_path / "out", vocabulary)
+    assert Checkpoint(tmp_path / "out").facts.sha256 == Checkpoint(tmp_path / "plain").facts.sha256
+    assert [line.rpartition(":")[0] for line in lines if line not in plain][1:] == [
+        f"{tmp_path / 'lavt.pth'}, {part}: left out of the names of the weights" for part in ("model", "bert_model")
+    ]
+
+
+@pytest.mark.parametrize("container", ["state_dict", ""])
+def test_a_network_in_a_lightning_file_or_alone_is_read(
+    content: File, save: Save, vocabulary: Path, tmp_path: Path, container: str
+) -> None:
+    """With the text encoder inside, as `lavt_one` has it."""
+    whole = content["model"] | wrapped(content["bert_model"], "text_encoder.")
+    convert_checkpoint("lavt", save({"model": whole}), tmp_path / "plain", vocabulary)
+    network = wrapped(whole, "model.")
+    file = save({"state_dict": network, "global_step": 3} if container else network)
+    lines = convert_checkpoint("lavt", file, tmp_path / "out", vocabulary)
+    assert Checkpoint(tmp_path / "out").facts.sha256 == Checkpoint(tmp_path / "plain").facts.sha256
+    assert lines[1] == f"{file}{', state_dict' if container else ''}: left out of the names of the weights: model."
+    assert ("Unexpected, and not used: global_step" in lines) == bool(container)
+
+
+def test_arrays_of_numpy_are_weights(content: File, save: Save, vocabulary: Path, tmp_path: Path) -> None:
+    convert_checkpoint("lavt", save(content), tmp_path / "plain", vocabulary)
+    content["model"] = {name: tensor.numpy() for name, tensor in content["model"].items()}
+    convert_checkpoint("lavt", save(content), tmp_path / "out", vocabulary)
+    assert Checkpoint(tmp_path / "out").facts.sha256 == Checkpoint(tmp_path / "plain").facts.sha256
+
+
 @pytest.mark.parametrize(
     ("arguments", "option", "expected"),
     [

@@ -92,7 +92,7 @@ BLOCK = "backbone.layers.0.blocks.0"
         ),
         (
             lambda content: content.update(args=PurePosixPath("a")),
-            "is refused: .*PurePosixPath.* Nothing in it was run",
+            "is refused: .*PurePosixPath.* nothing in it was run",
         ),
         (lambda content: content.update(args=Namespace(mha="4-4-4-4")), "trained with --mha 4-4-4-4"),
         (lambda content: content.update(bert_model=[1]), "its bert_model is a list"),
@@ -112,7 +112,7 @@ def test_a_truncated_file_is_refused(content: File, save: Save, vocabulary: Path
     whole = file.read_bytes()
     for size in (0, 100, len(whole) // 2, len(whole) - 20):
         file.write_bytes(whole[:size])
-        assert_refused(file, vocabulary, tmp_path / "out", "lavt.pth (cannot be read|is refused)")
+        assert_refused(file, vocabulary, tmp_path / "out", "lavt.pth is (empty|cut off)")
 
 
 class Code:
@@ -130,7 +130,7 @@ def test_code_in_a_file_is_not_run(
     torch.load(file, weights_only=False)
     assert Path("ran").exists()  # the trap works
     Path("ran").unlink()
-    assert_refused(file, vocabulary, tmp_path / "out", "is refused: .*system.* Nothing in it was run")
+    assert_refused(file, vocabulary, tmp_path / "out", "is refused: .*system.* nothing in it was run")
     assert not Path("ran").exists()
 
 
@@ -170,8 +170,37 @@ def test_a_taken_folder_is_left_alone(
     assert Checkpoint(target)
 
 
-def test_a_method_without_released_checkpoints_is_refused(
+def test_a_method_without_a_converter_says_so_before_it_reads_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="^lts has no converter: .* Train it: risbench run --method lts.$"):
+        convert_checkpoint("lts", tmp_path / "none.pth", tmp_path / "out")
+
+
+def test_a_text_is_no_checkpoint_file(vocabulary: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# LAVT: Language-Aware Vision Transformer\n")
+    match = "README.md is text that begins with '# LAVT: .*'. Give another file.$"
+    assert_refused(tmp_path / "README.md", vocabulary, tmp_path / "out", match)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(
+    content: File, save: Save, vocabulary: Path, tmp_path: Path, number: float
+) -> None:
+    content["model"]["backbone.norm2.bias"][3] = number
+    content["bert_model"][QUERY][0, 0] = number
+    match = "lavt.pth: 2 of 1.. weights hold NaN or infinite numbers, first backbone.norm2.bias"
+    assert_refused(save(content), vocabulary, tmp_path / "out", match)
+
+
+def test_a_number_that_is_none_and_is_not_used_does_no_harm(
     content: File, save: Save, vocabulary: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="lavt.pth: it cannot be converted: this method reads no checkpoints"):
-        convert_checkpoint("lts", save(content), tmp_path / "out", vocabulary)
+    content["bert_model"]["pooler.dense.bias"] = torch.full((2,), float("nan"))
+    assert convert_checkpoint("lavt", save(content), tmp_path / "out", vocabulary)
+
+
+def test_weights_of_which_a_part_is_wrapped_are_refused(
+    content: File, save: Save, vocabulary: Path, tmp_path: Path
+) -> None:
+    content["model"]["module.backbone.norm2.bias"] = torch.zeros(32)
+    match = "lavt.pth, model: 1 of .* names begin with module., and the others do not. Save the weights of one network"
+    assert_refused(save(content), vocabulary, tmp_path / "out", match)

@@ -14,7 +14,7 @@ from PIL import Image as PIL
 from torch import Tensor
 
 from risbench import methods, recipe
-from risbench.api import Batch, Method, Panel, Prediction
+from risbench.api import Batch, Method, Panel, Prediction, Tokenizer
 from risbench.data import images
 from risbench.data.loader import Item
 from risbench.data.text import WordTokenizer
@@ -123,6 +123,38 @@ def test_the_attention_to_a_word_is_drawn(lavt: Path, tmp_path: Path) -> None:
     assert covered == segment.draw_segmentation(lavt, tmp_path / "a.png", "Red cup", output, explain=True, word="RED")
     with PIL.open(plain) as few, PIL.open(output) as many:
         assert many.width > few.width and many.height > 1.8 * few.height
+
+
+def test_words_that_the_checkpoint_has_never_seen_are_named(
+    lavt: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    PIL.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    segment.draw_segmentation(lavt, tmp_path / "a.png", "red cup", tmp_path / "x.png")
+    assert not caplog.records
+    segment.draw_segmentation(lavt, tmp_path / "a.png", "red zigzag on a box", tmp_path / "x.png")
+    assert [record.message for record in caplog.records] == [
+        "Words that the checkpoint has never seen, and does not understand: 'zigzag', 'on', 'box'."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("zigzag Box", "has seen none of the words 'zigzag', 'box', so its mask would mean nothing"),
+        ("?!", "reads no word in '.!', so its mask would mean nothing"),
+    ],
+)
+def test_an_expression_of_which_the_checkpoint_knows_nothing_is_refused(
+    lavt: Path, tmp_path: Path, expression: str, says: str
+) -> None:
+    PIL.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=says):
+        segment.draw_segmentation(lavt, tmp_path / "a.png", expression, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_tokenizer_that_cannot_say_what_it_knows_is_no_obstacle() -> None:
+    segment._check_words(cast(Tokenizer, object()), "zigzag")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from risbench import methods, recipe
 from risbench.api import Batch, Words
+from risbench.errors import InputError
 from risbench.nn.bert import Bert
 from risbench.nn.swin import Swin
 
@@ -203,6 +204,7 @@ def test_pretrained_weights_are_loaded_where_they_are_named(tmp_path: Path) -> N
     sizes += ["text_width=16", "text_layers=1", "text_heads=2"]
     torch.save(swin.state_dict(), tmp_path / "swin.pth")
     bert.save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").write_text("[PAD]\n", encoding="utf-8")
     files = {"backbone_weights": tmp_path / "swin.pth", "text_weights": tmp_path / "bert"}
 
     def loaded(pretrained: str, *names: str) -> tuple[Any, str]:
@@ -231,6 +233,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def test_word_pieces_are_those_of_the_pretrained_text_or_of_the_training_text(tmp_path: Path) -> None:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cup", "red", "##der"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    Bert(len(pieces), 16, 1, 2, 0.0).save_pretrained(tmp_path)
 
     def tokenizer(pretrained: str) -> Any:
         overrides = ["text.max_tokens=6", f"model.text_weights={tmp_path}", f"model.pretrained={pretrained}"]
@@ -239,3 +242,6 @@ def test_word_pieces_are_those_of_the_pretrained_text_or_of_the_training_text(tm
 
     assert tokenizer("true")(["redder cup"]).ids.tolist() == [[2, 6, 7, 5, 3, 0]]
     assert "mug" in tokenizer("false").vocabulary and "cup" not in tokenizer("false").vocabulary
+    (tmp_path / "vocab.txt").unlink()
+    with pytest.raises(InputError, match="lacks vocab.txt. Give a folder with config.json, vocab.txt and model.safe"):
+        tokenizer("true")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,36 @@ def test_a_missing_glove_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_no_glove_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no GloVe text file"):
         glove.read_vectors(tmp_path, ["red"], width=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!doctype html><html>404</html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
+        (b"PK\x03\x04" + bytes(100), "is a zip archive. Unpack it and give the file in it"),
+        (b"", "is empty"),
+        (b"hat 1 2\n", "holds none of the 2 words of the expressions. Give a GloVe .txt as model.glove"),
+        (b"red nan 2\n", "line 1: 'red' has numbers that are not finite"),
+        (b"red 1 1e400\n", "line 1: 'red' has numbers that are not finite"),
+        (b"red 1 1e39\n", "line 1: 'red' has numbers that are not finite"),
+        (b"1 " * 2**16, "has a line of more than 65,536 characters"),
+    ],
+)
+def test_another_file_is_called_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "glove.txt").write_bytes(content)
+    with pytest.raises(InputError, match=f"glove.txt.*{words}"):
+        glove.read_vectors(tmp_path / "glove.txt", ["red", "cup"], width=2)
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(32 * 2**30 + 1)
+    for path, words in (
+        (Path("/dev/zero"), "a device or a pipe"),
+        (tmp_path / "pipe", "a device or a pipe"),
+        (tmp_path / "large", "at most 34,359,738,368 are read"),
+    ):
+        with pytest.raises(InputError, match=words):
+            glove.read_vectors(path, ["red"], width=2)

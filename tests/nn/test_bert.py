@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from risbench.api import Words
 from risbench.errors import InputError
-from risbench.nn.bert import Bert
+from risbench.nn.bert import Bert, local_folder
 
 PIECES, WIDTH, LAYERS, HEADS = 40, 16, 3, 2
 
@@ -78,8 +77,21 @@ def test_only_the_first_layers_are_trained(bert: Any, words: Words, layers: int)
         assert {name for name, p in bert.named_parameters() if p.grad is not None} == trained
 
 
+def save(network: Any, folder: Path) -> Path:
+    """Write a folder of weights as the hub has it."""
+    network.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\n", encoding="utf-8")
+    return folder
+
+
+def assert_refused(bert: Any, source: str | Path, words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        bert.load_pretrained(str(source))
+    assert "\n" not in str(error.value)
+
+
 def test_weights_are_loaded_from_a_folder(bert: Any, words: Words, tmp_path: Path) -> None:
-    bert.save_pretrained(tmp_path / "bert")
+    save(bert, tmp_path / "bert")
     other: Any = Bert(PIECES, WIDTH, LAYERS, HEADS, dropout=0.0)
     assert not torch.allclose(other.double().eval().hidden_states(words), bert.hidden_states(words), atol=1e-2)
     assert other.load_pretrained(str(tmp_path / "bert")) == f"BERT {tmp_path / 'bert'}"
@@ -87,34 +99,92 @@ def test_weights_are_loaded_from_a_folder(bert: Any, words: Words, tmp_path: Pat
 
 
 def test_weights_with_a_pooler_are_loaded_without_it(bert: Any, tmp_path: Path) -> None:
-    """As bert-base-uncased is published."""
     pretrained = BertModel(bert.config)
-    pretrained.save_pretrained(tmp_path)
+    save(pretrained, tmp_path)
     bert.load_pretrained(str(tmp_path))
     assert all(torch.equal(p.float(), pretrained.get_parameter(name)) for name, p in bert.named_parameters())
 
 
-def test_a_missing_folder_is_one_sentence(bert: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no folder .*/missing "):
-        bert.load_pretrained(str(tmp_path / "missing"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty cannot be loaded .*model.pretrained=false"):
-        bert.load_pretrained(str(tmp_path / "empty"))
+def test_weights_are_loaded_as_bert_base_uncased_is_published(bert: Any, tmp_path: Path) -> None:
+    """With the heads of pretraining, and normalisations under the names of TensorFlow."""
+    tensors = {f"bert.{name}": tensor + 1 for name, tensor in bert.state_dict().items()}
+    tensors |= {"bert.pooler.dense.bias": torch.ones(WIDTH), "cls.predictions.bias": torch.ones(PIECES)}
+    names = {key: key.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta") for key in tensors}
+    save(bert, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({names[key]: tensor for key, tensor in tensors.items()}, tmp_path / "pytorch_model.bin")
+    bert.load_pretrained(str(tmp_path))
+    assert all(torch.equal(p, tensors[f"bert.{name}"]) for name, p in bert.state_dict().items())
+
+
+def test_a_weight_that_a_file_lacks_does_not_stay_random(bert: Any, tmp_path: Path) -> None:
+    save(bert, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({**bert.state_dict(), "embeddings.LayerNorm.weight": None}, tmp_path / "pytorch_model.bin")
+    assert_refused(bert, tmp_path, "embeddings.LayerNorm.weight is a NoneType, no weight")
+    tensors = bert.state_dict()
+    del tensors["embeddings.LayerNorm.weight"]
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert_refused(bert, tmp_path, 'do not fit this BERT: Missing key.* "embeddings.LayerNorm.weight"')
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("config.json", "lacks config.json. Give a folder with config.json, vocab.txt and model.safetensors or pyt"),
+        ("vocab.txt", "lacks vocab.txt. Give a folder"),
+        ("model.safetensors", "lacks model.safetensors or pytorch_model.bin. Give a folder"),
+    ],
+)
+def test_a_file_that_a_folder_lacks_is_named(bert: Any, tmp_path: Path, missing: str, says: str) -> None:
+    (save(bert, tmp_path) / missing).unlink()
+    assert_refused(bert, tmp_path, says)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", b"{", "config.json is damaged"),
+        ("config.json", b'{"num_attention_heads": 4}', "trained with 4 heads. Give model.text_heads=4"),
+        ("model.safetensors", b"<html>", "model.safetensors is a web page"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "safetensors is a pointer of git-lfs"),
+    ],
+)
+def test_a_file_that_is_damaged_is_named(bert: Any, tmp_path: Path, file: str, content: bytes, says: str) -> None:
+    (save(bert, tmp_path) / file).write_bytes(content)
+    assert_refused(bert, tmp_path, says)
+
+
+def test_what_is_no_folder_is_one_sentence(bert: Any, tmp_path: Path) -> None:
+    save(bert, tmp_path)
+    for source in (tmp_path / "missing", "./missing", "a/b/missing"):
+        assert_refused(bert, source, "missing does not exist. Give a folder with config.json, vocab.txt and")
+    assert_refused(bert, tmp_path / "vocab.txt", "vocab.txt is no folder. Give a folder")
 
 
 @pytest.mark.parametrize("size", [(41, 16, 3), (40, 32, 3), (40, 16, 2), (40, 16, 4)])
 def test_weights_of_another_size_are_one_sentence(bert: Any, tmp_path: Path, size: tuple[int, int, int]) -> None:
     pieces, width, layers = size
-    Bert(pieces, width, layers, HEADS, 0.0).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="do not fit this BERT: .*Give those of its size") as error:
-        bert.load_pretrained(str(tmp_path))
-    assert "\n" not in str(error.value)
+    save(Bert(pieces, width, layers, HEADS, 0.0), tmp_path)
+    assert_refused(bert, tmp_path, "do not fit this BERT: .*Give those of its size")
 
 
-def test_without_the_hub_the_sentence_says_what_else_can_be_done(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("We couldn't connect to the hub\nCheck your connection")
+def test_without_the_hub_the_cure_leads_to_weights(bert: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    needed = "config.json, vocab.txt and model.safetensors or pytorch_model.bin"
+    assert_refused(
+        bert, "bert-base-uncased", f"config.json. cannot be loaded.*text_weights=FOLDER .a folder with {needed}"
+    )
+    assert bert.load_pretrained(str(save(bert, tmp_path / "folder")))
 
-    monkeypatch.setattr(transformers.BertModel, "from_pretrained", offline)
-    with pytest.raises(InputError, match=r"bert-base-uncased cannot be loaded \(OSError\).*model.pretrained=false"):
-        bert.load_pretrained("bert-base-uncased")
+
+def test_a_model_in_the_cache_of_the_hub_is_found(bert: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--bert-base-uncased"
+    save(bert, cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    assert local_folder("bert-base-uncased") == cached / "snapshots" / "0123"
+    assert bert.load_pretrained("bert-base-uncased") == "BERT bert-base-uncased"

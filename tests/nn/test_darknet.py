@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -96,16 +97,35 @@ def test_the_52_convolutions_of_the_full_size_darknet_are_filled() -> None:
     assert sum(t.numel() for t in darknet._in_file_order(network)) == 40_620_640  # the numbers in darknet53.conv.74
 
 
-@pytest.mark.parametrize("name", ["short", "missing", "nan", "folder"])
-def test_a_wrong_darknet_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("short", "holds .* numbers, but this Darknet53 needs"),
+        ("missing", "There is no darknet file"),
+        ("nan", "numbers that are not finite"),
+        ("folder", "is a folder, no darknet file"),
+        ("pipe", "is a device or a pipe"),
+        ("page", "is a web page"),
+        ("pointer", "is a pointer of git-lfs"),
+        ("torch", "is a zip archive"),
+        ("old", "does not begin as a darknet file of version 0.2 to 0.5"),
+    ],
+)
+def test_a_wrong_darknet_file_is_one_sentence(tmp_path: Path, name: str, says: str) -> None:
     network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.1)
     write_darknet(tmp_path / "short", network)
     whole = (tmp_path / "short").read_bytes()
     (tmp_path / "nan").write_bytes(whole[:400] + b"\xff" * 8 + whole[408:])
+    (tmp_path / "old").write_bytes(bytes(4) + b"\x01" + whole[5:])
     (tmp_path / "short").write_bytes(whole[:-8])
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=name):
+    (tmp_path / "page").write_bytes(b"<html>Quota exceeded</html>")
+    (tmp_path / "pointer").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    torch.save(network.state_dict(), tmp_path / "torch")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=says) as error:
         darknet.load_weights(network, str(tmp_path / name), 0.1)
+    assert str(tmp_path / name) in str(error.value)
 
 
 def test_darknet_weights_want_their_slope(tmp_path: Path) -> None:
