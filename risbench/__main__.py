@@ -1,5 +1,33 @@
-"""`python -m risbench`, which torchrun starts."""
+"""The command risbench, also as `python -m risbench`, which torchrun starts."""
 
-from risbench.cli.app import main
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
 
-main()
+import risbench
+
+with suppress(OSError):  # -m looks for modules in the working directory first: downloaded files there would be code
+    if os.path.samefile(sys.path[0], ".") and not os.path.samefile(Path(risbench.__file__).parents[1], "."):
+        del sys.path[0]
+
+try:
+    from risbench.cli import signals
+except KeyboardInterrupt:  # before signals are handled
+    raise SystemExit(130) from None
+
+
+def main() -> None:
+    """Run the command line; signals are handled before anything else is imported."""
+    signals.install()
+    try:
+        from risbench.cli import app
+
+        app.main()
+    finally:
+        if signals.received():
+            signals.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from risbench import datasets
 from risbench.data import index, index_store
 from risbench.data.index import Index
 from risbench.datasets import Card
-from risbench.errors import unknown
+from risbench.errors import DATA_ROOT, InputError, unknown
 
 
 def open_index(dataset: str, data_root: str = "", images: str = "", partial: bool = False, limit: int = 0) -> Index:
@@ -27,13 +27,26 @@ def open_index(dataset: str, data_root: str = "", images: str = "", partial: boo
 
 
 def data_root_of(card: Card, data_root: str = "") -> Path:
-    """Return the folder in which the files of a data set lie; a generated one is made in the cache on first use."""
+    """Return the folder in which the files of a data set lie; a generated one is made in the cache on first use.
+
+    Raises InputError for a data root without effect.
+    """
+    check_data_root([card], data_root)
     root = _root(data_root)
     if card.generator and not (root / card.folder).is_dir():
         root = index_store.cache_folder() / "data"
         with index_store.explaining_the_cache():
             make(card, root, repair=True)
     return root
+
+
+def check_data_root(cards: Sequence[Card], data_root: str) -> None:
+    """Refuse a data root without effect, since all of these data sets are generated and it holds none of them."""
+    if data_root and cards and all(card.generator and not (_root(data_root) / card.folder).is_dir() for card in cards):
+        raise InputError(
+            f"The data root {data_root} has no effect: it holds no files of "
+            f"{' or '.join(dict.fromkeys(card.name for card in cards))}, which is generated. Leave {DATA_ROOT} out."
+        )
 
 
 def used_root(names: Iterable[str], data_root: str = "") -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from risbench.recipe import Train
@@ -18,6 +19,18 @@ def build_optimizer(groups: list[dict[str, Any]], settings: Train) -> Optimizer:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def load_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimiser. Raises ValueError or another error of torch if it is that of other parameters."""
+    for stored, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if any(type(stored[key]) is not type(group[key]) for key in stored.keys() & group.keys()):
+            raise ValueError("a group of parameters has settings of another type")
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.dim()}
+        if shapes - {parameter.shape}:
+            raise ValueError("a parameter has another shape")
 
 
 def rate_factor(settings: Train, step: int, steps_per_epoch: int) -> float:

@@ -1,1 +1,1 @@
-"""The regression gate: today's code against recorded numbers."""
+"""Gates: today's code against recorded numbers, and a method against its contract with the harness."""

@@ -26,7 +26,13 @@ MIN_SEEDS = 5  # fewer do not show how far chance alone moves a training
 CHECKPOINT = "checkpoints/best"  # as in the folder of a run
 
 _IDS = ("sent_id", "ref_id", "image_id")
-_COLUMNS = (*_IDS, *metrics.MaskCounts._fields, *metrics.BoundaryCounts._fields, *metrics.NoTargetFlags._fields)
+_COLUMNS = (
+    *_IDS,
+    *metrics.MaskCounts._fields,
+    *metrics.BoundaryCounts._fields,
+    *metrics.NoTargetFlags._fields,
+    metrics.CROWD,
+)
 _SUMS = ("n", "intersection", "union")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from risbench import methods
 from risbench.analysis import compare
 from risbench.analysis.compare_tables import flips_table
 from risbench.analysis.run_rows import RunRows, read_rows
@@ -28,7 +29,7 @@ from risbench.gate.baseline import Baseline, DataLocation, Number, Training
 from risbench.gate.outcome import NUM_FLIPS, REGRESSION, CheckedNumber, Outcome
 from risbench.scoring import metrics, predictions_file, record, statistics
 from risbench.scoring import protocol as protocols
-from risbench.scoring.predictions import Predictions
+from risbench.scoring.predictions import Predictions, refuse_expressions
 from risbench.scoring.score import score_predictions
 
 TIERS = GOLDEN, NETWORK, TRAINING = ("golden", "network", "training")
@@ -104,7 +105,9 @@ def check_baseline(path: Path, tiers: Sequence[str], location: DataLocation) -> 
 
 def _open(path: Path, location: DataLocation) -> _Inputs:
     baseline = baselines.read(path)
-    location = location._replace(dataset=location.dataset or baseline.dataset)
+    dataset = location.dataset or baseline.dataset
+    root = location.data_root if source.used_root([dataset], location.data_root) else ""  # for other baselines
+    location = location._replace(dataset=dataset, data_root=root)
     index = source.open_index(*location)
     if index.hash != baseline.index:
         raise InputError(
@@ -145,7 +148,7 @@ def _check_network(inputs: _Inputs, training: Training) -> Outcome:
     baseline, check = inputs.baseline, f"{inputs.folder.name}, {NETWORK}"
     stored, checkpoint = baselines.stored_predictions(baseline, inputs.folder), inputs.folder / baselines.CHECKPOINT
     protocol, before = protocols.load(baseline.protocol), inputs.stored_run(baseline.protocol)
-    Checkpoint(checkpoint)  # refuses a damaged one
+    Checkpoint(checkpoint, training.method).method()  # refuses a damaged one, and an unknown method
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "masks.parquet"
         try:
@@ -172,6 +175,8 @@ def _count_differences(baseline: Baseline, index: Index, before: Predictions, af
     split = index.split(baseline.split)
     selected = protocols.load(baseline.protocol).input.select_expressions(split)
     old, new = (predictions.in_order_of(split, selected) for predictions in (before, after))
+    resized = (old.height != new.height) | (old.width != new.width)
+    refuse_expressions("Stored in another size", old.sent_id[resized], "Make the baseline again with --update.")
     sizes = zip(new.height.tolist(), new.width.tolist(), strict=True)
     counts = (metrics.count_pixels(a, b, size, None) for a, b, size in zip(old.counts, new.counts, sizes, strict=True))
     moved = (old.peak_row != new.peak_row) | (old.peak_col != new.peak_col) | (old.no_target != new.no_target)
@@ -189,6 +194,7 @@ def _check_training(inputs: _Inputs, training: Training) -> Outcome:
 
     baseline, check = inputs.baseline, f"{inputs.folder.name}, {TRAINING}"
     name, before = f"{baseline.split}-{baseline.protocol}", inputs.stored_run(baseline.protocol)
+    methods.load(training.method)  # refuses an unknown one
     with tempfile.TemporaryDirectory() as runs:
         try:
             folder = rerun.train_and_evaluate(baseline, training, training.seeds[0].seed, inputs.location, Path(runs))

@@ -10,7 +10,7 @@ from risbench.analysis.run_rows import RunOptions
 from risbench.analysis.sides import Side, expression_texts, open_sides
 from risbench.errors import InputError, unknown
 from risbench.gate.outcome import NUM_FLIPS, REGRESSION, CheckedNumber, Outcome
-from risbench.scoring import metrics
+from risbench.scoring import metrics, statistics
 from risbench.scoring import protocol as protocols
 
 
@@ -35,7 +35,10 @@ def check_sides(sides: Sequence[Side], metric: str, margin: float, texts: Mappin
         raise unknown("metric", metric, metrics.names(protocol.score))
     was, now = (result[metric] for result in compare.compare(sides))
     if now.difference_interval is None:
-        raise InputError(f"{metric} has no interval of a difference here: give another --metric, or more images.")
+        raise InputError(
+            f"{metric} has no interval of a difference here, which needs {statistics.MIN_IMAGES} images with a value:"
+            " give another --metric, or predictions of more images."
+        )
     verdict = _verdict(*now.difference_interval, margin)
     failed = verdict == REGRESSION
     check = f"B against A, {protocol.name}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from risbench.data import source
 from risbench.data.index import Index
@@ -19,14 +20,14 @@ from risbench.errors import InputError
 from risbench.gate import baseline as baselines
 from risbench.gate.baseline import MIN_SEEDS, Baseline, DataLocation, SeedResult, Training
 from risbench.runs.job import Job
-from risbench.scoring import predictions_file, record
+from risbench.scoring import parquet, predictions_file, record
 from risbench.scoring.predictions import Predictions
 from risbench.scoring.record import Record
 from risbench.scoring.score import Score, score_predictions, usable_protocols
 
 _FLIPPED_SHARE = 1e-5  # of all pixels: so many may differ, since other machines round otherwise
 _MOVED_SHARE = 1e-3  # of all peaks
-_MAY_DIFFER = {"seed", "splits", "protocols", "data_root", "images"}  # settings of runs of one training
+_MAY_DIFFER = {"seed", "splits", "protocols", "data_root", "images", "method_path"}  # settings of runs of one training
 _ENTRIES = {"predictions", "rows", "checkpoints"}  # of a baseline's folder
 
 
@@ -127,6 +128,8 @@ def _score_under_all(predictions: Predictions, index: Index, split: str, protoco
 
     Boundaries, which take long, are scored under one protocol only: `protocol_name`, or the first if it is "".
     """
+    if predictions.header and (predictions.header.limit or predictions.header.training_limit):
+        raise InputError("The predictions come from a run with --limit, and a baseline guards whole splits: run again.")
     scores: dict[str, Score] = {}
     refusal = None
     for protocol in usable_protocols(index, split):
@@ -162,10 +165,9 @@ def _write(
     text = path.with_name(f".{path.name}-{stamp}")
     try:
         predictions_file.write(baselines.predictions_path(baseline, new), predictions)
-        (new / "rows").mkdir()
         for name, score in scores.items():
             rows = baselines.kept_columns(score.rows)
-            rows.to_parquet(baselines.rows_path(baseline, new, name), index=False)
+            parquet.write(baselines.rows_path(baseline, new, name), pa.Table.from_pandas(rows, preserve_index=False))
         if checkpoint:
             shutil.copytree(checkpoint, new / baselines.CHECKPOINT, ignore=shutil.ignore_patterns("state.pt"))
         text.write_text(json.dumps(baseline.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")

@@ -40,7 +40,7 @@ def test_a_checkpoint_needs_nothing_but_its_folder(saved: Path, tmp_path: Path) 
     opened = Checkpoint(moved)
     model, tokenizer = opened.model()
     assert opened.recipe == SETTINGS
-    assert opened.facts.model_copy(update={"sha256": "", "files": {}}) == FACTS
+    assert opened.facts.model_copy(update={"sha256": "", "state": "", "files": {}}) == FACTS
     assert opened.state()["position"] == {"epoch": 2}
     assert tokenizer(["red"]).ids.tolist() == [[4, 0, 0, 0, 0]]
     assert model.weights == "from scratch"
@@ -54,15 +54,10 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(saved: Path) -> None:
     before = (saved / "weights.safetensors").read_bytes()
     model, _ = Checkpoint(saved).model()
     torch.nn.init.zeros_(next(model.parameters()))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="last cannot be written: disk full"):
         checkpoint.save(saved, model, Broken([], 5), SETTINGS, FACTS)
     assert (saved / "weights.safetensors").read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
-
-
-def test_a_replacement_killed_between_its_renames_is_finished(saved: Path) -> None:
-    saved.rename(saved.with_name(".last-old"))
-    assert Checkpoint(saved).facts.epoch == 2
 
 
 def test_another_weights_file_is_noticed(saved: Path) -> None:
@@ -113,7 +108,53 @@ def test_a_state_with_code_in_it_is_refused(saved: Path) -> None:
             return print, ("ran",)
 
     torch.save(Code(), saved / "state.pt")
-    with pytest.raises(InputError, match="state.pt cannot be read"):
+    without_hash(saved)
+    with pytest.raises(InputError, match="state.pt is no training state of this run .*--init"):
+        Checkpoint(saved).state()
+
+
+def without_hash(folder: Path) -> None:
+    """Remove the hash of state.pt, which old checkpoints lack."""
+    facts = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+    (folder / "checkpoint.json").write_text(json.dumps({**facts, "state": ""}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", ["bit", "zeros", "cut", "other"])
+def test_a_changed_training_state_is_noticed(saved: Path, change: str) -> None:
+    path = saved / "state.pt"
+    content = bytearray(path.read_bytes())
+    if change == "bit":
+        content[len(content) // 2] ^= 1
+    elif change == "zeros":
+        content[100:200] = bytes(100)
+    elif change == "cut":
+        del content[-100:]
+    path.write_bytes(content)
+    if change == "other":
+        torch.save({"optimizer": {}, "position": {"epoch": 1}}, path)
+    with pytest.raises(
+        InputError, match=r"state.pt is no training state of this run \(checkpoint.json describes another"
+    ):
+        Checkpoint(saved).state()
+
+
+def test_a_state_without_a_hash_is_read_with_a_warning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    without_hash(saved)
+    assert Checkpoint(saved).state()["position"] == {"epoch": 2}
+    assert "state.pt has no hash in checkpoint.json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"\x80\x02.", None, [], {"optimizer": {}}, {"optimizer": 3, "position": {}}]
+)
+def test_a_state_of_another_structure_is_one_sentence(saved: Path, content: object) -> None:
+    path = saved / "state.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    without_hash(saved)
+    with pytest.raises(InputError, match="state.pt is no training state of this run"):
         Checkpoint(saved).state()
 
 

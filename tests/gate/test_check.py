@@ -7,18 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from risbench.data import images, rle
 from risbench.gate import baseline as baselines
-from risbench.runs.job import Job
 from risbench.scoring import predictions_file, protocol, statistics
 
 RunCommand = Callable[..., tuple[int, str, str]]
@@ -50,7 +49,7 @@ def test_a_baseline_keeps_identities_and_counts_and_one_image_shows_no_change(
     assert list(rows) == [*baselines.kept_columns(rows)] and len(rows) == 4
     assert not (predictions_baseline.with_suffix("") / "checkpoints").exists()
     code, text, err = run_check("kept", "kept")
-    assert code == 2 and "oIoU has no interval of a difference here: give another --metric, or more images" in err
+    assert code == 2 and "oIoU has no interval of a difference here, which needs 20 images with a value" in err
 
 
 @pytest.mark.parametrize("step", [(1, 0), (-1, 0), (0, 1), (0, -1)])
@@ -184,25 +183,49 @@ def test_predictions_that_differ_only_in_their_peaks_are_found(
     assert code == 1 and numbers["flipped pixels, 4 masks"] == 0 and numbers["other peaks"] == 4
 
 
-def test_a_method_is_found_again_by_its_path(
-    run_check: RunCommand, five_runs: list[Path], tmp_path: Path, small_card: Path, small_root: Path
+def test_stored_predictions_of_another_size_are_refused(
+    run_check: RunCommand, runs_baseline: Path, small_card: Path
 ) -> None:
-    """In a process of its own, which has not trained it."""
+    """Masks of two sizes cannot be compared: pycocotools would read beyond the shorter one."""
+    stored = baselines.predictions_path(baselines.read(runs_baseline), runs_baseline.with_suffix(""))
+    answer = predictions_file.read(stored)
+    large = rle.from_counts([9000 * 9000], (9000, 9000))
+    sizes = np.full_like(answer.height, 9000)
+    predictions_file.write(stored, replace(answer, height=sizes, width=sizes, counts=[large] * len(answer)))
+    code, text, _ = run_check("--baseline", runs_baseline, "--dataset", small_card, "--tier", "network")
+    assert code == 1 and "Stored in another size: sent_id " in " ".join(text.split()), text
+
+
+def test_a_method_of_ones_own_is_found_again_where_the_user_names_it(
+    run_check: RunCommand,
+    five_runs: list[Path],
+    tmp_path: Path,
+    small_card: Path,
+    small_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Runs of risbench 0.2 hold its path, which is not followed. The check is in a process that has not trained it."""
     shutil.copytree(Path(__file__).parents[2] / "methods" / "lts", tmp_path / "own" / "mine")
     (tmp_path / "own" / "mine" / "lts.py").rename(tmp_path / "own" / "mine" / "mine.py")
     copies = [tmp_path / run.name for run in five_runs]
     for run, copy in zip(five_runs, copies, strict=True):
         shutil.copytree(run, copy)
-        job = tomllib.loads((copy / "run.toml").read_text())
-        Job(**{**job, "method": "own/mine"}).write(copy)
+        text = (copy / "run.toml").read_text()
+        (copy / "run.toml").write_text(text.replace('method = "lts"', 'method = "own/mine"'))
         facts = copy / "checkpoints" / "best" / "checkpoint.json"
-        facts.write_text(json.dumps({**json.loads(facts.read_text()), "method": "mine"}))
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "method": "mine", "code": ""}))
+    code, _, err = run_check("--update", "--baseline", "gate.json", *copies)
+    assert code == 2 and "run.toml names code at a path as its method, 'own/mine'" in err
+    monkeypatch.setenv("RISBENCH_METHODS", str(tmp_path / "own"))
     code, _, err = run_check("--update", "--baseline", "gate.json", *copies)
     assert (code, err) == (0, "")
     command = [sys.executable, "-m", "risbench", "check", "--baseline", "gate.json", "--dataset", str(small_card)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RISBENCH_DATA": str(small_root)}
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0 and "gate, network" in answer.stdout, answer.stdout + answer.stderr
+    monkeypatch.delenv("RISBENCH_METHODS")
+    code, _, err = run_check("--baseline", "gate.json", "--dataset", small_card)
+    assert code == 2 and "Unknown method 'mine'" in err and "RISBENCH_METHODS=PATH" in err
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 and nothing else"])

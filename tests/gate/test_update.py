@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,8 +81,7 @@ def test_runs_that_are_not_one_training_are_refused(
     assert code == 2 and "have the seeds 0, 1, 2, 3, 0: give each seed once" in err
     other = tmp_path / "other"
     shutil.copytree(five_runs[4], other)
-    job = tomllib.loads((other / "run.toml").read_text())
-    Job(**{**job, "overrides": ["train.epochs=2"]}).write(other)
+    Job.read(other).model_copy(update={"overrides": ["train.epochs=2"]}).write(other)
     code, _, err = run_check(*new, *five_runs[:4], other)
     assert code == 2 and "The runs differ in overrides" in err
     assert not Path("new.json").exists() and not Path("new").exists()
