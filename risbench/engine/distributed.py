@@ -6,7 +6,9 @@ NCCL on CUDA and gloo on the CPU.
 
 from __future__ import annotations
 
+import logging
 import os
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,10 +20,14 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from risbench.errors import InputError
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+logging.getLogger("lightning_fabric").setLevel(logging.NOTSET)  # its own level is INFO, whatever -v and -q say
 
 
 def start(precision: str = "32-true") -> Fabric:
@@ -40,6 +46,7 @@ def start(precision: str = "32-true") -> Fabric:
     )
     if world > 1:
         fabric.launch()
+    _log.info("Device: %s, precision %s.", device_name(fabric), precision)
     return fabric
 
 
@@ -74,6 +81,11 @@ def _first_number(*names: str) -> int:
     return int(next((value for name in names if (value := os.environ.get(name))), 1))
 
 
+def are_several() -> bool:
+    """Whether this is one of several processes that work together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def barrier(fabric: Fabric) -> None:
     """Wait for all processes."""
     fabric.barrier()
@@ -105,3 +117,17 @@ def device_name(fabric: Fabric) -> str:
     if fabric.device.type == "cuda":
         return f"{fabric.world_size} x {torch.cuda.get_device_name(fabric.device)}"
     return f"cpu, {fabric.world_size} x {torch.get_num_threads()} threads"
+
+
+def count_failures(more: int) -> int:
+    """Return how many processes of the run have failed, after adding `more` to them.
+
+    They are counted where the launched processes met. Returns `more` if that place is not there, or not any more.
+    """
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=2))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return int(store.add(f"risbench/failures/{attempt}", more))
+    except (KeyError, ValueError, RuntimeError):
+        return more

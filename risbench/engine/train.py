@@ -7,7 +7,9 @@ therefore repeats the uninterrupted run, on the CPU bit for bit.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import Optimizer
 
-from risbench import progress
+from risbench import files, progress
 from risbench.api import Batch, Method, Tokenizer
 from risbench.data import loader
 from risbench.data.loader import TrainingSamples
@@ -29,6 +31,9 @@ from risbench.engine import checkpoint, distributed, optim
 from risbench.engine.checkpoint import Checkpoint, Facts
 from risbench.errors import InputError
 from risbench.recipe import Recipe
+
+_log = logging.getLogger(__name__)
+_DIVERGED = "Lower train.lr, or train in full precision (train.precision=32-true)."
 
 Validate = Callable[[Method], dict[str, float | None]]
 
@@ -40,7 +45,14 @@ class Position:
     epoch: int = 0  # number of finished epochs
     best: float = -1.0  # best oIoU on val, or gIoU if the protocol scores no-target expressions
     seconds: float = 0.0  # training time without validation
-    lines: int = 0  # number of lines in log.jsonl
+
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> Position:
+        """Return a stored position. Raises ValueError for anything else."""
+        values = {name: value for name, value in values.items() if name != "lines"}  # of runs before 0.3
+        if values.keys() != vars(cls()).keys() or {type(value) for value in values.values()} - {int, float}:
+            raise ValueError(f"its position is {values}")
+        return cls(**values)
 
 
 @dataclass
@@ -72,6 +84,7 @@ class Trainer:
         if resume:
             self._restore(optimizer)
         self._cut_log()
+        _log.info("%d of %d epochs are done; the run is in %s.", self.position.epoch, train.epochs, self.folder)
         while self.position.epoch < train.epochs:
             self._train_epoch(wrapped, fabric_optimizer)
             self._finish_epoch(optimizer)
@@ -122,8 +135,7 @@ class Trainer:
                 means[name] += value.item() / train.accumulate
         if not all(math.isfinite(value) for value in means.values()):
             raise InputError(
-                f"The loss is no longer finite in epoch {self.position.epoch + 1} ({dict(means)}). Lower train.lr, or "
-                "train in full precision (train.precision=32-true)."
+                f"The loss is no longer finite in epoch {self.position.epoch + 1} ({dict(means)}). {_DIVERGED}"
             )
         if train.clip_norm:
             self.fabric.clip_gradients(wrapped, optimizer, max_norm=train.clip_norm, error_if_nonfinite=False)
@@ -134,6 +146,7 @@ class Trainer:
         """Validate if the recipe asks for it, and write the checkpoints."""
         epoch, train = self.position.epoch, self.recipe.train
         distributed.copy_buffers(self.model, self.fabric)
+        self._check_weights()
         validates = epoch % train.validate_every == 0 or epoch == train.epochs
         metrics = self.validate(self.model) if validates else {}
         score = metrics.get("gIoU", metrics.get("oIoU"))
@@ -150,6 +163,18 @@ class Trainer:
             self._save("last", state)
         distributed.barrier(self.fabric)
 
+    def _check_weights(self) -> None:
+        """Refuse weights that the last steps, whose loss nobody has seen, left with numbers that are not finite."""
+        tensors = {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+        if finite.all():
+            return
+        name = list(tensors)[int(finite.int().argmin())]
+        epoch, folder = self.position.epoch, self.folder / "checkpoints"
+        kept = f" {folder} keeps those of epoch {epoch - 1}." if epoch > 1 else ""
+        problem = f"The weights are no longer finite after epoch {epoch} (the first is {name})."
+        raise InputError(f"{problem} {_DIVERGED}{kept}")
+
     def _save(self, name: str, state: dict[str, Any] | None) -> None:
         facts = self.facts.model_copy(
             update={"epoch": self.position.epoch, "training_seconds": round(self.position.seconds, 3)}
@@ -158,29 +183,50 @@ class Trainer:
 
     def _restore(self, optimizer: Optimizer) -> None:
         """Return to the end of the last finished epoch; a run killed in its first epoch starts again."""
-        if not checkpoint.recover(self.folder / "checkpoints" / "last").exists():
+        if not (self.folder / "checkpoints" / "last").exists():
             return
-        last = Checkpoint(self.folder / "checkpoints" / "last")
+        last = Checkpoint(self.folder / "checkpoints" / "last", self.facts.method)
         state = last.state()
-        checkpoint.load_weights(self.model, last.weights)
-        optimizer.load_state_dict(state["optimizer"])
-        if state.get("scaler"):
-            self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.position = Position(**state["position"])
+        last.load_weights(self.model)
+        try:
+            optim.load_state(optimizer, state["optimizer"])
+            if state.get("scaler"):
+                self.fabric.strategy.precision.load_state_dict(state["scaler"])
+            self.position = Position.restored(state["position"])
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise last.wrong_state(error) from None
+        if self.position.epoch != last.facts.epoch:
+            raise last.wrong_state(f"it is of epoch {self.position.epoch}, the weights are of {last.facts.epoch}")
 
     def _cut_log(self) -> None:
         """Drop the lines that a killed run wrote after its last checkpoint."""
         path = self.folder / "log.jsonl"
         if self.fabric.is_global_zero and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            path.write_text("".join(lines[: self.position.lines]), encoding="utf-8")
+            lines = path.read_bytes().splitlines(keepends=True)
+            epochs = [_logged_epoch(path, number, line) for number, line in enumerate(lines, start=1)]
+            kept = [line for line, epoch in zip(lines, epochs, strict=True) if epoch <= self.position.epoch]
+            files.write_bytes(path, b"".join(kept))
 
     def _log(self, **values: Any) -> None:
-        self.position.lines += 1
         if self.fabric.is_global_zero:
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+            path = self.folder / "log.jsonl"
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(values) + "\n")
+            except OSError as error:
+                raise files.unwritable(path, error) from None
             progress.print_line(_log_line(values, self.recipe.train.epochs))
+
+
+def _logged_epoch(path: Path, number: int, line: bytes) -> int:
+    """Return the epoch of a line of log.jsonl; what a kill cut off belongs to the epoch after the last checkpoint."""
+    try:
+        return int(files.parse_json(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        if not line.endswith(b"\n"):
+            return sys.maxsize
+        message = f"{path}, line {number} is damaged: remove that line. Training does not need it."
+        raise InputError(message) from None
 
 
 @contextmanager

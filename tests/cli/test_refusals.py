@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from risbench import methods
-
 RunCommand = Callable[..., tuple[int, str, str]]
 
 
 BAD: list[tuple[list[str], str]] = [
     (["run", "--method", "ltx"], "Did you mean 'lts'"),
     (["run"], "Which method?"),
-    (["run", "--method", "lts", "--dataset", "refcoc"], "Did you mean 'refcoco'"),
+    (["run", "--method", "lts", "--dataset", "refCOCO"], "Did you mean 'refcoco'"),
     (["run", "--method", "lts", "--dataset", "refcoco", "--data-root", "nowhere"], "nowhere does not exist"),
     (["run", "--method", "lts", "--variant", "tinny"], "Did you mean 'tiny'"),
     (["run", "--method", "lts", "--seed", "one"], "--seed 'one'"),
@@ -31,12 +29,12 @@ BAD: list[tuple[list[str], str]] = [
     (["run", "--method", "reference", "--runs", "/proc/nowhere"], "/proc/nowhere"),
     (["table", "--format", "docx"], "format 'docx'"),
     (["table", "lts-22"], "Did you mean 'lts-2'"),
-    (["table", "lts-2", "--dataset", "minni"], "Did you mean 'mini'"),
+    (["table", "lts-2", "--dataset", "minni"], "Known: grefcoco, mini"),
     (["table", "--dataset", "refcoc"], "refcoc"),
     (["table", "--records", "nowhere"], "nowhere"),
     (["score", "nofile.parquet", "--split", "val"], "nofile.parquet cannot be read"),
     (["explain", "nofile.parquet"], "two protocols for a predictions file"),
-    (["explain", "nofile.json", "other.json", "--protocol", "lts"], "names 1 protocols for 0 predictions files"),
+    (["explain", "nofile.json", "other.json", "--protocol", "lts"], "--protocol lts has no effect"),
     (["explain", "nofile.json", "other.json"], "nofile.json cannot be read"),
     (["explain", "nofile.parquet", "--protocol", "original,lavd"], "Did you mean 'lavt'"),
     (["data", "index", "refcoco", "--data-root", "."], "refs(unc).p"),
@@ -87,15 +85,14 @@ def test_an_unknown_split_is_refused_before_training(
 def test_a_checkpoint_of_another_method_or_with_variants_is_refused(
     run_command: RunCommand, data_options: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__])  # a method given by path is added to it
     monkeypatch.setenv("RISBENCH_METHODS", "")
     assert "leave --variant out" in run_command("run", "--checkpoint", trained, "--variant", "tiny", *data_options)[2]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "recipe.toml").write_text("")
     (tmp_path / "other" / "other.py").write_text("")
     assert (
-        "not of other. Leave --method out"
-        in run_command("run", "--checkpoint", trained, "--method", "other", *data_options)[2]
+        "is a checkpoint of lts (then: built-in), not of other. Give the method that trained it"
+        in run_command("run", "--checkpoint", trained, "--method", "./other", *data_options)[2]
     )
 
 
@@ -112,7 +109,7 @@ def test_an_override_without_effect_on_a_checkpoint_is_refused(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train.lr=1e-5"], ["--seed", "1"], ["--method", "lts"], ["--runs", "runs"], ["--data-root", "."], ["--partial"]],
+    [["train.lr=1e-5"], ["--seed", "1"], ["--protocol", "lts"], ["--runs", "runs"], ["--variant", "x"], ["--partial"]],
     ids=" ".join,
 )
 @pytest.mark.parametrize("command", ["run", "train"])
@@ -138,4 +135,10 @@ def test_a_checkpoint_takes_no_init_and_no_seeds(
     run_command: RunCommand, data_options: list[str], trained: Path
 ) -> None:
     assert "leave one of them out" in run_command("run", "--checkpoint", trained, "--init", trained, *data_options)[2]
-    assert "leave --seed out" in run_command("run", "--checkpoint", trained, "--seed", "0,1", *data_options)[2]
+    for seeds in ("0,1", "1"):
+        assert "leave --seed out" in run_command("run", "--checkpoint", trained, "--seed", seeds, *data_options)[2]
+
+
+def test_training_alone_takes_one_protocol(run_command: RunCommand) -> None:
+    code, _, err = run_command("train", "--method", "lts", "--protocol", "original,lts")
+    assert code == 2 and "validates under one protocol, not original,lts: give one --protocol" in err

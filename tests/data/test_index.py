@@ -140,7 +140,7 @@ def test_index_pickles_without_its_columns(small_index: Index) -> None:
 
 
 def test_missing_data_root_says_how_to_name_it(small_card: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data root .*nowhere does not exist.*--data-root, or set RISBENCH_DATA"):
+    with pytest.raises(InputError, match=r"data root .*nowhere does not exist.*--data-root .*, or set RISBENCH_DATA"):
         index.load(datasets.load(str(small_card)), tmp_path / "nowhere")
 
 

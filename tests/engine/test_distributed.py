@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from risbench.cli.processes import have_failed, is_first_failure
 from risbench.engine import distributed
 from risbench.errors import InputError
 from risbench.nn.darknet import Darknet
@@ -149,3 +151,39 @@ def test_two_processes_give_the_rows_of_one(trained_by_two: Path, where: list[st
         )
     for one, two in zip(*tables, strict=True):
         assert one.equals(two)
+
+
+def test_of_several_processes_the_first_that_fails_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port}.items():
+        monkeypatch.setenv(name, str(value))
+    assert not have_failed()
+    assert [is_first_failure(), is_first_failure()] == [True, False]
+    assert have_failed()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not have_failed()
+
+
+def test_a_process_alone_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert is_first_failure() and is_first_failure() and not have_failed()
+
+
+@pytest.mark.slow  # the tests above hold it in small
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_an_error_of_one_process_ends_all_with_one_sentence(
+    small_root: Path, short_training: list[str], tmp_path: Path, damaged: int
+) -> None:
+    """A training image that is cut off; which process reads it follows from the seed."""
+    root = shutil.copytree(small_root, tmp_path / "root")
+    [image] = (root / "images" / "small").glob(f"*{damaged:012d}.*")
+    image.write_bytes(image.read_bytes()[:-200])
+    where = ["--dataset", str(root / "small.toml"), "--data-root", str(root), "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "risbench"]
+    answer = subprocess.run(
+        [*command, "train", "--method", "lts", *where, *short_training], capture_output=True, text=True, timeout=120
+    )
+    errors = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
+    assert answer.returncode != 0 and len(errors) == 1 and image.name in errors[0]
+    assert answer.stderr.count("Traceback (most recent call last)") == 1  # torchrun's own

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -16,14 +18,12 @@ from risbench.data.split import Split
 from risbench.engine import distributed, predict
 from risbench.engine.predict import Predictor
 from risbench.scoring import predictions_file, protocol
-from risbench.scoring.prediction_parts import PredictionParts
 from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import ScoreHalf
 
 SETTINGS, _ = recipe.load(
     methods.recipe_file("lts"), ["tiny"], ["image.size=64", "text.max_tokens=8", "predict.images_per_batch=1"]
 )
-WRONG = Predictions.build(None, [1], [(2, 2)], [rle.from_counts([4], (2, 2))], [None])
 
 
 @pytest.fixture
@@ -89,13 +89,45 @@ def test_a_killed_prediction_continues_where_it_stopped(
     assert same(predictions_file.read(tmp_path / "killed.parquet"), whole)
 
 
-def test_parts_of_another_copy_of_the_data_are_not_used(
-    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path
+@pytest.mark.parametrize("change", ["nothing", "header", "origin", "device", "code", "folder", "image", "damage"])
+def test_parts_of_other_data_images_or_code_are_computed_again(
+    predictor: Predictor, small_index: Index, train: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    mine = header(predictor).model_copy(update={"index": small_index.hash})
-    PredictionParts(tmp_path / "file.parts", mine.model_copy(update={"index": "other"})).add(0, WRONG)
-    predictions = predict.predict_split(predictor, small_index, train, mine, tmp_path / "file.parquet", "")
+    for name in ("one", "two"):
+        shutil.copytree(small_index.images_folder, tmp_path / name)
+    index = replace(small_index, images_folder=tmp_path / "one")
+    mine, path, origin = header(predictor), tmp_path / "killed.parquet", ""
+    batch, computed = predict._predict_batch, []
+
+    def counted(*arguments: object) -> Predictions:
+        computed.append(1)
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        return batch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "_predict_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict_split(predictor, index, train, mine, path, "")
+    if change == "header":
+        mine = mine.model_copy(update={"code": "another"})
+    elif change == "origin":
+        origin = "another vocabulary"
+    elif change == "device":
+        monkeypatch.setattr(distributed, "device_name", lambda _: "another")
+    elif change == "code":
+        monkeypatch.setattr(predict, "_CODE_HASH", "another")
+    elif change == "folder":
+        index = replace(index, images_folder=tmp_path / "two")
+    elif change == "image":
+        image = index.image_path(int(train.image_id[0]))
+        os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
+    elif change == "damage":
+        next((tmp_path / "killed.parts").glob("*.parquet")).write_bytes(b"")
+    predictions = predict.predict_split(predictor, index, train, mine, path, "", origin)
+    stored = {"nothing": 2, "damage": 1}.get(change, 0)
+    assert len(computed) == 3 + 3 - stored  # three batches
     assert predictions.sent_id.tolist() == train.sent_id.tolist()
+    assert [entry.name for entry in tmp_path.glob("killed*")] == ["killed.parquet"]
 
 
 def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(
