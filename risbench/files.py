@@ -114,6 +114,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         new.write_bytes(content)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, without making it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    error = errno.EACCES if existing.is_dir() else errno.ENOTDIR
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise unwritable(folder, OSError(error, os.strerror(error)))
+
+
 def unwritable(path: Path, error: OSError) -> InputError:
     """Return the error for a file or folder that cannot be written."""
     cure = "Free space there, or give another place" if error.errno in _FULL else "Give a path that can be written"

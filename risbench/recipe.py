@@ -8,12 +8,16 @@ keep its type.
 
 from __future__ import annotations
 
+import math
+import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from risbench import files
 from risbench.errors import InputError, unknown
 
 __all__ = [  # pydantic's names are for the [model] of a method, which may import risbench but not pydantic
@@ -47,7 +52,6 @@ __all__ = [  # pydantic's names are for the [model] of a method, which may impor
     "dumps",
     "load",
     "read",
-    "to_toml",
     "validate",
     "validate_section",
     "variant_names",
@@ -71,11 +75,22 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 _GreyLevel = Annotated[int, Field(ge=0, le=255)]
 
+LARGEST_SIDE = 4096  # pixels; the field's networks read 320 to 1,024
+_Expressions = Annotated[int, Field(gt=0, le=65_536)]
+_Images = Annotated[int, Field(gt=0, le=4096)]
+_Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("each name may stand once")
+    return names
+
 
 class Section(BaseModel):
     """A frozen part of a recipe that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -91,25 +106,29 @@ class Text(Section):
 class Image(Section):
     """How an image becomes the network input."""
 
-    size: PositiveInt = Field(description="side of the square network input, pixels")
-    geometry: Literal["stretch", "letterbox"]
+    size: int = Field(gt=0, le=LARGEST_SIDE, description="side of the square network input, pixels")
+    geometry: Literal["stretch", "letterbox", "letterbox-cut"] = Field(
+        description="aspect ignored; kept, sides rounded to pixels; kept, sides cut to pixels (SimREC)"
+    )
     border: _GreyLevel | tuple[_GreyLevel, _GreyLevel, _GreyLevel] = Field(
         description="grey level around a letterboxed image; a protocol may set a colour"
     )
     resampling: Literal["bilinear", "bicubic"]
     mean: list[float] = Field(min_length=3, max_length=3)
-    std: list[float] = Field(min_length=3, max_length=3)
+    std: list[PositiveFloat] = Field(min_length=3, max_length=3)
 
 
 class Train(Section):
     """How the method is trained."""
 
-    datasets: list[str] = Field(description="data sets trained on together; empty: the one that is evaluated")
+    datasets: Annotated[list[str], AfterValidator(_distinct)] = Field(
+        description="data sets trained on together; empty: the one that is evaluated"
+    )
     pretraining: list[str] = Field(description="data that the pretrained weights were trained on, for leak badges")
-    epochs: PositiveInt
-    batch_size: PositiveInt = Field(description="expressions per optimiser step, over all processes")
-    accumulate: PositiveInt = Field(description="micro-batches per optimiser step")
-    per_image: PositiveInt = Field(description="expressions of one image in a row, which share its features")
+    epochs: _Epochs
+    batch_size: _Expressions = Field(description="expressions per optimiser step, over all processes")
+    accumulate: _Expressions = Field(description="micro-batches per optimiser step")
+    per_image: _Expressions = Field(description="expressions of one image in a row, which share its features")
     sentences: Literal["each", "random"] = Field(description="sentences of a ref in one epoch: each, or a random one")
     ground_truth: Literal["union", "once"] = Field(
         description="union of the polygons, or pixels that exactly one polygon covers"
@@ -124,7 +143,7 @@ class Train(Section):
     warmup: NonNegativeFloat = Field(description="epochs over which the rate rises linearly from 0; 0: none")
     clip_norm: NonNegativeFloat = Field(description="largest norm of a step's gradient; 0: no limit")
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
-    validate_every: PositiveInt = Field(description="epochs between validations on val")
+    validate_every: _Epochs = Field(description="epochs between validations on val")
     workers: int = Field(ge=0, le=64, description="loader processes")
 
 
@@ -132,7 +151,7 @@ class Predict(Section):
     """How probabilities become masks."""
 
     threshold: Probability = Field(description="foreground is probability > threshold")
-    images_per_batch: PositiveInt
+    images_per_batch: _Images
 
 
 class Recipe(Section):
@@ -153,44 +172,64 @@ def load(
     Raises InputError when the file, a variant or an override is wrong.
     """
     tables = read(path)
-    known = tables.pop("variant", {})
+    known = _variant_tables(tables, path)
     applied = list(dict.fromkeys(variants))
     if default_variant in known and FULL not in applied:
         applied = [default_variant, *(name for name in applied if name != default_variant)]
+    origins: dict[str, str] = {}  # of each changed key: the variant or the override
     for name in applied:
         if name not in known and name != FULL:
             raise unknown("variant", name, [FULL, *known], f"They are the [variant.<name>] tables of {path}.")
-        _override(tables, known.get(name, {}), where=f"variant {name!r} of {path}")
+        origins |= _override(tables, known.get(name, {}), f"variant {name!r} of {path}")
     for assignment in overrides:
-        _override(tables, _parse_override(assignment), where=f"{assignment!r}")
-    return validate(tables, str(path)), [name for name in applied if name != FULL]
+        origins |= _override(tables, _parse_override(assignment), f"the override {_short(assignment)}")
+    return validate(tables, str(path), origins), [name for name in applied if name != FULL]
 
 
 def variant_names(path: Path) -> list[str]:
     """Return the names of a recipe's variants."""
-    return list(read(path).get("variant", {}))
+    return list(_variant_tables(read(path), path))
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read the tables of a recipe file. Raises InputError when it is missing or no valid TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return files.parse_toml(files.read_bytes(path))
     except FileNotFoundError:
         raise InputError(f"There is no recipe at {path}. A method's folder holds recipe.toml.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"The recipe {path} cannot be read: {error.strerror}. Give a file that can be read.") from None
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"{path} is not valid TOML: {error}. Mend that line.") from None
 
 
-def validate(tables: Mapping[str, Any], where: str) -> Recipe:
-    """Check the tables against the schema. Raises InputError for the first defect."""
+def validate(tables: Mapping[str, Any], where: str, origins: Mapping[str, str] | None = None) -> Recipe:
+    """Check the tables against the schema. Raises InputError for the first defect.
+
+    `where` is the file they come from, and `origins` says of keys (section.key) where their values come from instead.
+    """
     try:
         return Recipe.model_validate(tables)
     except ValidationError as error:
         first = error.errors()[0]
-        field = Recipe.model_fields.get(str(first["loc"][0]))
+        path = [str(part) for part in first["loc"][:2]]
+        field = Recipe.model_fields.get(path[0])
         schema = field.annotation if field is not None and len(first["loc"]) > 1 else Recipe
         known = schema.model_fields if isinstance(schema, type) and issubclass(schema, BaseModel) else {}
-        raise _input_error(first, [str(part) for part in first["loc"][:2]], known, where) from None
+        raise _input_error(first, path, known, (origins or {}).get(".".join(path), where)) from None
+
+
+def _variant_tables(tables: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Take the [variant.<name>] tables out of the tables of a recipe. Raises InputError for another kind of value."""
+    variants = tables.pop("variant", {})
+    if not isinstance(variants, dict):
+        raise InputError(f"{path}: variant = {_short(variants)} is no table. Write [variant.<name>.model].")
+    for name, sections in variants.items():
+        if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+            raise InputError(f"{path}: the variant {name!r} holds keys of no section. Write [variant.{name}.model].")
+    return variants
 
 
 def validate_section(schema: type[S], values: Mapping[str, Any], name: str) -> S:
@@ -210,7 +249,18 @@ def _input_error(defect: ErrorDetails, path: list[str], known: Iterable[str], wh
         return unknown("recipe key", key, [".".join([*path[:-1], k]) for k in known], f"It stands in {where}.")
     if defect["type"] == "missing":
         return InputError(f"{key} is missing in {where}: add it.")
-    return InputError(f"{where}: {key} = {defect['input']!r} is wrong: {defect['msg']}. Give it another value.")
+    reason = defect["msg"].removeprefix("Value error, ")
+    if defect["loc"][0] == "model" and len(defect["loc"]) > 2:  # the message is about one type of several
+        reason = "it must be a boolean, a finite number, a string, or a list of finite numbers or of strings"
+    return InputError(f"{where}: {key} = {_short(defect['input'])} is wrong: {reason}. Give it another value.")
+
+
+def _short(value: Any) -> str:
+    """Return the representation of a value, cut in the middle if it is long or nested deeply."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 200
+    shown.maxlist, shown.maxlevel = 20, 3
+    return shown.repr(value)
 
 
 def differences(stored: Mapping[str, Any], settings: Recipe) -> dict[str, Any]:
@@ -229,17 +279,17 @@ def differences(stored: Mapping[str, Any], settings: Recipe) -> dict[str, Any]:
 
 
 def dumps(recipe: Recipe) -> str:
-    """Return a recipe as TOML, from which `validate(tomllib.loads(text), where)` makes the same recipe."""
-    lines = []
-    for section, values in recipe.model_dump().items():
-        lines += [f"[{section}]", *(f"{key} = {to_toml(value)}" for key, value in values.items()), ""]
-    return "\n".join(lines)
+    """Return a recipe as TOML, from which `validate` makes the same recipe."""
+    return tomli_w.dumps(recipe.model_dump())
 
 
-def _override(tables: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
-    """Replace values of existing keys in place. Raises InputError for an unknown key or another type."""
+def _override(tables: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Replace values of existing keys in place; return `where` for each of them.
+
+    Raises InputError for an unknown key or another type.
+    """
     for section, values in changes.items():
-        if section not in tables or not isinstance(values, Mapping):
+        if not isinstance(tables.get(section), Mapping):
             raise unknown("recipe section", section, tables, f"It stands in {where}; write section.key=value.")
         for key, value in values.items():
             if key not in tables[section]:
@@ -249,6 +299,7 @@ def _override(tables: dict[str, Any], changes: Mapping[str, Any], where: str) ->
                 **tables[section],
                 key: _checked_type(value, tables[section][key], f"{section}.{key}", where),
             }
+    return {f"{section}.{key}": where for section, values in changes.items() for key in values}
 
 
 def _checked_type(value: Any, old: Any, key: str, where: str) -> Any:
@@ -257,8 +308,8 @@ def _checked_type(value: Any, old: Any, key: str, where: str) -> Any:
         return float(value)
     if type(value) is not type(old):
         raise InputError(
-            f"{where} sets {key} to {value!r}, which is a {type(value).__name__}; it must be a {type(old).__name__} "
-            f"like {old!r}."
+            f"{where} sets {key} to {_short(value)}, which is a {type(value).__name__}; it must be a "
+            f"{type(old).__name__} like {old!r}."
         )
     return value
 
@@ -268,21 +319,28 @@ def _parse_override(assignment: str) -> dict[str, dict[str, Any]]:
     key, equals, text = assignment.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and section and name):
-        raise InputError(f"{assignment!r} is not an override. Write section.key=value, for example train.lr=3e-5.")
+        raise InputError(
+            f"{_short(assignment)} is not an override. Write section.key=value, for example train.lr=3e-5."
+        )
+    return {section: {name: _parse_value(text, assignment)}}
+
+
+def _parse_value(text: str, assignment: str) -> Value:
+    """Parse the value of an override. Raises InputError for what cannot be stored as one value of TOML."""
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        text.encode()
+        tables = files.parse_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text.strip()
-    return {section: {name: value}}
-
-
-def to_toml(value: Value) -> str:
-    """Return a value as TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(to_toml(item) for item in value) + "]"
-    return repr(value)
+        return text.strip()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{_short(assignment)} is not text in UTF-8, so it cannot be stored: rename the file."
+        ) from None
+    except ValueError as error:
+        raise InputError(f"The value of {_short(assignment)} cannot be read: {error}. Give a simpler one.") from None
+    value: Value = tables["value"]
+    if len(tables) > 1:
+        raise InputError(f"{_short(assignment)} sets more than one key: write one override for each.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{_short(assignment)} is no finite number: give another value.")
+    return value

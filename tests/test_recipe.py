@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from risbench import methods, recipe
 from risbench.errors import InputError
 
 LTS = methods.folder("lts") / "recipe.toml"
+TINY = recipe.load(LTS, ["tiny"])[0]
 
 
 def test_variants_compose_left_to_right_and_overrides_come_last(tmp_path: Path) -> None:
@@ -39,6 +42,80 @@ def test_the_papers_settings_are_the_defaults() -> None:
 def test_a_written_recipe_reads_back_the_same() -> None:
     lts, _ = recipe.load(LTS, ["tiny"], ['model.glove=a "quoted" \\ path'])
     assert recipe.validate(tomllib.loads(recipe.dumps(lts)), "copy") == lts
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+_FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+_VALUES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), _FLOATS, _TEXT)
+_LISTS = st.one_of(st.lists(st.integers(-(2**63), 2**63 - 1)), st.lists(_FLOATS), st.lists(_TEXT))
+
+
+@given(st.dictionaries(_TEXT, st.one_of(_VALUES, _LISTS)), st.lists(_TEXT, unique=True), _TEXT)
+def test_any_values_read_back_the_same(model: dict[str, Any], names: list[str], text: str) -> None:
+    tables = {**TINY.model_dump(), "model": {**TINY.model, **model, "glove": text}}
+    tables["train"] = {**tables["train"], "pretraining": names, "datasets": names}
+    changed = recipe.validate(tables, "here")
+    assert recipe.validate(tomllib.loads(recipe.dumps(changed)), "copy") == changed
+
+
+@pytest.mark.parametrize("text", ["a\x01b", "\x7f", "\u2028", "a\tb\n", "'\"\\", "\x85"])
+def test_an_override_with_odd_characters_reads_back_the_same(text: str) -> None:
+    lts, _ = recipe.load(LTS, [], [f"model.glove=begin{text}end"])
+    assert lts.model["glove"] == f"begin{text}end"
+    assert recipe.validate(tomllib.loads(recipe.dumps(lts)), "copy") == lts
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.lr=nan", "'train.lr=nan' is no finite number"),
+        ("train.lr=-inf", "is no finite number"),
+        ("train.lr=1e400", "is no finite number"),
+        ("model.slope=inf", "is no finite number"),
+        ("image.mean=[0.5, nan, 0.5]", "image.mean = nan is wrong"),
+        ("image.std=[0.2, 0.0, 0.2]", "image.std = 0.0 is wrong"),
+        ("model.aspp_rates=[1.0, inf]", "a list of finite numbers"),
+        ("model.aspp_rates=[[1]]", "a list of finite numbers"),
+        ("model.glove=a\udcff", "not text in UTF-8"),
+        ("train.lr=0.1\n[model]\nfilters=2", "sets more than one key"),
+        ("model.aspp_rates=" + "[" * 100_000, "nested too deeply"),
+        ("train.epochs=" + "9" * 5_000, "cannot be read"),
+        ("image.size=100000", "less than or equal to 4096"),
+        ("train.batch_size=10000000", "less than or equal to 65536"),
+        ("predict.images_per_batch=100000", "less than or equal to 4096"),
+        ('train.datasets=["mini", "mini"]', "each name may stand once"),
+        ("train.lr=" + "x" * 10_000, "must be a float"),
+    ],
+    ids=lambda text: text[:30].replace("\udcff", ""),
+)
+def test_a_value_out_of_range_is_refused_in_a_short_sentence(override: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        recipe.load(LTS, [], [override])
+    assert words in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) < 1000
+
+
+def test_a_wrong_value_is_blamed_on_what_set_it(tmp_path: Path) -> None:
+    text = LTS.read_text(encoding="utf-8")
+    file = tmp_path / "recipe.toml"
+    file.write_text(f"{text}\n[variant.bad.train]\nlr = -1.0\n", encoding="utf-8")
+    cases = {
+        "^the override 'train.lr=-1': train.lr = -1.0 is wrong: Input should be greater than 0": ["train.lr=-1"],
+        "^the override 'train.lr=-2': train.lr = -2.0": ["train.lr=-1", "train.lr=-2"],
+        f"^variant 'bad' of {file}: train.lr = -1.0": ["train.epochs=3"],
+    }
+    for message, overrides in cases.items():
+        with pytest.raises(InputError, match=message):
+            recipe.load(file, ["bad"], overrides)
+    file.write_text(text.replace("lr = 1e-3", "lr = -1.0"), encoding="utf-8")
+    with pytest.raises(InputError, match=f"^{file}: train.lr = -1.0"):
+        recipe.load(file, [], ["train.epochs=3"])
+
+
+@pytest.mark.parametrize("tables", ["variant = 3", "[variant]\nx = 3", "[variant.x]\nmodel = 3"])
+def test_variants_that_are_no_tables_are_one_sentence(tmp_path: Path, tables: str) -> None:
+    (tmp_path / "recipe.toml").write_text(f"{tables}\n{LTS.read_text(encoding='utf-8').partition('[variant')[0]}")
+    with pytest.raises(InputError, match="variant"):
+        recipe.load(tmp_path / "recipe.toml")
 
 
 def test_a_value_that_is_not_toml_is_a_string() -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from risbench import methods
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
 from risbench.data import loader
+from risbench.data.index import Index
 from risbench.errors import InputError
+from risbench.runs.inputs import check_places
 from risbench.runs.run import Run
 from risbench.scoring import protocol
 from risbench.scoring.score import check_no_target_rule
@@ -13,31 +20,72 @@ from risbench.scoring.score import check_no_target_rule
 def check(run: Run) -> None:
     """Raise InputError for a job that cannot be trained or evaluated."""
     trains = not run.job.checkpoint
+    check_places(run.stored_job)
     if trains:
         train = run.settings.train
         loader.check_batch_size(train.batch_size, train.accumulate, run.fabric.world_size, train.per_image)
-    _check_initial_checkpoint(run)
+    if run.initial_checkpoint:  # opening it refuses one of another method
+        run.initial_checkpoint.method()
     if not run.job.protocols:
         raise InputError(f"Under which protocol? Give --protocol; known: {', '.join(protocol.names())}.")
     protocols = run.protocols
     check_no_target_rule(run.index, run.splits(), protocols)
-    _check_images(run, trains)
     if trains:
+        _check_training_data(run)
         _check_training_splits(run)
         check_no_target_rule(run.index, ["val"], protocols[:1])  # training validates on val
+    _check_images(run)
+    if trains:
+        _check_epoch(run)
 
 
-def _check_initial_checkpoint(run: Run) -> None:
-    method = methods.folder(run.job.method).name if run.job.method else ""
-    initial = run.initial_checkpoint
-    if initial and initial.facts.method != method:
-        raise InputError(f"--init {run.job.init} is a checkpoint of {initial.facts.method}, not of {method}.")
+def _check_training_data(run: Run) -> None:
+    """Refuse to train twice on the same data under two names, and on two data sets of one name."""
+    names = run.settings.train.datasets or [run.job.dataset]
+    for number, index in enumerate(run.training_indices):
+        for other, name in zip(run.training_indices[:number], names, strict=False):
+            if index.hash == other.hash or index.card.name == other.card.name:
+                same = "the same annotations" if index.hash == other.hash else f"both named {index.card.name}"
+                raise InputError(
+                    f"train.datasets holds {name} and {names[number]}, which are {same}: leave one of them out."
+                )
 
 
-def _check_images(run: Run, trains: bool) -> None:
-    for index in [run.index, *(run.training_indices if trains else [])]:
-        if not index.images_folder.is_dir():
-            raise InputError(f"There is no folder {index.images_folder}: give the folder of the images with --images.")
+def _check_images(run: Run) -> None:
+    """Require the image files of every split that the run reads."""
+    for index, splits in _splits_by_index(run):
+        folder = index.images_folder
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder}: give the folder of the images with --images.")
+        if missing := _missing_images(index, splits):
+            others = f" ({len(missing):,} images of {', '.join(splits)} are missing)" if len(missing) > 1 else ""
+            raise InputError(
+                f"There is no image {missing[0]}{others}. Copy it there, or give the folder of the images with "
+                "--images."
+            )
+
+
+def _splits_by_index(run: Run) -> Iterable[tuple[Index, list[str]]]:
+    splits: dict[str, tuple[Index, list[str]]] = {}
+    for index, split in [*run.training_splits(), *((run.index, split) for split in run.splits())]:
+        names = splits.setdefault(index.card.name, (index, []))[1]
+        names += [split] if split not in names else []
+    return splits.values()
+
+
+def _missing_images(index: Index, splits: Iterable[str]) -> list[Path]:
+    image_ids = np.unique(np.concatenate([index.split(split).image_id for split in splits]))
+    paths = [index.image_path(int(image_id)) for image_id in image_ids]
+    present = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if folder.is_dir()}
+    return [path for path in paths if path.name not in present.get(path.parent, ()) and not path.is_file()]
+
+
+def _check_epoch(run: Run) -> None:
+    """Require a batch of training expressions."""
+    train, rows = run.settings.train, run.training_rows
+    splits = [index.split("train") for index in run.training_indices]
+    refs = {(source, int(splits[source].ref_id[row])) for source, row in rows}
+    loader.check_epoch(len(rows) if train.sentences == "each" else len(refs), train.batch_size)
 
 
 def _check_training_splits(run: Run) -> None:
@@ -46,5 +94,5 @@ def _check_training_splits(run: Run) -> None:
         if name not in index.split_names():
             raise InputError(
                 f"This copy of {index.card.name} holds no split {name}, which training needs. Evaluate a trained "
-                f"checkpoint with --checkpoint; the splits are {', '.join(index.split_names())}."
+                f"checkpoint with risbench run --checkpoint; the splits are {', '.join(index.split_names())}."
             )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 from contextlib import suppress
 
+import psutil
 import torch
 from lightning_fabric import Fabric
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,7 +42,16 @@ def peak_memory(fabric: Fabric) -> int:
     """Return the peak memory in bytes: of the CUDA device, or else the resident memory of this process."""
     if fabric.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return _peak_resident_memory()
+
+
+def _peak_resident_memory() -> int:
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # Windows lacks it, and psutil knows no peak elsewhere
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def reset_peak_memory(fabric: Fabric) -> None:

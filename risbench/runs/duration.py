@@ -26,9 +26,10 @@ class Estimate:
 def estimate_duration(job: Job, records: Iterable[Record], trained: bool) -> Estimate | None:
     """Estimate a run from the newest similar ones: of the same network, or else of its method at its image size.
 
-    Only the evaluation counts if the run is trained already. Returns None if no similar run is recorded.
+    Only the evaluation counts if the run is trained already. Returns None if no similar run is recorded, and for a run
+    that is limited to some images.
     """
-    similar, is_same = _similar_runs(job, records)
+    similar, is_same = ([], False) if job.limit else _similar_runs(job, records)
     if not similar:
         return None
     newest = max(similar, key=lambda run: datetime.fromisoformat(run.created))
@@ -71,7 +72,8 @@ def _image_size(run: Record) -> int | None:
 
 def _is_timed(run: Record) -> bool:
     timed = run.cost.get("training_seconds") and run.cost.get("expressions_per_second")
-    return bool(timed) and not run.control and not overridden_settings(run)
+    is_whole = not (run.control or run.limit or run.training_limit)
+    return bool(timed) and is_whole and not overridden_settings(run)
 
 
 def _num_expressions(dataset: str, split: str) -> int:

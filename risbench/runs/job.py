@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from risbench import datasets, methods, recipe
+from risbench import datasets, files, methods, recipe
 from risbench.errors import InputError, defect
 from risbench.recipe import Recipe
+
+RUN_FILE, RECIPE_FILE = "run.toml", "recipe.toml"
+PLACES = ("method_path", "dataset", "data_root", "images", "init", "checkpoint")  # which a resumed run may change
 
 
 class Job(BaseModel):
@@ -20,7 +24,8 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str = ""
+    method: str = ""  # a name; `job_from_options` turns a path into one
+    method_path: str = ""  # the folder that --method named: for messages only, never followed
     dataset: str
     variants: list[str] = []
     overrides: list[str] = []
@@ -32,48 +37,74 @@ class Job(BaseModel):
     data_root: str = ""
     images: str = ""
     partial: bool = False
+    limit: int = Field(default=0, ge=0)  # images of every split that the run reads, the first ones; 0: all
 
-    def write(self, folder: Path) -> None:
-        """Write run.toml."""
-        lines = [f"{key} = {recipe.to_toml(value)}" for key, value in self.model_dump().items()]
-        (folder / "run.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    @field_validator("method")
+    @classmethod
+    def _is_a_name(cls, method: str) -> str:
+        """Refuse a path, whichever file or call it comes from."""
+        if methods.is_path(method):
+            raise ValueError(f"{method!r} is a path, where methods.register gives the name")
+        return method
+
+    def write(self, folder: Path, inputs: Mapping[str, Any] | None = None) -> None:
+        """Write run.toml, with the hashes of what the run begins with (risbench.runs.inputs)."""
+        tables = self.model_dump() | ({} if inputs is None else {"inputs": dict(inputs)})
+        files.write_text(folder / RUN_FILE, tomli_w.dumps(tables))
 
     @classmethod
     def read(cls, folder: Path) -> Job:
         """Read run.toml from the folder of a run."""
-        path = folder / "run.toml"
+        path, values = folder / RUN_FILE, read_run_file(folder)
+        values.pop("inputs", None)
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise InputError(f"{folder} is not a run: it holds no run.toml. Give a folder such as runs/ID.") from None
+            if isinstance(method := values.get("method"), str):
+                values["method"] = methods.from_file(method, path)
+            return cls.model_validate(values)
         except ValidationError as error:
-            reason = defect(error)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            reason = str(error)
-        raise InputError(f"{path} cannot be read ({reason}). Start a new run.")
+            raise InputError(f"{path} cannot be read ({defect(error)}). Start a new run.") from None
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """Read the tables of a run.toml. Raises InputError."""
+    path = folder / RUN_FILE
+    try:
+        return files.parse_toml(files.read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} is not a run: it holds no {RUN_FILE}. Give a folder such as runs/ID.") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Start a new run.") from None
 
 
 def resolve_settings(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:
     """Return the resolved recipe of a job and its variants: from the checkpoint, the resumed run or the method."""
-    name = methods.folder(job.method).name if job.method else ""
-    if name:
-        methods.module(job.method)  # a folder named by its path becomes known by its name
+    if job.method and job.method not in methods.names() and job.method_path:
+        raise InputError(
+            f"The method {job.method} of this run is known by its path only. If you trust the code there, give it "
+            f"again, --method {job.method_path}, or name it in RISBENCH_METHODS."
+        )
     if job.checkpoint:
-        return _checkpoint_settings(job, name)
+        return _checkpoint_settings(job)
+    methods.load(job.method)  # code that cannot be imported is refused before a folder is made
     settings, variants = training_settings(job)
-    if resume is not None:
-        return recipe.validate(recipe.read(resume / "recipe.toml"), str(resume / "recipe.toml")), variants
-    return settings, variants
+    return (settings if resume is None else _stored_settings(resume)), variants
 
 
-def _checkpoint_settings(job: Job, method: str) -> tuple[Recipe, list[str]]:
+def _stored_settings(folder: Path) -> Recipe:
+    """Read the recipe of a run."""
+    file = folder / RECIPE_FILE
+    if not file.is_file():
+        raise InputError(f"The run {folder} holds no {RECIPE_FILE}: restore it, or start a new run.")
+    return recipe.validate(recipe.read(file), str(file))
+
+
+def _checkpoint_settings(job: Job) -> tuple[Recipe, list[str]]:
     from risbench.engine.checkpoint import Checkpoint  # needs torch
 
-    checkpoint = Checkpoint(Path(job.checkpoint))
-    if method and method != checkpoint.facts.method:
-        raise InputError(
-            f"{job.checkpoint} is a checkpoint of {checkpoint.facts.method}, not of {method}. Leave --method out."
-        )
+    checkpoint = Checkpoint(Path(job.checkpoint), job.method)
+    checkpoint.method()  # an unknown method is refused before a folder is made
     if job.variants:
         raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
     if job.init:
@@ -115,9 +146,11 @@ def comma_separated(text: str) -> list[str]:
 
 
 def job_from_options(options: dict[str, Any]) -> Job:
-    """Build the job from the options of a command, by parameter name."""
+    """Build the job from the options of a command, by parameter name; a method given by its path becomes known."""
+    method = options.get("method", "")
     return Job(
-        method=options.get("method", ""),
+        method=methods.register(method) if method else "",
+        method_path=str(Path(method).resolve()) if methods.is_path(method) else "",
         dataset=options["dataset"],
         variants=comma_separated(options.get("variant", "")),
         overrides=options["overrides"] or [],
@@ -128,13 +161,14 @@ def job_from_options(options: dict[str, Any]) -> Job:
         data_root=options["data_root"],
         images=options["images"],
         partial=options["partial"],
+        limit=options.get("limit") or 0,
     )
 
 
 def parse_seeds(text: str) -> list[int]:
     """Parse the value of --seed: "0" or "0,1,2"."""
     seeds = comma_separated(text)
-    if not seeds or not all(seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32 for seed in seeds):
+    if not seeds or not all(re.fullmatch("[0-9]{1,10}", seed) and int(seed) < 2**32 for seed in seeds):
         raise InputError(f"--seed {text!r} is not a list of numbers from 0 to {2**32 - 1}: write 0 or 0,1,2.")
     return [int(seed) for seed in seeds]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from risbench import datasets, methods, recipe
+from risbench.data import source
 from risbench.errors import InputError, unknown
 from risbench.runs.duration import Estimate, estimate_duration, format_duration
 from risbench.runs.existing import is_trained
@@ -105,11 +106,16 @@ def make_plan(
     for configuration, cell_dataset in cells:
         if available[configuration]:
             _refuse_other_settings(configuration, cell_dataset, overrides)
+    source.check_data_root([datasets.load(name) for name in dict.fromkeys(name for _, name in cells)], data_root)
     template = Job(dataset="", data_root=data_root, images=images, partial=partial, overrides=list(overrides))
     steps: list[Step] = []
     recorded = 0
     for seed in seeds:
-        records_of_seed = [run for run in records if (run.seed, run.partial) == (seed, partial)]
+        records_of_seed = [
+            run
+            for run in records
+            if (run.seed, run.partial) == (seed, partial) and not (run.limit or run.training_limit)
+        ]
         filled = _filled_cells(grid, records_of_seed, protocol_name)
         for (configuration, cell_dataset), splits in cells.items():
             missing = [split for split in splits if (configuration, (cell_dataset, split)) not in filled]
@@ -133,6 +139,11 @@ def _check_names(name: str, dataset: str | None, protocol_name: str) -> None:
         raise unknown("paper's table", name, papers.titles())
     if protocol_name and not protocol.load(protocol_name).comparable:
         raise InputError(f"The protocol {protocol_name} is for following a training and fills no cell: give another.")
+    if dataset is not None and dataset.endswith(".toml"):
+        name, folder = datasets.load(dataset).name, Path(dataset).absolute().parent
+        raise InputError(
+            f"The commands of a plan name their data set: set RISBENCH_DATASETS={folder}, and give --dataset {name}."
+        )
     if dataset is not None and dataset not in datasets.names():
         raise unknown("data set", dataset, datasets.names())
 

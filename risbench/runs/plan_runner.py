@@ -16,15 +16,17 @@ from typing import Any, cast
 
 import torch
 import typer
-from filelock import FileLock, Timeout
 
-from risbench import methods, progress, recipe
+from risbench import files, methods, progress, recipe
 from risbench.engine import distributed
 from risbench.errors import InputError
-from risbench.runs import existing
+from risbench.failures import translate
+from risbench.runs import existing, locks
+from risbench.runs.duration import estimate_duration
 from risbench.runs.evaluation import evaluate
 from risbench.runs.job import Job, job_from_options, parse_seeds, refuse_options
-from risbench.runs.opening import BusyError, open_run, prepare_run
+from risbench.runs.locks import BusyError
+from risbench.runs.opening import open_run, prepare_run
 from risbench.runs.run import Run
 from risbench.runs.training import train
 from risbench.scoring import record
@@ -54,20 +56,33 @@ class _Remaining:
 def read_plan(file: Path, command: Any) -> list[Entry]:
     """Read a file of `risbench run` commands; `command` is the parser of `risbench run`.
 
-    A file of comments is a plan with nothing to do. Raises InputError for an empty file and for any other line.
+    A file of comments is a plan with nothing to do; a run that several lines name is kept once. Raises InputError for
+    an empty file and for any other line.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = files.read_bytes(file).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The plan {file} cannot be read: {error}. risbench plan NAME > FILE makes one.") from None
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        place = f"{file}, line {number}"
-        if words := _words(place, line):
-            entries += _read_command(place, words, command)
+    entries: dict[str, Entry] = {}
+    read: set[str] = set()
+    num_repeated = 0
+    with progress.bar("Reading the plan", len(lines)) as step:
+        for number, line in enumerate(lines, start=1):
+            place = f"{file}, line {number}"
+            words = [] if line in read else _words(place, line)
+            num_repeated += line in read
+            if words:
+                read.add(line)
+                for entry in _read_command(place, words, command):
+                    key = f"{entry.runs} {entry.job.model_dump_json()}"
+                    num_repeated += key in entries
+                    entries.setdefault(key, entry)
+            step()
+    if num_repeated:
+        progress.print_line(f"{file}: {num_repeated:,} runs repeat earlier ones, and are run once.")
     if not entries and not any(line.strip() for line in lines):
         raise InputError(f"The plan {file} is empty: it takes one `risbench run ...` on each line.")
-    return entries
+    return list(entries.values())
 
 
 def _words(place: str, line: str) -> list[str]:
@@ -88,8 +103,8 @@ def _read_command(place: str, words: Sequence[str], command: Any) -> list[Entry]
         options = context.params
         if not options["method"] or options["method"].split("/")[0] == "reference":
             raise InputError("A plan trains methods: give --method NAME.")
-        refuse_options(context, "A line of a plan", ["checkpoint", "resume", "plan", "as_json"])
-        job = job_from_options(options)
+        refuse_options(context, "A line of a plan", ["checkpoint", "resume", "plan", "as_json", "dry_run"])
+        job = job_from_options({**options, "method": _method(options["method"])})
         seeds = parse_seeds(options["seed"])
     except (InputError, _USAGE_ERROR) as error:
         message = str(error) if isinstance(error, InputError) else error.format_message()  # type: ignore[attr-defined]
@@ -97,29 +112,81 @@ def _read_command(place: str, words: Sequence[str], command: Any) -> list[Entry]
     return [Entry(place, job.model_copy(update={"seed": seed}), options["runs"]) for seed in seeds]
 
 
+def _method(method: str) -> str:
+    """Return the name of the method of a line; the line may come from elsewhere, so its path is not followed."""
+    name = methods.from_file(method, "The line", cure="RISBENCH_METHODS=PATH")
+    if methods.is_path(method) and methods.folder(name) != Path(method).resolve():
+        raise InputError(
+            f"The method {name} is in {methods.folder(name)} here: write --method {name} instead of a path."
+        )
+    return name
+
+
 def run_plan(entries: Sequence[Entry]) -> tuple[list[Record], list[str]]:
     """Check all entries, then run the remaining work of each; return the new records and the failures.
 
     Several processes may run one plan at once: each skips the entries that another one works on.
     """
-    for entry in entries:
-        try:
-            prepare_run(entry.job, entry.runs)
-        except InputError as error:
-            raise InputError(f"{entry.place}: {error} Nothing was run.") from None
+    _check(entries)
     records: list[Record] = []
     failures: list[str] = []
     for number, entry in enumerate(entries, start=1):
         try:
             records += _run_entry(entry, f"[{number}/{len(entries)}] {entry.place}")
-        except (InputError, OSError, RuntimeError) as error:  # also a full disk, or a GPU without memory left
-            if not isinstance(error, InputError):
+        except Exception as error:  # whatever stops one run, a full disk or a bug, does not stop the others
+            failure = translate(error)
+            if distributed.are_several():  # the other processes may wait in the middle of this run
+                raise (InputError(f"{entry.place}: {failure}") if failure else error) from None
+            if failure is None:
                 traceback.print_exc()
-            failures.append(f"{entry.place}: {str(error) or type(error).__name__}")
+            failures.append(f"{entry.place}: {failure or f'{type(error).__name__}: {error}'}")
             progress.print_line(failures[-1])
         gc.collect()
         torch.cuda.empty_cache()
     return records, failures
+
+
+def describe_plan(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Check all entries, and return what `run_plan` would do with each; nothing is written."""
+    _check(entries)
+    begun: dict[str, str] = {}  # places of earlier entries that train, by the digest of their training
+    descriptions = []
+    for entry in entries:
+        run = prepare_run(entry.job, entry.runs)
+        files.check_writable(entry.runs)
+        remaining, digest = _remaining_work(run, entry.runs), _digest(entry, run)
+        status = _status(remaining)
+        if remaining.splits and remaining.folder is None:
+            status = f"continues what {begun[digest]} starts" if digest in begun else status
+            begun.setdefault(digest, entry.place)
+        job = entry.job.model_copy(update={"splits": remaining.splits})
+        trained = status.startswith("continues what") or existing.is_trained(entry.job, entry.runs)
+        estimate = estimate_duration(job, record.find(_record_folders(entry.runs)), trained)
+        descriptions.append(
+            {
+                "place": entry.place,
+                "status": status,
+                "evaluated": remaining.splits,
+                "folder": str(remaining.folder) if remaining.folder else None,
+                "seconds": round(estimate.seconds) if estimate else None,
+                "estimated_from": estimate.basis if estimate else None,
+            }
+        )
+    return descriptions
+
+
+def _check(entries: Sequence[Entry]) -> None:
+    """Check the runs that differ by more than their seeds. Raises InputError for the first that cannot run."""
+    different: dict[str, Entry] = {}
+    for entry in entries:
+        different.setdefault(entry.job.model_dump_json(exclude={"seed"}), entry)
+    with progress.bar("Checking the plan", len(different)) as step:
+        for entry in different.values():
+            try:
+                prepare_run(entry.job, entry.runs)
+            except InputError as error:
+                raise InputError(f"{entry.place}: {error} Nothing was run.") from None
+            step()
 
 
 def _run_entry(entry: Entry, label: str) -> list[Record]:
@@ -155,40 +222,40 @@ def _lock_entry(entry: Entry, run: Run) -> Iterator[bool]:
     if not run.fabric.is_global_zero:
         yield False
         return
-    key = json.dumps([existing.training_key(entry.job, run.variants), run.settings.model_dump()], sort_keys=True)
-    entry.runs.mkdir(parents=True, exist_ok=True)
-    file = entry.runs / f".{hashlib.sha256(key.encode()).hexdigest()[:16]}.lock"
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except NotImplementedError:  # a file system without locks: the user must not run one plan twice at once
-        yield True
-        return
-    try:
-        yield True
-    finally:
-        file.unlink(missing_ok=True)  # whoever locks the entry next looks for its records first
-        lock.release()
+    with locks.locked(entry.runs / f".{_digest(entry, run)[:16]}.lock") as locked:
+        yield locked  # whoever locks the entry next looks for its records first
+
+
+def _digest(entry: Entry, run: Run) -> str:
+    """Return a hash of the training of an entry."""
+    inputs = run.inputs().model_dump(include={"indices", "images", "weights"})
+    key = [existing.training_key(entry.job, run.variants), run.settings.model_dump(), inputs]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _record_folders(runs: Path) -> list[Path]:
+    return [folder for folder in (_RECORDS, runs) if folder.is_dir()]
 
 
 def _remaining_work(run: Run, runs: Path) -> _Remaining:
     """Find the splits that are not recorded under every protocol, and the existing folder of the run."""
-    folders = [folder for folder in (_RECORDS, runs) if folder.is_dir()]
-    recorded = {(result.split, result.protocol) for result in record.find(folders) if _is_result_of(run, result)}
+    results = record.find(_record_folders(runs))
+    recorded = {(result.split, result.protocol) for result in results if _is_result_of(run, result)}
     splits = [split for split in run.splits() if not {(split, name) for name in run.job.protocols} <= recorded]
-    return _Remaining(splits, existing.find_folder(run.job, run.variants, run.settings, runs))
+    return _Remaining(splits, existing.find_folder(run.job, run.variants, run.settings, runs, run.inputs()))
 
 
 def _is_result_of(run: Run, result: Record) -> bool:
     """Whether a record has the network, settings, data and seed of a run."""
     job = run.job
-    key = (result.method, result.variants, result.seed, result.index, result.partial, result.control)
-    if key != (methods.folder(job.method).name, run.variants, job.seed, run.index.hash, job.partial, ""):
-        return False
     initial = run.initial_checkpoint.facts if run.initial_checkpoint else None
+    key = (result.method, result.variants, result.seed, result.index, result.control)
+    if key != (job.method, run.variants, job.seed, run.index.hash, ""):
+        return False
+    training_limit = job.limit or (initial.limit if initial else 0)
+    part = (result.partial, result.limit, result.training_limit)
+    if part != (run.index.partial or training_limit > 0, job.limit, training_limit):
+        return False
     has_initial = result.weights.startswith(f"checkpoint {initial.sha256[:12] if initial else ''}")
     pretraining = set(run.settings.train.pretraining)
     names = {index.card.name for index in run.training_indices} | set(initial.training_data if initial else [])

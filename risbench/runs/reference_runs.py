@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from risbench import files
 from risbench.data import source
 from risbench.data.index import Index
 from risbench.runs.job import Job
@@ -20,12 +22,7 @@ def run_references(names: Sequence[str], job: Job, seeds: Sequence[int], runs: P
 
     Only `random-object` depends on the seed: the other references run with the first seed alone.
     """
-    for name in names:
-        references.check_name(name)
-    index = source.open_index(job.dataset, job.data_root, job.images, job.partial)
-    splits = job.splits or [name for name in index.split_names() if index.card.splits[name].evaluation]
-    protocols = [protocol.load(name) for name in job.protocols]
-    check_no_target_rule(index, splits, protocols)
+    index, splits, protocols = check_references(names, job)
     records = []
     for name in names:
         folder = runs / f"reference-{name}-{Path(job.dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -34,6 +31,44 @@ def run_references(names: Sequence[str], job: Job, seeds: Sequence[int], runs: P
                 seed_folder = folder / f"seed{seed}" if len(seeds) > 1 else folder
                 records += [_run_reference(name, index, split, seed, chosen, seed_folder) for chosen in protocols]
     return records
+
+
+def describe_references(names: Sequence[str], job: Job, seeds: Sequence[int], runs: Path) -> list[dict[str, Any]]:
+    """Check what references would run on, and return what would be done; nothing is written."""
+    index, splits, protocols = check_references(names, job)
+    files.check_writable(runs)
+    return [
+        {
+            "method": f"reference/{name}",
+            "variants": [],
+            "seed": seed if name == "random-object" else None,
+            "dataset": index.card.name,
+            "evaluated": {split: len(index.split(split)) for split in splits},
+            "protocols": [protocol.name for protocol in protocols],
+            "limit": job.limit,
+            "training": None,
+            "folder": str(runs / f"reference-{name}-{Path(job.dataset).stem}-DATE-TIME"),
+            "resumed": False,
+            "seconds": None,
+            "parameters": None,
+            "weights": "none",
+        }
+        for name in names
+        for seed in (seeds if name == "random-object" else seeds[:1])
+    ]
+
+
+def check_references(names: Sequence[str], job: Job) -> tuple[Index, list[str], list[Protocol]]:
+    """Check what references would run on, and return the data set, the splits and the protocols."""
+    for name in names:
+        references.check_name(name)
+    index = source.open_index(job.dataset, job.data_root, job.images, job.partial, job.limit)
+    splits = job.splits or [name for name in index.split_names() if index.card.splits[name].evaluation]
+    protocols = [protocol.load(name) for name in job.protocols]
+    for split in splits:
+        index.split(split)  # raises InputError for an unknown name
+    check_no_target_rule(index, splits, protocols)
+    return index, splits, protocols
 
 
 def _run_reference(name: str, index: Index, split: str, seed: int, protocol: Protocol, folder: Path) -> Record:

@@ -1,11 +1,12 @@
 """A run: a job in its folder, with its processes and its data sets.
 
-The folder holds run.toml (the job), recipe.toml (resolved), log.jsonl, checkpoints/, and for each split and protocol
-predictions/, rows/ and records/.
+The folder holds run.toml (the job and the hashes of what it began with), recipe.toml (resolved), log.jsonl,
+checkpoints/, and for each split and protocol predictions/, rows/ and records/.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,16 @@ from pathlib import Path
 from filelock import FileLock
 from lightning_fabric import Fabric
 
+from risbench import files, methods, recipe
 from risbench.api import Method, Tokenizer
-from risbench.data import source
+from risbench.data import loader, source
 from risbench.data.index import Index
 from risbench.engine import distributed
 from risbench.engine.checkpoint import Checkpoint
 from risbench.engine.predict import Predictor
 from risbench.recipe import Recipe
-from risbench.runs.job import Job
+from risbench.runs.inputs import Inputs, data_sets, hash_images, hash_options, with_absolute_places
+from risbench.runs.job import RECIPE_FILE, Job
 from risbench.scoring import protocol
 from risbench.scoring.protocol import Protocol
 
@@ -38,6 +41,11 @@ class Run:
     lock: FileLock | None = None  # holds the folder until this process ends or drops the run
 
     @cached_property
+    def stored_job(self) -> Job:
+        """The job as run.toml keeps it, with places that hold in every working directory."""
+        return with_absolute_places(self.job, data_sets(self.job, self.settings))
+
+    @cached_property
     def index(self) -> Index:
         """The evaluated data set."""
         return self._open_index(self.job.dataset)
@@ -51,7 +59,37 @@ class Run:
     @cached_property
     def initial_checkpoint(self) -> Checkpoint | None:
         """The checkpoint of --init."""
-        return Checkpoint(Path(self.job.init)) if self.job.init else None
+        return Checkpoint(Path(self.job.init), self.job.method) if self.job.init else None
+
+    @cached_property
+    def training_rows(self) -> list[tuple[int, int]]:
+        """The training expressions, as (number of the training data set, row of its train split)."""
+        return loader.training_rows(self.training_indices, self.index)
+
+    def training_splits(self) -> list[tuple[Index, str]]:
+        """Return the splits that training reads: every `train`, and `val` of the evaluated data set."""
+        return (
+            [] if self.job.checkpoint else [*((index, "train") for index in self.training_indices), (self.index, "val")]
+        )
+
+    def inputs(self) -> Inputs:
+        """Return what the run would begin with today; a resumed run has its recipe.toml already."""
+        job, weights = self.job, {}
+        settings = files.read_bytes(self.folder / RECIPE_FILE) if self.resumed else recipe.dumps(self.settings).encode()
+        if job.checkpoint:
+            weights["checkpoint"] = Checkpoint(Path(job.checkpoint), job.method).facts.sha256
+        if self.initial_checkpoint:
+            weights["init"] = self.initial_checkpoint.facts.sha256
+        return Inputs(
+            dataset=self.index.card.name,
+            variants=self.variants,
+            options=hash_options(job),
+            recipe=hashlib.sha256(settings).hexdigest(),
+            code=methods.code_hash(job.method) if job.method else "",
+            weights=weights,
+            indices={index.card.name: index.hash for index in (self.index, *(i for i, _ in self.training_splits()))},
+            images={f"{index.card.name} {split}": hash_images(index, split) for index, split in self.training_splits()},
+        )
 
     @cached_property
     def protocols(self) -> list[Protocol]:
@@ -71,7 +109,9 @@ class Run:
         return Predictor.build(model.to(self.fabric.device), tokenizer, self.settings, protocol, self.fabric)
 
     def _open_index(self, name: str) -> Index:
+        job = self.job
+        root = job.data_root if source.used_root([name], job.data_root) else ""  # another data set may need it
         if self.fabric.is_global_zero:  # generates the data and builds the index if they are missing
-            source.open_index(name, self.job.data_root, self.job.images, self.job.partial)
+            source.open_index(name, root, job.images, job.partial)
         distributed.barrier(self.fabric)
-        return source.open_index(name, self.job.data_root, self.job.images, self.job.partial)
+        return source.open_index(name, root, job.images, job.partial, job.limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +10,14 @@ import torch
 
 from risbench import methods, progress
 from risbench.api import Method, Tokenizer
-from risbench.data import loader
 from risbench.data.index import Index
 from risbench.data.loader import TrainingSamples
 from risbench.data.split import Split
-from risbench.engine import checkpoint, predict
+from risbench.engine import predict
 from risbench.engine.checkpoint import Checkpoint, Facts
 from risbench.engine.train import Trainer, Validate
 from risbench.errors import InputError
+from risbench.runs.opening import discarding_failure
 from risbench.runs.run import Run
 from risbench.scoring import metrics
 from risbench.scoring.predictions import Header
@@ -30,16 +30,20 @@ Rows = Sequence[tuple[int, int]]  # training expressions as (number of the sourc
 def train(run: Run) -> Checkpoint:
     """Train, and return the best checkpoint. A run with --checkpoint trains nothing and returns that checkpoint."""
     if run.job.checkpoint:
-        return Checkpoint(Path(run.job.checkpoint))
-    rows = loader.training_rows(run.training_indices, run.index)
+        return Checkpoint(Path(run.job.checkpoint), run.job.method)
+    if run.resumed:
+        check_checkpoints(run)
+    with discarding_failure(run):
+        _fit(run)
+    return Checkpoint(run.folder / "checkpoints" / "best")
+
+
+def _fit(run: Run) -> None:
+    """Build the model and its training samples, and run the trainer."""
+    rows = run.training_rows
     sources = [(index, index.split("train")) for index in run.training_indices]
     torch.manual_seed(run.job.seed)
-    try:
-        model, tokenizer = build_model(run, sources, rows)
-    except InputError:  # a setting that only building the network can refuse: leave no run behind
-        if not run.resumed and run.fabric.is_global_zero:
-            shutil.rmtree(run.folder)
-        raise
+    model, tokenizer = build_model(run, sources, rows)
     tokenizer = tokenizer.limited(run.settings.text.max_tokens)  # the tokenizer of --init may have another limit
     if run.fabric.is_global_zero:
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -48,7 +52,7 @@ def train(run: Run) -> Checkpoint:
         model=model,
         tokenizer=tokenizer,
         recipe=run.settings,
-        samples=_training_samples(run, sources, rows, tokenizer),
+        samples=training_samples(run, sources, rows, tokenizer),
         validate=_validation(run, tokenizer),
         folder=run.folder,
         facts=_facts(run, model),
@@ -56,14 +60,27 @@ def train(run: Run) -> Checkpoint:
         fabric=run.fabric,
     )
     trainer.fit(run.resumed)
-    return Checkpoint(run.folder / "checkpoints" / "best")
+
+
+def check_checkpoints(run: Run) -> None:
+    """Refuse to go on from a checkpoint that is damaged or another run's, before any epoch is trained."""
+    folder = run.folder / "checkpoints"
+    if not (folder / "last").exists():
+        return
+    for name in ("last", "best"):
+        opened = Checkpoint(folder / name, run.job.method)
+        if (opened.facts.variants, opened.facts.seed, opened.recipe) != (run.variants, run.job.seed, run.settings):
+            raise InputError(
+                f"{opened.folder} is another run's: its variants, seed or recipe are not those of {run.folder}. "
+                "Restore it from a copy, or start a new run."
+            )
 
 
 def build_model(run: Run, sources: Sources, rows: Rows) -> tuple[Method, Tokenizer]:
     """Build the model and its tokenizer: as the run left them, from --init, or new with pretrained weights."""
-    last = checkpoint.recover(run.folder / "checkpoints" / "last")
+    last = run.folder / "checkpoints" / "last"
     if run.resumed and last.exists():
-        return _resumed_model(run, Checkpoint(last))
+        return _resumed_model(run, Checkpoint(last, run.job.method))
     if run.initial_checkpoint:
         return _initialised_model(run, run.initial_checkpoint)
     return _new_model(run, sources, rows)
@@ -80,7 +97,7 @@ def _resumed_model(run: Run, last: Checkpoint) -> tuple[Method, Tokenizer]:
 def _initialised_model(run: Run, initial: Checkpoint) -> tuple[Method, Tokenizer]:
     tokenizer = initial.tokenizer()
     model = methods.load(run.job.method).build(run.settings, tokenizer)
-    checkpoint.load_weights(model, initial.weights)
+    initial.load_weights(model)
     model.weights = f"checkpoint {initial.facts.sha256[:12]} ({initial.facts.weights})"
     return model, tokenizer
 
@@ -94,7 +111,7 @@ def _new_model(run: Run, sources: Sources, rows: Rows) -> tuple[Method, Tokenize
     return model, tokenizer
 
 
-def _training_samples(run: Run, sources: Sources, rows: Rows, tokenizer: Tokenizer) -> TrainingSamples:
+def training_samples(run: Run, sources: Sources, rows: Rows, tokenizer: Tokenizer) -> TrainingSamples:
     train = run.settings.train
     return TrainingSamples(
         sources=sources,
@@ -115,10 +132,14 @@ def _facts(run: Run, model: Method) -> Facts:
     has_pretraining = not all("from scratch" in part or "random" in part for part in model.weights.split("; "))
     pretraining = run.settings.train.pretraining if has_pretraining else []
     training_data = [*(index.card.name for index in run.training_indices), *pretraining, *initial]
+    initial_limit = run.initial_checkpoint.facts.limit if run.initial_checkpoint else 0
     return Facts(
-        method=methods.folder(run.job.method).name,
+        method=run.job.method,
+        origin=methods.origin(run.job.method),
+        code=methods.code_hash(run.job.method),
         variants=run.variants,
         training_data=list(dict.fromkeys(training_data)),
+        limit=run.job.limit or initial_limit,
         weights=model.weights,
         seed=run.job.seed,
         epoch=0,
@@ -137,13 +158,13 @@ def _validation(run: Run, tokenizer: Tokenizer) -> Validate:
         header = Header(
             dataset=run.index.card.name,
             split="val",
+            limit=run.index.limit,
             input=dict(predictor.input_half),
             scored_at=protocol.score.scored_at,
             method=type(model).__module__,
         )
-        if run.fabric.is_global_zero:  # parts of an interrupted validation come from other weights
-            shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
-        predictions = predict.predict_split(predictor, run.index, split, header, path, label="val")
+        origin = secrets.token_hex(8)  # parts of an interrupted validation come from other weights
+        predictions = predict.predict_split(predictor, run.index, split, header, path, "val", origin)
         rows = score_rows(predictions, run.index, "val", protocol)
         return metrics.compute(metrics.Sums.from_rows(rows, protocol.score))
 

@@ -57,7 +57,7 @@ def test_other_splits_and_later_protocols_are_the_same_training(tmp_path: Path) 
         {"variants": []},
         {"protocols": ["lavt"]},
         {"partial": True},
-        {"data_root": "elsewhere"},
+        {"images": "elsewhere"},
         {"overrides": ["train.epochs=2"]},
     ],
 )
@@ -71,6 +71,7 @@ def test_evaluations_and_damaged_or_removed_runs_are_ignored(tmp_path: Path) -> 
     gone = make_folder(tmp_path, JOB, 3)
     (gone / "run.toml").write_text((gone / "run.toml").read_text().replace('"lts"', '"gone"'))
     (make_folder(tmp_path, JOB) / "run.toml").write_text("no = ")
+    make_folder(tmp_path, JOB, 3).rename(tmp_path / ".run.0a1b2c3d-1-ff.tmp")  # killed while it was made
     assert find(JOB, tmp_path) is None
     damaged = make_folder(tmp_path, JOB, 3) / "checkpoints" / "last" / "checkpoint.json"
     damaged.write_text("{")

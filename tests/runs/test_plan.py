@@ -194,7 +194,11 @@ def test_overrides_stand_in_every_command_and_do_not_change_the_row() -> None:
         make_plan("lts-4", [], dataset="refcoco", overrides=["train.epoch=3"])
 
 
-def test_a_partial_copy_and_its_images_stand_in_every_command_and_its_records_count() -> None:
+def test_a_partial_copy_and_its_images_stand_in_every_command_and_its_records_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d" / "mini").mkdir(parents=True)
     records = on_mini("fusion", partial=True)
     made = make_plan("lts-2", records, dataset="mini", data_root="d", images="my images", partial=True)
     assert variants(made) == SEVEN[1:] and made.recorded == 1
@@ -208,7 +212,7 @@ def test_a_partial_copy_and_its_images_stand_in_every_command_and_its_records_co
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="Unknown paper's table 'comparison'. .*lts-1.*leaders"):
         make_plan("comparison", [])
-    with pytest.raises(InputError, match="Unknown data set 'minni'. Did you mean 'mini'"):
+    with pytest.raises(InputError, match="Unknown data set 'minni'. Known: .*mini"):
         make_plan("lts-2", [], dataset="minni")
     with pytest.raises(InputError, match="lavt-train is for following a training"):
         make_plan("lts-2", [], dataset="mini", protocol_name="lavt-train")

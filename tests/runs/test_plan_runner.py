@@ -16,6 +16,7 @@ import pytest
 import torch
 import typer
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from risbench.cli import app
 from risbench.engine.checkpoint import Checkpoint
@@ -180,21 +181,30 @@ def test_one_failure_does_not_stop_the_others(plan: Plan, command: Any) -> None:
     assert len(failures) == 1 and "line 3: The loss is no longer finite" in failures[0]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "Memory of the GPU ran out."),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "A file cannot be written"),
+        (KeyError("a bug"), "KeyError: 'a bug'"),
+    ],
+    ids=repr,
+)
 def test_an_error_of_the_machine_does_not_stop_the_others(
-    plan: Plan, command: Any, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, command: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
     whole = Trainer.fit
 
     def fit(self: Trainer, resume: bool = False) -> None:
         if self.seed == 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         whole(self, resume)
 
     monkeypatch.setattr(Trainer, "fit", fit)
     file = plan("--split val --seed 3", "--split val")
     records, failures = plan_runner.run_plan(entries(file, command))
     assert [r.seed for r in records] == [0]
-    assert len(failures) == 1 and "line 3: CUDA out of memory" in failures[0]
+    assert len(failures) == 1 and f"line 3: {words}" in failures[0]
 
 
 def test_the_same_run_with_equivalent_options_is_not_trained_again(
@@ -280,6 +290,41 @@ def test_no_run_starts_if_one_line_is_wrong(plan: Plan, command: Any) -> None:
     with pytest.raises(InputError, match="line 4: .*test.*val.*Nothing was run."):
         plan_runner.run_plan(entries(file, command))
     assert not Path("runs").exists() or not folders()
+
+
+def test_equal_runs_of_a_plan_are_run_once_and_read_fast(
+    plan: Plan, command: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    monkeypatch.setattr(plan_runner, "prepare_run", lambda job, runs: checked.append(job.seed))
+    twice = entries(plan("--split val", "--split val  --seed 0", "--split val", "--split val --seed 1"), command)
+    assert [entry.job.seed for entry in twice] == [0, 1]
+    assert [entry.place.rpartition(" ")[2] for entry in twice] == ["3", "6"]
+    assert "2 runs repeat earlier ones, and are run once" in capsys.readouterr().err
+    many = entries(plan(*["--split val"] * 5_000, f"--split val --seed {','.join(map(str, range(2_000)))}"), command)
+    assert len(many) == 2_000
+    plan_runner._check(many)
+    assert checked == [0]  # seeds are checked together
+
+
+def test_a_plan_goes_on_when_the_data_have_moved_and_starts_anew_when_they_have_changed(
+    plan: Plan, tmp_path: Path, small_root: Path, command: Any, steps: list[int]
+) -> None:
+    roots = [shutil.copytree(small_root, tmp_path / name) for name in ("one", "two", "three")]
+    data = [f"--split val --data-root {root} --dataset {root}/small.toml" for root in roots]
+    steps.append(-1)
+    with pytest.raises(KeyboardInterrupt):
+        plan_runner.run_plan(entries(plan(data[0]), command))
+    per_epoch = len(steps) - 1
+    steps.clear()
+    shutil.rmtree(roots[0])
+    assert len(plan_runner.run_plan(entries(plan(data[1]), command))[0]) == 1
+    assert steps == [1] * per_epoch and len(folders()) == 1
+    refs = pickle.loads((roots[2] / "small" / "refs(unc).p").read_bytes())
+    refs[0]["sentences"][0]["raw"] = refs[0]["sentences"][0]["sent"] = "another"
+    (roots[2] / "small" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    assert len(plan_runner.run_plan(entries(plan(data[2]), command))[0]) == 1
+    assert len(folders()) == 2
 
 
 @pytest.mark.parametrize(
