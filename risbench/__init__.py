@@ -55,14 +55,14 @@ def score(
     """Score a predictions file, or masks by sent_id: bool arrays or tensors (height, width) of the image's size.
 
     Pairs of sent_id and mask are encoded one by one, so that a generator keeps one mask in memory. Returns the output
-    of `risbench score --json`, percentages and counts, and under `intervals` the 95 % interval of each metric. Raises
-    InputError unless there is one prediction for each expression.
+    of `risbench score --json`: percentages, counts, and under `intervals` the 95 % interval of each metric, None where
+    too few images have a value. Raises InputError unless there is one prediction for each expression.
     """
     from risbench.data import source
-    from risbench.scoring import formats, statistics
+    from risbench.scoring import formats
     from risbench.scoring import protocol as protocols
-    from risbench.scoring.score import score_predictions
+    from risbench.scoring.score import score_predictions, summary_with_intervals
 
     chosen, index = protocols.load(protocol), source.open_index(dataset, data_root, partial=partial)
     scored = score_predictions(formats.to_predictions(predictions), index, split, chosen, boundaries)
-    return {**scored.summary, "intervals": statistics.intervals(scored.rows, chosen)}
+    return summary_with_intervals(scored, chosen)

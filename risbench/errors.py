@@ -7,6 +7,7 @@ value, and what to do. The command line prints it and exits with 2. Any other ex
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from pydantic import ValidationError
@@ -15,6 +16,9 @@ from pydantic import ValidationError
 class InputError(ValueError):
     """Wrong input: the message names the value, the problem and the cure."""
 
+
+DATA_ROOT = "--data-root (in Python data_root=)"  # options in messages that users of Python read as well
+PARTIAL = "--partial (in Python partial=True)"
 
 _SETS_OF_DATA = ("data set", "split")
 _SEPARATORS = str.maketrans("", "", " -_.")
@@ -40,6 +44,16 @@ def unknown(what: str, name: str, known: Iterable[str], more: str = "") -> Input
 def _letters(name: str) -> str:
     """Return a name without what is easily mistyped: case, and the separators of words."""
     return name.casefold().translate(_SEPARATORS)
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's message, or else its class."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of an error's message without its full stop, or else its class."""
+    return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__
 
 
 def defect(error: ValidationError) -> str:

@@ -19,7 +19,7 @@ import shutil
 import stat
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -65,8 +65,8 @@ _FOREIGN = {  # what begins with these bytes, and what to do
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file or folder written there takes its place when the block ends.
 
-    Parent folders are made. A folder takes no place that is taken. Raises InputError, and leaves `path` as it was, if
-    it cannot be written, for example because the disk is full.
+    Parent folders are made. A folder replaces no folder that holds files. Raises InputError, and leaves `path` as it
+    was, if it cannot be written, for example because the disk is full.
     """
     path = Path(os.path.realpath(path))  # a link stays a link to the new file
     new = _temporary(path)
@@ -150,16 +150,16 @@ def sync_entries(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sweep(folder: Path, name: str = "", anyone: bool = False) -> None:
+def sweep(folder: Path, name: str = "", exclusive: bool = False) -> None:
     """Remove what killed processes of this machine left in a folder under a temporary name, or only that of `name`.
 
-    With `anyone` every temporary file is removed: the caller knows that no other process works in the folder.
+    With `exclusive` every temporary file is removed: no other process works in the folder.
     """
     for path in folder.glob(f".{glob.escape(_shortened(name)) if name else '*'}.*.tmp"):
         host, _, rest = path.name.split(".")[-2].partition("-")
         pid = rest.partition("-")[0]
         is_dead = host == _host() and pid.isdecimal() and not psutil.pid_exists(int(pid))
-        if is_dead or (anyone and len(host) == 8 and pid.isdecimal()):
+        if is_dead or (exclusive and len(host) == 8 and pid.isdecimal()):
             remove(path)
 
 
@@ -208,6 +208,25 @@ def check_regular(path: Path, limit: int = DATA_LIMIT) -> None:
         raise InputError(f"{path} is a device or a pipe, no regular file: give the path of a file.")
     if status.st_size > limit:
         raise InputError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read. Give another file.")
+
+
+def sha256(path: Path, limit: int = DATA_LIMIT) -> str:
+    """Hash a regular file of at most `limit` bytes. Raises InputError for another one, OSError as usual."""
+    check_regular(path, limit)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_files(root: Path, paths: Iterable[Path]) -> str:
+    """Hash the contents of files and their paths below a folder."""
+    hashes = {path.relative_to(root).as_posix(): sha256(path) for path in paths}
+    return hashlib.sha256("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)).encode()).hexdigest()
+
+
+def refuse_foreign(path: Path, text: bool = False) -> None:
+    """Raise InputError for a file that `foreign_kind` knows."""
+    if kind := foreign_kind(path, text):
+        raise InputError(f"{path} is {kind}")
 
 
 def foreign_kind(path: Path, text: bool = False) -> str:

@@ -75,7 +75,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 _GreyLevel = Annotated[int, Field(ge=0, le=255)]
 
-LARGEST_SIDE = 4096  # pixels; the field's networks read 320 to 1,024
+_LARGEST_SIDE = 4096  # pixels; the field's networks read 320 to 1,024
 _Expressions = Annotated[int, Field(gt=0, le=65_536)]
 _Images = Annotated[int, Field(gt=0, le=4096)]
 _Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -106,7 +106,7 @@ class Text(Section):
 class Image(Section):
     """How an image becomes the network input."""
 
-    size: int = Field(gt=0, le=LARGEST_SIDE, description="side of the square network input, pixels")
+    size: int = Field(gt=0, le=_LARGEST_SIDE, description="side of the square network input, pixels")
     geometry: Literal["stretch", "letterbox", "letterbox-cut"] = Field(
         description="aspect ignored; kept, sides rounded to pixels; kept, sides cut to pixels (SimREC)"
     )

@@ -119,3 +119,29 @@ def test_json_that_another_program_would_read_otherwise_is_refused(text: str, re
 def test_deep_toml_is_refused() -> None:
     with pytest.raises(ValueError, match="it is nested too deeply"):
         files.parse_toml("a = " + "[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "says"),
+    [
+        (b"", True, "empty: its download or copy was cut off. Fetch it again."),
+        (b"  <!DOCTYPE HTML>", True, "a web page, sent in place of the file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", True, "a pointer of git-lfs, not the file itself"),
+        (b"PK\x03\x04abc", True, "a zip archive. Unpack it"),
+        (b'{"a": 1}', False, "JSON that begins with '{\"a\": 1}'. Give another file."),
+        (b"# Title\nmore", False, "text that begins with '# Title'. Give another file."),
+        (b"\xc3\xa4" * 400, False, "text that begins with"),
+        (bytes(600), False, "a file of zeros"),
+        (b'{"a": 1}', True, ""),
+        (b"the 0.1 0.2", True, ""),
+        (b"</s> 0.1", True, ""),
+        (b"\x80\x02\x8a\nl\xfc", False, ""),
+        (b"\n\n", False, ""),
+    ],
+)
+def test_a_file_that_is_none_of_data_is_called_what_it_is(
+    tmp_path: Path, content: bytes, text: bool, says: str
+) -> None:
+    (tmp_path / "a").write_bytes(content)
+    kind = files.foreign_kind(tmp_path / "a", text)
+    assert kind.startswith(says) if says else kind == ""

@@ -18,7 +18,7 @@ import risbench
 from risbench.data import rle
 from risbench.data.index import Index
 from risbench.errors import InputError
-from risbench.scoring import predictions_file, protocol, references, statistics
+from risbench.scoring import metrics, predictions_file, protocol, references, statistics
 from risbench.scoring.score import score_predictions
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +33,12 @@ def where(small_card: Path, small_root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_example_runs_and_prints_the_score_of_its_masks(
-    where: tuple[str, str], small_index: Index, capsys: pytest.CaptureFixture[str]
+    where: tuple[str, str],
+    small_index: Index,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(statistics, "MIN_IMAGES", 3)
     code = EXAMPLE.read_text(encoding="utf-8").replace('"mini"', repr(where[0])).replace('"val"', '"train"')
     exec(compile(code, str(EXAMPLE), "exec"), {"__name__": "__main__"})
     whole = references.predict("whole-image", small_index, "train")
@@ -79,11 +83,18 @@ def test_a_file_predictions_a_dictionary_and_pairs_have_one_score(
         assert result == results[0]
 
 
-def test_a_result_is_the_json_of_a_score_with_intervals(where: tuple[str, str], small_index: Index) -> None:
+@pytest.mark.parametrize("min_images", [1, 20])
+def test_a_result_is_the_json_of_a_score_with_intervals(
+    min_images: int, where: tuple[str, str], small_index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "MIN_IMAGES", min_images)
     predictions, lts = references.predict("random-object", small_index, "testA"), protocol.load("lts")
     scored = score_predictions(predictions, small_index, "testA", lts)
     result = risbench.score(predictions, *where, protocol="lts")
-    assert result.pop("intervals") == statistics.intervals(scored.rows, lts)
+    intervals = result.pop("intervals")
+    assert {name: ends for name, ends in intervals.items() if ends} == statistics.intervals(scored.rows, lts)
+    assert set(intervals) == {name for name in metrics.NAMES if name != metrics.BOUNDARY_IOU}
+    assert (None in intervals.values()) == (min_images == 20)  # the split has one image
     assert result == scored.summary
     assert json.loads(json.dumps(result)) == result
 

@@ -34,6 +34,27 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def test_cleaning_up_keeps_runs_and_results() -> None:
+    commands = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert commands.split() == ["rm", "-rf", ".venv", "site", "dist"]
+
+
+def test_matplotlib_is_imported_only_where_pictures_are_made(tmp_path: Path) -> None:
+    code = """
+import sys
+from risbench.cli import app
+for command in ("--help", "list", "data list", "protocols", "table lts-2", "score a --split val", "compare a b"):
+    sys.argv = ["risbench", *command.split()]
+    try:
+        app.main()
+    except SystemExit:
+        pass
+print("imported:", "matplotlib" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert answer.stdout.endswith("imported: False\n")
+
+
 def test_cards_are_data_and_method_folders_no_package() -> None:
     assert not list((ROOT / "datasets").rglob("*.py"))
     assert not (ROOT / "methods" / "__init__.py").exists()
@@ -125,6 +146,8 @@ def test_the_wheel_carries_methods_cards_and_published_numbers(wheel: Path) -> N
     assert {f"risbench/methods/{name}/recipe.toml" for name in methods.names()} <= files
     assert {f"risbench/datasets/{name}.toml" for name in datasets.names()} <= files
     assert {"risbench/tables/published.csv", "risbench/tables/papers.toml"} <= files
+    template = {f"risbench/gate/template/{name}" for name in ("template.py", "recipe.toml", "README.md")}
+    assert template <= files
     assert "risbench/py.typed" in files
 
 
@@ -141,11 +164,12 @@ def test_the_light_environment_has_no_torch(light: Path) -> None:
         (["--help"], "segment"),
         (["--version"], "0."),
         (["list"], "lts"),
-        (["protocols"], "at_least"),
+        (["protocols"], "letterbox-cut"),
         (["data", "list"], "refcocog-google"),
         (["doctor"], "training is off"),
         (["table"], "65.43"),
         (["table", "lts-2"], "L_loc"),
+        (["method", "new", "mymethod"], "risbench method check ./mymethod"),
     ],
 )
 def test_what_needs_no_torch_works_without(light: Path, arguments: list[str], words: str) -> None:

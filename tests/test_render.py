@@ -102,3 +102,98 @@ def test_html_escapes_text_and_closes_its_tags() -> None:
     tags.feed(render.render([awkward()], "html"))
     assert tags.open == []
     assert tags.data.count(AWKWARD) == 2
+
+
+# on a terminal
+
+COUNTS = tuple(
+    Column(name, numeric=True, detail=detail)
+    for name, detail in (("oIoU", 0), ("wins", 2), ("p", 0), ("losses", 2), ("smallest difference", 1))
+)
+
+
+def wide() -> Table:
+    """Two blocks of a column of words and five of numbers, three of them details, and one with intervals."""
+    numbers = (Cell(64.0, (63.5, 64.75)), Cell(12345), Cell(0.0123, number_format=".4f"), Cell(678), Cell(0.5))
+    rows = tuple((Cell(block), Cell("a method of several words"), *numbers) for block in ("refcoco", "mini"))
+    return Table("t", "Title", (Column("data set", "block"), Column("method"), *COUNTS), rows, ("Metrics in percent.",))
+
+
+def shown(columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = render.render([wide()], "terminal")
+    assert max(map(len, text.splitlines())) <= columns
+    return text
+
+
+@pytest.mark.parametrize(
+    ("columns", "left_out"),
+    [
+        (70, []),
+        (69, ["losses"]),
+        (62, ["wins", "losses"]),
+        (56, ["wins", "losses", "smallest difference"]),
+        (45, ["wins", "losses", "smallest difference", "intervals"]),
+        (36, ["wins", "p", "losses", "smallest difference", "intervals"]),
+        (18, ["wins", "p", "losses", "smallest difference", "intervals"]),
+    ],
+)
+def test_a_narrow_terminal_leaves_details_out_then_intervals_then_columns_from_the_right(
+    columns: int, left_out: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = shown(columns, monkeypatch)
+    note = (
+        f"Left out at {columns} columns: {', '.join(left_out)}. A wider terminal shows them, and so does --format csv."
+    )
+    assert (" ".join(text.split()).count(note) == 1) if left_out else "Left out" not in text
+    values = {"oIoU": "64.00", "wins": "12345", "p": "0.0123", "losses": "678", "intervals": "[63.50, 64.75]"}
+    assert {name: text.count(value) for name, value in values.items()} == {
+        name: 0 if name in left_out else 2 for name in values
+    }
+
+
+def test_numbers_and_headings_are_whole_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "7")
+    assert render.render([wide()], "terminal").count("64.00") == 2
+
+
+def test_where_output_is_no_terminal_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    long = Table("t", "Title", (Column("method"), *COUNTS * 30), ((Cell("lts"), *[Cell(12.5)] * 150),))
+    text = render.render([long], "terminal")
+    assert text.count("12.50") == 150 and "Left out" not in text
+
+
+def test_a_line_is_folded_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "  expressions: train 120624, val 10834, https://example.org/a-very-long-address/of/a/file"
+    monkeypatch.setenv("COLUMNS", "30")
+    assert render.fold(line, indent=4).splitlines() == [
+        "  expressions: train 120624,",
+        "    val 10834,",
+        "    https://example.org/a-very-long-address/of/a/file",
+    ]
+    monkeypatch.delenv("COLUMNS")
+    assert render.fold(line, indent=4) == line
+
+
+def test_a_terminal_gets_no_control_characters() -> None:
+    cells = (Cell("a\x1b[31mb\nc"), Cell("d", remark="e\x07"), Cell(1.0))
+    columns = (Column("data set", "block"), Column("method"), Column("oIoU", numeric=True))
+    text = render.render([Table("t", "Title", columns, (cells,), ("note\x9b2J",))], "terminal")
+    assert "a\ufffd[31mb\ufffdc" in text and "e\ufffd" in text and "note\ufffd2J" in text
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+def test_a_note_of_several_tables_is_printed_once_on_a_terminal() -> None:
+    tables = [measured(Cell(1.0)), measured(Cell(2.0))]
+    assert render.render(tables, "terminal").count("Metrics in percent.") == 1
+    assert render.render(tables, "markdown").count("Metrics in percent.") == 2
+    assert [table["notes"] for table in json.loads(render.render(tables, "json"))["tables"]] == [
+        ["Metrics in percent."]
+    ] * 2
+
+
+def test_programs_get_the_ends_of_an_interval_that_no_cell_has() -> None:
+    columns = (Column("method"), Column("oIoU", numeric=True, intervals=True))
+    (row,) = Table("t", "Title", columns, ((Cell("lts"), Cell(64.0)),)).as_dicts()
+    assert row == {"method": "lts", "oIoU": 64.0, "oIoU low": None, "oIoU high": None}

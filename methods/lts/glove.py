@@ -41,23 +41,21 @@ def read_vectors(path: Path, vocabulary: Sequence[str], width: int) -> dict[str,
 
     Raises InputError for another file, and for one that knows none of the words.
     """
-    wanted = set(vocabulary)
+    words = set(vocabulary)
     vectors: dict[str, Tensor] = {}
     for number, line in enumerate(_lines(path), start=1):
         word, *numbers = line.rstrip().split(" ")
-        if word in wanted:
+        if word in words:
             vectors[word] = _vector(numbers, width, f"{path}, line {number}: {word!r}")
-    if wanted and not vectors:
-        raise InputError(f"{path} holds none of the {len(wanted)} words of the expressions. {_CURE}")
+    if words and not vectors:
+        raise InputError(f"{path} holds none of the {len(words)} words of the expressions. {_CURE}")
     return vectors
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
         files.check_regular(path, _LIMIT)
-        kind = files.foreign_kind(path, text=True)
-        if kind:
-            raise InputError(f"{path} is {kind}")
+        files.refuse_foreign(path, text=True)
         with path.open(encoding="utf-8") as file:
             while line := file.readline(_LINE_LIMIT):
                 if len(line) == _LINE_LIMIT:

@@ -12,6 +12,8 @@ from risbench.scoring import protocol as protocols
 from risbench.scoring.predictions import Predictions
 from risbench.scoring.protocol import Protocol
 
+_TRIED = 20  # files of a folder, to name a record in it
+
 
 @dataclass(frozen=True, eq=False)
 class Endpoint:
@@ -25,6 +27,7 @@ class Endpoint:
     partial: bool = False
     recorded: float | None = None  # headline metric of a record in percent
     remark: str = ""
+    limits: tuple[int, int] = (0, 0)  # numbers of images that the splits of evaluation and training are limited to
 
 
 def read_endpoints(a: Path, b: Path | None, protocol: str) -> tuple[Endpoint, Endpoint]:
@@ -35,15 +38,12 @@ def read_endpoints(a: Path, b: Path | None, protocol: str) -> tuple[Endpoint, En
     """
     names = [name.strip() for name in protocol.split(",") if name.strip()]
     for folder in (path for path in (a, b) if path and path.is_dir()):
-        raise InputError(f"{folder} is a folder: give a record of the run, such as {folder}/records/val-original.json.")
+        raise InputError(f"{folder} is a folder: give a record of a run{_such_as(folder)}, or a predictions file.")
     if b is None:
         return _two_protocols(a, names)
     num_files = sum(not _is_record(path) for path in (a, b))
     if len(names) != num_files:
-        raise InputError(
-            f"--protocol {protocol!r} names {len(names)} protocols for {num_files} predictions files: give one for"
-            " each; a record says its own."
-        )
+        raise InputError(_wrong_number(names, [path for path in (a, b) if not _is_record(path)]))
     unused = iter(names)
     first, second = (
         _from_record(path) if _is_record(path) else _from_predictions(path, protocols.load(next(unused)))
@@ -52,8 +52,30 @@ def read_endpoints(a: Path, b: Path | None, protocol: str) -> tuple[Endpoint, En
     return first, second
 
 
+def _such_as(folder: Path) -> str:
+    """Name a record in a folder of runs or of records, if there is one."""
+    for pattern in ("records/*.json", "*.json", "*/records/*.json", "*/*.json", "*/*/*.json"):
+        for path in sorted(folder.glob(pattern))[:_TRIED]:
+            try:
+                record.read(path)
+            except InputError:
+                continue
+            return f", such as {path}"
+    return ""
+
+
+def _wrong_number(names: Sequence[str], files: Sequence[Path]) -> str:
+    """Say that there are too few or too many protocols for the predictions files."""
+    if not files:
+        return f"--protocol {','.join(names)} has no effect, since each record says its own: leave it out."
+    each = f"{files[0]} is" if len(files) == 1 else f"{files[0]} and {files[1]} are each"
+    given = f"--protocol {','.join(names)} names {len(names)}" if names else "--protocol is missing"
+    example = ",".join(protocols.names()[: len(files)])
+    return f"{each} a predictions file, which needs a protocol, but {given}: give --protocol {example}, for example."
+
+
 def _is_record(path: Path) -> bool:
-    return path.suffix == ".json"
+    return path.suffix.lower() == ".json"
 
 
 def _two_protocols(path: Path, names: Sequence[str]) -> tuple[Endpoint, Endpoint]:
@@ -99,6 +121,7 @@ def _from_record(path: Path) -> Endpoint:
         recorded.split,
         recorded.partial,
         value,
+        limits=(recorded.limit, recorded.training_limit),
     )
 
 
@@ -106,7 +129,8 @@ def _from_predictions(path: Path, protocol: Protocol) -> Endpoint:
     predictions = predictions_file.read(path)
     header = predictions.header
     dataset, split = (header.dataset, header.split) if header else ("", "")
-    return Endpoint(_name(path, protocol), protocol, predictions, dataset, split)
+    limits = (header.limit, header.training_limit) if header else (0, 0)
+    return Endpoint(_name(path, protocol), protocol, predictions, dataset, split, limits=limits)
 
 
 def _name(path: Path, protocol: Protocol) -> str:

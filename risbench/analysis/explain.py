@@ -36,8 +36,7 @@ KNOBS = {
     "no_target": "no target",
     "headline": "metric",
 }
-_ORDER = ", ".join(name for knob, name in KNOBS.items() if knob != "no_target")  # `find_steps` refuses the latter
-_ORDER_NOTE = f"Knobs are turned in the order {_ORDER}; in another order the steps would differ."
+_ORDER_NOTE = f"Knobs are turned in the order {', '.join(KNOBS.values())}; in another order the steps would differ."
 _KNOB_NOTES = {
     "scored_at": "size: masks of the images' size are resized; masks predicted at that size may differ.",
     "at_least": "comparison: of IoU with X, so P@X alone depends on it.",
@@ -71,6 +70,9 @@ def explain(a: Endpoint, b: Endpoint, dataset: str, split: str, data_root: str, 
     """Explain the difference between two numbers on a data set and a split; "" are those that the files name."""
     name = _agree("data set", dataset, (a.dataset, b.dataset))
     split = _agree("split", split, (a.split, b.split))
+    if a.limits[0] != b.limits[0]:
+        sides = [f"the first {limit} images" if limit else "all images" for limit, _ in (a.limits, b.limits)]
+        raise InputError(f"A is of {sides[0]} of {split}, B of {sides[1]}: take two numbers of the same images.")
 
     @lru_cache
     def index() -> Index:
@@ -92,7 +94,7 @@ def explain(a: Endpoint, b: Endpoint, dataset: str, split: str, data_root: str, 
 
     explanation = find_steps(a, b, measure)
     has_predictions = a.predictions is not None or b.predictions is not None
-    if a.partial or b.partial or (has_predictions and index().partial):
+    if any(side.partial or any(side.limits) for side in (a, b)) or (has_predictions and index().partial):
         return replace(explanation, notes=(*explanation.notes, "Measured on a part of the data set."))
     return explanation
 
@@ -135,7 +137,7 @@ def find_steps(a: Endpoint, b: Endpoint, measure: Measure) -> Explanation:
 
 def _refuse_different_no_target_rules(a: Endpoint, b: Endpoint) -> None:
     start, end = a.protocol.score, b.protocol.score
-    if start.no_target != end.no_target:
+    if (start.no_target == "refused") != (end.no_target == "refused"):
         raise InputError(
             f"{start.headline} of {a.protocol.name} and {end.headline} of {b.protocol.name} have no steps between them:"
             " only one of the two has a rule for expressions without a target. Explain two numbers under one rule."

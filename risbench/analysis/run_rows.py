@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from risbench.data import source
+from risbench.data import rle, source
 from risbench.errors import InputError
-from risbench.scoring import predictions_file, record
+from risbench.scoring import metrics, parquet, predictions_file, record
 from risbench.scoring import protocol as protocols
-from risbench.scoring.metrics import MaskCounts, NoTargetFlags
+from risbench.scoring.metrics import BoundaryCounts, MaskCounts, NoTargetFlags
 from risbench.scoring.predictions import refuse_expressions
 from risbench.scoring.record import Record
 from risbench.scoring.score import score_predictions
 
 _COLUMNS = ("sent_id", "image_id", *MaskCounts._fields)
+_ROUNDING = 1e-9  # of a metric in percent
+_OPTIONAL_COLUMNS = ("ref_id", *BoundaryCounts._fields, *NoTargetFlags._fields, metrics.CROWD)
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ def open_run_rows(path: Path, options: RunOptions) -> RunRows:
                 "give another --split or --protocol, or evaluate it (risbench run --checkpoint)."
             )
         return _from_rows(file, options)
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         raise InputError(f"{path} is no predictions file: give the folder of the run, or its rows, not its record.")
-    return _from_rows(path, options) if _has_rows(path) else _from_predictions(path, options)
+    has_rows = "intersection" in parquet.column_names(path)
+    return _from_rows(path, options) if has_rows else _from_predictions(path, options)
 
 
 def common_split(folders: Iterable[Path], protocol: str) -> str:
@@ -88,13 +91,6 @@ def _join(splits_and_protocols: Sequence[tuple[str, str]]) -> str:
     return ", ".join("-".join(names) for names in splits_and_protocols) or "no rows"
 
 
-def _has_rows(path: Path) -> bool:
-    try:
-        return "intersection" in pq.read_schema(path).names
-    except (pa.ArrowException, OSError, ValueError):
-        return False  # predictions_file.read says what is wrong with it
-
-
 def _from_rows(path: Path, options: RunOptions) -> RunRows:
     """Read rows; split and protocol are those of the record, or of the file's name, or of the options."""
     rows = read_rows(path)
@@ -108,7 +104,8 @@ def _from_rows(path: Path, options: RunOptions) -> RunRows:
         run = RunRows(path, rows, "", options.split, protocols.load(options.protocol).name)
     else:
         raise InputError(f"The protocol of {path} is not known: give --protocol.")
-    _check_no_target_columns(run)
+    _check_flags(run)
+    _check_record(run)
     _check_options(run, options)
     return run
 
@@ -128,15 +125,33 @@ def _with_record(path: Path, rows: pd.DataFrame, record: Record) -> RunRows:
     )
 
 
-def _check_no_target_columns(run: RunRows) -> None:
-    """Refuse rows without the columns that the protocol's no-target rule needs."""
-    if run.protocol not in protocols.names() or protocols.load(run.protocol).score.no_target != "scored":
+def _check_flags(run: RunRows) -> None:
+    """Refuse rows without the columns that the protocol's rules for no-target and crowds need."""
+    if run.protocol not in protocols.names():
         return
-    if not all(name in run.rows and run.rows[name].isin([0, 1]).all() for name in NoTargetFlags._fields):
-        names = ", ".join(NoTargetFlags._fields)
+    score_half = protocols.load(run.protocol).score
+    needed: tuple[str, ...] = NoTargetFlags._fields if score_half.no_target != "refused" else ()
+    needed += (metrics.CROWD,) if score_half.ground_truth == "crowd" else ()
+    if not all(name in run.rows and run.rows[name].isin([0, 1]).all() for name in needed):
+        names = ", ".join(needed)
         raise InputError(
             f"{run.path} does not have 0 or 1 as {names}, which {run.protocol!r} needs: score again under it."
         )
+
+
+def _check_record(run: RunRows) -> None:
+    """Refuse rows that are not those of the record beside them."""
+    if run.record is None:
+        return
+    cure = "copy both from one run again"
+    if len(run.rows) != run.record.n:
+        raise InputError(f"{run.path} has {len(run.rows):,} rows, its record {run.record.n:,}: {cure}.")
+    if run.protocol in protocols.names():
+        score_half = protocols.load(run.protocol).score
+        value = metrics.compute(metrics.Sums.from_rows(run.rows, score_half))[score_half.headline]
+        recorded = run.record.metrics.get(score_half.headline)
+        if value is not None and recorded is not None and abs(value - recorded) > _ROUNDING:
+            raise InputError(f"{run.path} gives {score_half.headline} {value}, its record says {recorded}: {cure}.")
 
 
 def _check_options(run: RunRows, options: RunOptions) -> None:
@@ -147,15 +162,12 @@ def _check_options(run: RunRows, options: RunOptions) -> None:
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Read the rows of a run, ordered by sent_id; raises InputError when they are damaged."""
-    try:
-        with pq.ParquetFile(path) as file:
-            content = file.read()
-        unique = [name for name in content.column_names if content.column_names.count(name) == 1]
-        rows = content.select(unique).to_pandas(ignore_metadata=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): give another file.") from None
-    wrong = [name for name in _COLUMNS if name not in rows or not pd.api.types.is_integer_dtype(rows[name])]
+    """Read the rows of a run, ordered by sent_id; raises InputError when they are damaged or impossible."""
+    rows: pd.DataFrame = parquet.read(path).replace_schema_metadata(None).to_pandas()
+    needed = {*_COLUMNS, *(BoundaryCounts._fields if {*BoundaryCounts._fields} & {*rows} else ())}
+    missing = sorted(needed - {*rows})
+    present = [name for name in (*_COLUMNS, *_OPTIONAL_COLUMNS) if name in rows]
+    wrong = missing + [name for name in present if not _holds_integers(rows[name])]
     if wrong or rows.empty:
         raise InputError(f"{path} has no whole numbers as {', '.join(wrong or _COLUMNS)}: give rows of a run.")
     _check_rows(path, rows)
@@ -163,15 +175,34 @@ def read_rows(path: Path) -> pd.DataFrame:
     return ordered
 
 
+def _holds_integers(column: pd.Series[Any]) -> bool:
+    return pd.api.types.is_integer_dtype(column) and (column.empty or int(column.max()) < 2**63)
+
+
 def _check_rows(path: Path, rows: pd.DataFrame) -> None:
     """Refuse expressions that occur twice, and counts that no mask can have."""
     ids, times = np.unique(rows["sent_id"], return_counts=True)
     refuse_expressions(f"Twice in {path}", ids[times > 1], "Keep one row for each.")
-    intersection, smaller_area = rows["intersection"], rows[["predicted_area", "true_area"]].min(axis=1)
-    possible = (intersection >= 0) & (intersection <= smaller_area) & rows["peak_hit"].isin([-1, 0, 1])
-    possible &= rows["union"] == rows["predicted_area"] + rows["true_area"] - intersection
-    impossible = rows["sent_id"].to_numpy()[~possible]
+    impossible = rows["sent_id"].to_numpy()[~_possible(rows)]
     refuse_expressions(f"Impossible counts in {path}", impossible, "Give rows that risbench wrote.")
+
+
+def _possible(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether a predicted mask and a ground truth can have the counts of each row."""
+    names = [name for name in rows if name in (*_COLUMNS, *_OPTIONAL_COLUMNS)]
+    counts = {str(name): rows[name].to_numpy(np.int64) for name in names}
+    predicted, true, shared = (counts[name] for name in ("predicted_area", "true_area", "intersection"))
+    peak_hit = counts["peak_hit"]
+    possible = (shared >= 0) & (shared <= np.minimum(predicted, true)) & (np.maximum(predicted, true) <= rle.MAX_PIXELS)
+    possible &= (counts["union"] == predicted + true - shared) & np.isin(peak_hit, (-1, 0, 1))
+    possible &= (peak_hit < 1) | (true > 0)
+    if metrics.has_boundaries(rows):  # a boundary is a part of its mask
+        shared_boundary, union = counts["boundary_intersection"], counts["boundary_union"]
+        possible &= (shared_boundary >= 0) & (shared_boundary <= union) & (union <= counts["union"])
+        possible &= shared_boundary <= shared
+    for name in NoTargetFlags._fields:
+        possible &= np.isin(counts.get(name, np.int64(0)), (0, 1))
+    return np.asarray(possible & ((counts.get("no_target", np.int64(0)) == 0) | (true == 0)))
 
 
 def _from_predictions(path: Path, options: RunOptions) -> RunRows:
@@ -192,7 +223,7 @@ def _from_predictions(path: Path, options: RunOptions) -> RunRows:
         split,
         protocol.name,
         method=" ".join([header.method, *header.variants]) if header else "",
-        partial=index.partial,
+        partial=score.summary.get("partial", False),
         resized=score.summary.get("resized", False),
         checkpoint=header.checkpoint if header else "",
     )

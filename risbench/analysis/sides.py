@@ -38,6 +38,28 @@ class Side:
         return f"{self.name}: {'; '.join([*filter(None, known), paths])}."
 
 
+def short_names(sides: Sequence[Side]) -> dict[str, str]:
+    """Return what people call each side, by its letter: method and variants, or the runs' folders or files.
+
+    Empty where neither tells the sides apart.
+    """
+    for names in ([_configuration(side) for side in sides], [_place(side) for side in sides]):
+        if all(names) and len(set(names)) == len(names):
+            return {side.name: name for side, name in zip(sides, names, strict=True)}
+    return {side.name: "" for side in sides}
+
+
+def _configuration(side: Side) -> str:
+    run = side.runs[0]
+    return " ".join([run.method, *(run.record.variants if run.record else [])])
+
+
+def _place(side: Side) -> str:
+    path = side.runs[0].path
+    first = path.parent.parent.name if path.parent.name == "rows" else path.name
+    return f"{first} and {len(side.runs) - 1} more" if len(side.runs) > 1 else first
+
+
 def open_sides(arguments: Sequence[str], options: RunOptions) -> list[Side]:
     """Open the sides of a comparison.
 

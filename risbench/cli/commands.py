@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from risbench import progress
 from risbench.errors import InputError
+from risbench.runs.job import option_label
 
 QUIET, VERBOSE = ("-q", "--quiet"), ("-v", "--verbose")
 
@@ -38,8 +39,7 @@ class _Command(TyperCommand):
         rest = super().parse_args(ctx, [word for word in args[:end] if word not in flags] + args[end:])
         for parameter in self.params:
             if parameter.name != "image":  # a picture is opened by its bytes; other paths are stored, or go to Arrow
-                name = parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.name).upper()
-                _refuse_undecoded(name, ctx.params.get(str(parameter.name)))
+                _refuse_undecoded(option_label(parameter), ctx.params.get(str(parameter.name)))
         return rest
 
 

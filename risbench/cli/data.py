@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from risbench.cli.arguments import Format, Images, Partial, Root
+from risbench.cli.arguments import Format, Images, Json, Partial, Root
+from risbench.cli.commands import Commands
 from risbench.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, make, index, doctor, leaks.")
+if TYPE_CHECKING:
+    from risbench.data.doctor import Finding
+
+app = Commands(no_args_is_help=True, help="Data sets: list, check, make, index, doctor, leaks.")
 
 
 @app.command("list")
 def data_list() -> None:
     """List data sets, their splits and how to get them."""
     from risbench import datasets
+    from risbench.render import fold
 
     for card in map(datasets.load, datasets.names()):
         counts = ", ".join(
             f"{name} {count.expressions.n if count.expressions else '?'}" for name, count in card.splits.items()
         )
-        print(f"{card.name}: {card.title}\n  expressions: {counts}\n  licence: {card.licence}\n  get it: {card.where}")
+        facts = (f"  expressions: {counts}", f"  licence: {card.licence}", f"  get it: {card.where}")
+        print("\n".join([f"{card.name}: {card.title}", *(fold(fact, indent=4) for fact in facts)]))
 
 
 @app.command("make")
@@ -37,7 +45,7 @@ def data_make(
     if not card.generator:
         raise InputError(f"{dataset} is not generated. {card.where}")
     root = Path(data_root) if data_root else index_store.cache_folder() / "data"
-    is_new = source.make(card, root)
+    is_new = source.make(card, root, repair=not data_root)
     print(f"{root / card.folder} {'is made' if is_new else 'exists already: nothing was done'}")
 
 
@@ -53,11 +61,43 @@ def data_index(dataset: str, data_root: Root = "", partial: Partial = False) -> 
 
 
 @app.command("doctor")
-def data_doctor(dataset: str, data_root: Root = "", images: Images = "", partial: Partial = False) -> None:
-    """Examine a data set: counts, images, masks, overlaps between splits."""
+def data_doctor(
+    dataset: str, data_root: Root = "", images: Images = "", partial: Partial = False, as_json: Json = False
+) -> None:
+    """Examine a data set: counts, every image to its end, masks, overlaps of splits; exit with 1 if one is wrong."""
     from risbench.data import doctor, source
 
-    print("\n".join(doctor.examine(source.open_index(dataset, data_root, images, partial))))
+    opened = source.open_index(dataset, data_root, images, partial)
+    findings = doctor.examine(opened)
+    if not findings and not as_json:
+        print(f"Nothing is wrong or odd in {opened.card.name}.")
+    _report(findings, as_json)
+
+
+@app.command("check")
+def data_check(
+    card: Annotated[str, typer.Argument(help="Path of a card, or name of a data set.")],
+    data_root: Root = "",
+    images: Images = "",
+    as_json: Json = False,
+) -> None:
+    """Check a data set of your own: card, files, splits, counts, images; exit with 1 if one is wrong."""
+    from risbench.data.check import check
+
+    _report(check(card, data_root, images), as_json)
+
+
+def _report(findings: Iterable[Finding], as_json: bool) -> None:
+    """Print findings as they come; exit with 1 if something is wrong."""
+    printed = []
+    for finding in findings:
+        printed.append(finding)
+        if not as_json:
+            print(f"{finding.kind + ':':7}{finding.text}")
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in printed]))
+    if any(finding.kind == "wrong" for finding in printed):
+        raise typer.Exit(1)
 
 
 @app.command("leaks")

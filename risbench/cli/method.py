@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from risbench.cli.arguments import Json
+from risbench.cli.commands import Commands
 
 if TYPE_CHECKING:
     from risbench.gate.contract import Verdict
 
-app = typer.Typer(no_args_is_help=True, help="A method of your own: new, check.")
+app = Commands(no_args_is_help=True, help="A method of your own: new, check.")
 
 
 @app.command("new")

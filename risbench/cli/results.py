@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from risbench.cli import options
-from risbench.cli.arguments import Dataset, Format, Images, Json, Overrides, Partial, RecordFolders, Root, Seeds
+from risbench.cli.arguments import Dataset, Format, Images, Json, Limit, Overrides, Partial, RecordFolders, Root, Seeds
+from risbench.cli.commands import Commands
 from risbench.errors import InputError
+from risbench.files import write_text
 from risbench.runs.job import comma_separated, parse_seeds, refuse_options
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -26,6 +28,7 @@ def score(
     protocol: Annotated[str, typer.Option(help="The protocol, or all.")] = "original",
     data_root: Root = "",
     partial: Partial = False,
+    limit: Limit = None,
     boundaries: Annotated[
         bool, typer.Option("--boundaries", help="Add boundary IoU; takes nine times as long.")
     ] = False,
@@ -35,15 +38,15 @@ def score(
     from risbench.data.source import open_index
     from risbench.scoring import predictions_file
     from risbench.scoring.protocol import load as load_protocol
-    from risbench.scoring.score import score_predictions, score_under_all_protocols
+    from risbench.scoring.score import score_predictions, score_under_all_protocols, summary_with_intervals
 
     chosen = None if protocol == "all" else load_protocol(protocol)
-    predictions, index = predictions_file.read(file), open_index(dataset, data_root, partial=partial)
+    predictions, index = predictions_file.read(file), open_index(dataset, data_root, "", partial, limit or 0)
     if chosen is None:
         refuse_options(context, "--protocol all", ["boundaries"])
         _print_scores(*score_under_all_protocols(predictions, index, split), as_json)
         return
-    summary = score_predictions(predictions, index, split, chosen, boundaries).summary
+    summary = summary_with_intervals(score_predictions(predictions, index, split, chosen, boundaries), chosen)
     print(json.dumps(summary) if as_json else "\n".join(_summary_lines(summary)))
 
 
@@ -113,12 +116,15 @@ def print_table(
     name: Annotated[str, typer.Argument(help="The comparison, or a paper's table: --list names them.")] = "comparison",
     names: Annotated[bool, typer.Option("--list", help="List the tables.")] = False,
     dataset: Annotated[
-        str, typer.Option(help="Show only this data set, also one that a paper's table does not have.")
+        str, typer.Option(help="Name or card: show only this data set, also one that a paper's table does not have.")
     ] = "",
     format_: Format = "terminal",
+    output: Annotated[
+        Path | None, typer.Option(help="Write it to a file that ends in .md, .tex, .csv, .html or .json, or --format.")
+    ] = None,
     slices: Annotated[
-        str, typer.Option(help="Slices, or all. Default: kind-of-expression,same-class-distractors.")
-    ] = "",
+        str | None, typer.Option(help="Slices, or all. Default: kind-of-expression,same-class-distractors.")
+    ] = None,
     records: RecordFolders = None,
 ) -> None:
     """Print measured records beside published numbers."""
@@ -131,11 +137,18 @@ def print_table(
         refuse_options(context, "--list", set(context.params) - {"names"})
         print("\n".join(f"{table:24}{title}" for table, title in comparison.titles().items()))
         return
-    if slices and name != comparison.COMPARISON:
+    if slices is not None and name != comparison.COMPARISON:
         raise InputError(f"--slices divides the comparison, not the table {name}: leave it out.")
-    chosen = choose(comma_separated(slices))
-    tables = comparison.build(name, record.find(options.record_folders(records)), dataset or None, chosen)
-    print(render.render(tables, format_))
+    if slices is not None and not comma_separated(slices):
+        raise InputError(f"--slices {slices!r} names no slice: name some, give all, or leave it out.")
+    written = options.table_format(output, format_) if output else format_
+    chosen = choose(comma_separated(slices or ""))
+    measured = record.find(options.record_folders(records))
+    tables = comparison.build(name, measured, options.recorded_name(dataset, measured), chosen)
+    text = render.render(tables, written)
+    if output:
+        write_text(output, text + "\n" * (not text.endswith("\n")))
+    print(output or text)
 
 
 @app.command()
@@ -224,8 +237,10 @@ def check(
     partial: Partial = False,
 ) -> None:
     """Guard numbers: exit with 1 if one has changed, or has fallen beyond chance."""
-    from risbench import render
+    from risbench import datasets, render
     from risbench.analysis.run_rows import RunOptions
+    from risbench.data import source
+    from risbench.gate import baseline as baselines
     from risbench.gate.baseline import DataLocation
     from risbench.gate.check import check_baseline
     from risbench.gate.check_runs import check_runs
@@ -247,6 +262,8 @@ def check(
     else:
         refuse_options(context, "A check of baselines", ["margin", "metric", "split", "protocol"])
         tiers, files = comma_separated(tier), options.baseline_files(baseline)
+        names = [dataset] if dataset else [baselines.read(file).dataset for file in files]
+        source.check_data_root([datasets.load(name) for name in names], data_root)
         outcomes = [outcome for file in files for outcome in check_baseline(file, tiers, location)]
     print(render.render(report(outcomes), format_))
     if any(outcome.failed for outcome in outcomes):
@@ -254,16 +271,17 @@ def check(
 
 
 @app.command()
-def protocols(as_json: Json = False) -> None:
+def protocols(context: typer.Context, format_: Format = "terminal", as_json: Json = False) -> None:
     """Show the settings of each protocol, the differences from the default, and the sources."""
     from risbench import render
     from risbench.scoring import protocol
     from risbench.tables import protocols
 
     if as_json:
+        refuse_options(context, "--json", ["format_"])
         print("\n".join(protocol.load(name).model_dump_json() for name in protocol.names()))
         return
-    print(render.render([protocols.overview()], "terminal"))
+    print(render.render(protocols.overview(), format_))
 
 
 @app.command("explain")
@@ -296,17 +314,23 @@ def _print_scores(scores: list[dict[str, Any]], refused: dict[str, str], as_json
     if as_json:
         print(json.dumps({"scores": scores, "refused": refused}))
         return
-    print(render.render([protocols.scores(scores, refused)], "terminal"))
+    print(render.render([protocols.scores(scores, refused)], "terminal", elsewhere="--json"))
 
 
 def _summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     """Format the summary of a score for the terminal."""
     from risbench.render import Cell
+    from risbench.scoring.protocol import load as load_protocol
     from risbench.scoring.slices import DEFAULT_SLICES
+    from risbench.scoring.statistics import NO_INTERVAL
 
+    headline = load_protocol(summary["protocol"]).score.headline
+    interval = summary["intervals"].get(headline)
     for key, value in summary.items():
-        if key != "slices" and value is not None:
-            yield f"{key:12} {Cell(value).text if isinstance(value, float) else value}"
+        if key not in ("slices", "intervals") and value is not None:
+            shown = Cell(value, interval if key == headline else None).text if isinstance(value, float) else value
+            yield f"{key:12} {shown}"
+    yield "[low, high]: 95 % interval over images." if interval else NO_INTERVAL
     metric = "gIoU" if "gIoU" in summary else "oIoU"
     for slice_ in DEFAULT_SLICES:
         if slice_.name in summary["slices"]:

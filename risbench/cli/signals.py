@@ -82,7 +82,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     global _received
     if _received is None:
         _received = number
-        sys.unraisablehook = lambda _: None  # what fails from here on only tells of the stop
+        sys.unraisablehook = lambda _: None  # errors from here on follow from the stop
         if hasattr(signal, "SIGCHLD"):  # torch raises an error when a loader process ends
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise KeyboardInterrupt

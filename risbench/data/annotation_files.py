@@ -54,7 +54,7 @@ def _read_flag(value: Any) -> Any:
     return bool(value) if type(value) is int and value in (0, 1) else value
 
 
-_Id = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
+Id = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 _Length = Annotated[int, Strict(), Field(gt=0, le=65_535)]  # pixels; no JPEG is longer
 _Name = Annotated[str, Strict(), Field(max_length=1000)]
 _Text = Annotated[str, Strict(), Field(max_length=MAX_SENTENCE)]
@@ -64,7 +64,7 @@ _Text = Annotated[str, Strict(), Field(max_length=MAX_SENTENCE)]
 class Sentence:
     """An expression."""
 
-    sent_id: _Id
+    sent_id: Id
     raw: _Text
     sent: _Text | None = None  # `raw` in its place once the file is read
     kind: _Name = ""
@@ -74,9 +74,9 @@ class Sentence:
 class Ref:
     """A target with its expressions."""
 
-    ref_id: _Id
+    ref_id: Id
     ann_id: Annotated[list[int], PlainValidator(targets.validate_ann_id)]
-    image_id: _Id
+    image_id: Id
     split: _Name
     sentences: Annotated[list[Sentence], Strict()]
     no_target: Annotated[bool, Strict(), BeforeValidator(_read_flag)] | None = None
@@ -94,7 +94,7 @@ class Ref:
 class Image:
     """An image as instances.json describes it."""
 
-    id: _Id
+    id: Id
     height: _Length
     width: _Length
     file_name: Annotated[_Name, AfterValidator(_check_file_name)]
@@ -104,9 +104,9 @@ class Image:
 class Annotation:
     """An object of an image; its segmentation is unchecked, see segmentation.find_defect."""
 
-    id: _Id
-    image_id: _Id
-    category_id: _Id
+    id: Id
+    image_id: Id
+    category_id: Id
     segmentation: Any = None
     iscrowd: Annotated[int, Strict(), Field(ge=0, le=1)] = 0
 
@@ -115,7 +115,7 @@ class Annotation:
 class Category:
     """The kind of object of an annotation."""
 
-    id: _Id
+    id: Id
     name: _Name
 
 
@@ -144,7 +144,7 @@ def read_instances(path: Path, findings: Findings) -> Instances:
     for image in instances.images:
         if image.height * image.width > rle.MAX_PIXELS:
             size = f"{image.height} x {image.width} pixels; an image has at most {rle.MAX_PIXELS:,}"
-            raise InputError(f"The image {image.id} of {path} is said to have {size}. {RELEASE}")
+            raise InputError(f"The image {image.id} of {path} has {size}. {RELEASE}")
     return instances
 
 

@@ -12,8 +12,6 @@ from risbench.data.index import Index
 from risbench.datasets import Card
 from risbench.errors import InputError
 
-_UNITS = ("images", "refs", "expressions")
-
 
 def check(dataset: str, data_root: str = "", images: str = "") -> Iterator[Finding]:
     """Yield a sentence for each demand: met, wrong, or only worth a note. What builds on a wrong one is left out."""
@@ -37,7 +35,7 @@ def check(dataset: str, data_root: str = "", images: str = "") -> Iterator[Findi
 
 def _check_split(opened: Index, name: str) -> Iterator[Finding]:
     counts = opened.counts(name)
-    counted = ", ".join(f"{counts[unit]} {unit}" for unit in _UNITS)
+    counted = ", ".join(f"{n} {unit}" for unit, n in counts.items())
     if name not in opened.card.splits:
         yield Finding("wrong", f"{name}: the files hold {counted}, but the card has no [splits.{name}]. Add it.")
         return
@@ -69,8 +67,8 @@ def _check_images(opened: Index) -> Finding:
     if not folder.is_dir():
         cure = "Copy it there, correct `images` in the card, or give --images."
         return Finding("wrong", f"The folder of images {folder} does not exist. {cure}")
-    image_ids = {int(image_id) for name in opened.split_names() for image_id in opened.split(name).image_id}
-    missing = [path.name for image_id in sorted(image_ids) if not (path := opened.image_path(image_id)).is_file()]
-    if missing:
-        return Finding("wrong", f"{len(missing)} of {len(image_ids)} images are not in {folder}, first {missing[0]}.")
-    return Finding("ok", f"{folder} holds every image ({len(image_ids)}); risbench data doctor reads each to its end.")
+    splits = opened.split_names()
+    number = len({image_id for name in splits for image_id in opened.split(name).image_id.tolist()})
+    if missing := opened.missing_images(splits):
+        return Finding("wrong", f"{len(missing)} of {number} images are not in {folder}, first {missing[0].name}.")
+    return Finding("ok", f"{folder} holds every image ({number}); risbench data doctor reads each to its end.")

@@ -1,6 +1,6 @@
 """Examine a data set before a run: missing files, damaged images and odd expressions.
 
-Wrong is what a run refuses, such as a damaged image. What is only odd is a note: published data sets have such things.
+Wrong is what a run refuses, such as a damaged image. What is only odd is a note: published data sets have oddities.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ file once, and again if its size, its times or its inode have changed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -20,13 +19,6 @@ MANIFEST = "sha256.json"
 _verified: dict[Path, tuple[tuple[int, ...], str]] = {}  # state and sha256 of files that this process has hashed
 
 
-def sha256(path: Path) -> str:
-    """Hash a regular file. Raises InputError for another one, OSError as usual."""
-    files.check_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def state(status: os.stat_result) -> tuple[int, ...]:
     """Return what differs when a file has changed; the last change of its inode cannot be set by a user."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
@@ -34,7 +26,7 @@ def state(status: os.stat_result) -> tuple[int, ...]:
 
 def write(manifest: Path, folder: Path, names: Iterable[str]) -> None:
     """Write the manifest of files, by their names below a folder."""
-    files.write_text(manifest, json.dumps({name: sha256(folder / name) for name in names}))
+    files.write_text(manifest, json.dumps({name: files.sha256(folder / name) for name in names}))
 
 
 def find_damage(manifest: Path, folder: Path, names: Iterable[str]) -> str:
@@ -52,7 +44,7 @@ def find_damage(manifest: Path, folder: Path, names: Iterable[str]) -> str:
 
 
 def clear(folder: Path, names: Iterable[str]) -> None:
-    """Remove what stands where files, or the folders around them, go, and is none: a pipe, a dangling link."""
+    """Remove what is no file at the paths of files, and what is no folder around them: a pipe, a dangling link."""
     for file in (folder / name for name in names):
         for parent in (file.parent, folder):
             if os.path.lexists(parent) and not parent.is_dir():
@@ -66,7 +58,7 @@ def _is_intact(path: Path, digest: object) -> bool:
         now = state(path.stat())
         if _verified.get(path) == (now, digest):
             return True
-        if sha256(path) != digest:
+        if files.sha256(path) != digest:
             return False
     except (OSError, InputError):
         return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from risbench.data import index_store
 from risbench.data.rle import Size
 from risbench.data.split import IDS, TEXTS, Ints, Split
 from risbench.datasets import Card, Count
-from risbench.errors import InputError, unknown
+from risbench.errors import DATA_ROOT, PARTIAL, InputError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +79,10 @@ class Index:
         """Return the names of the card's splits that the files hold."""
         return [name for name in self.card.splits if name in self._contents["splits"]]
 
+    def evaluation_splits(self) -> list[str]:
+        """Return the names of the evaluation splits that the files hold."""
+        return [name for name in self.split_names() if self.card.splits[name].evaluation]
+
     def stored_splits(self) -> list[str]:
         """Return the names of all splits that the files hold, also of those that the card does not know."""
         return list(self._contents["splits"])
@@ -100,7 +106,7 @@ class Index:
         rows = self._limited(self._expressions.slice(ranges["start"], ranges["expressions"]))
         ids = {key: _integers(rows, key) for key in IDS}
         texts = {key: rows.column(key).to_pylist() for key in TEXTS}
-        return Split(name, **ids, **texts)
+        return Split(name, **ids, **texts, dataset=self.card.name)
 
     def _limited(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Keep the expressions of the first images; rows are ordered by image_id."""
@@ -169,8 +175,9 @@ class Index:
     def completely_annotated_images(self) -> Ints:
         """Return the ids of the images whose annotations are all in the index, rising, as far as the files show.
 
-        An image with an annotation that was left out because of its mask is not among them. In an incomplete copy neither
-        is an image whose every annotation is referred to: the copy may be cut down to the annotations of its refs.
+        An image with an annotation that was left out because of its mask is not among them. In an incomplete copy
+        neither is an image whose every annotation is referred to: the copy may be cut down to the annotations of its
+        refs.
         """
         complete: Ints = self.image_ids()[self._images.column("complete").to_numpy(zero_copy_only=False)]
         if not self.incomplete:
@@ -188,6 +195,13 @@ class Index:
     def image_path(self, image_id: int) -> Path:
         """Return the path at which the image is expected."""
         return self.images_folder / str(self._image(image_id)["file_name"])
+
+    def missing_images(self, splits: Iterable[str]) -> list[Path]:
+        """Return the paths of the images of these splits that are not there, by image_id."""
+        image_ids = sorted({image_id for split in splits for image_id in self.split(split).image_id.tolist()})
+        paths = [self.image_path(image_id) for image_id in image_ids]
+        present = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if folder.is_dir()}
+        return [path for path in paths if path.name not in present.get(path.parent, ()) and not path.is_file()]
 
     def image_size(self, image_id: int) -> Size:
         """Return height and width of an image, as instances.json states them."""
@@ -257,7 +271,7 @@ def open_unchecked(card: Card, data_root: Path, images: Path | None = None) -> I
 def _annotation_files(card: Card, data_root: Path) -> tuple[Path, Path]:
     if not data_root.is_dir():
         raise InputError(
-            f"The data root {data_root} does not exist. Give the folder that holds {card.folder}/ with --data-root, "
+            f"The data root {data_root} does not exist. Give the folder that holds {card.folder}/ with {DATA_ROOT}, "
             "or set RISBENCH_DATA."
         )
     refs, instances = data_root / card.folder / card.refs, data_root / card.folder / card.instances
@@ -289,7 +303,7 @@ def _report_difference(statement: str, actual: int, expected: Count) -> None:
     if not expected.source:
         _log.warning("%s, the card says %d (unverified).", statement, expected.n)
         return
-    cure = "Give --partial to read an incomplete copy; every result will then say so."
+    cure = f"Give {PARTIAL} to read an incomplete copy; every result will then say so."
     if actual > expected.n:
         cure = "A copy cannot hold more than the data set; give the path of a card of its own."
     raise InputError(f"{statement}, but there are {expected.n} ({expected.source}). {cure}")

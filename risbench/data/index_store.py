@@ -92,33 +92,33 @@ def explaining_the_cache() -> Iterator[None]:
 
 
 def _digest(path: Path) -> str:
-    """Return the sha256 of a file; the cache remembers it until the file changes."""
+    """Return the sha256 of a file; the cache holds it until the file changes."""
     try:
         status = path.stat()
-        memory = cache_folder() / "digests" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
-        if known := _remembered(memory, hashes.state(status)):
-            return known
-        digest = hashes.sha256(path)
+        entry = cache_folder() / "digests" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+        if cached := _cached_digest(entry, hashes.state(status)):
+            return cached
+        digest = files.sha256(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Mend its permissions or copy it again.") from None
     if time.time() - max(status.st_mtime, status.st_ctime) > 2:  # a change within a step of its clock goes unseen
         with suppress(InputError):  # it is hashed again next time
-            files.write_bytes(memory, _memory(digest, hashes.state(status)))
+            files.write_bytes(entry, _entry_content(digest, hashes.state(status)))
     return digest
 
 
-def _remembered(memory: Path, state: tuple[int, ...]) -> str:
-    """Return the remembered hash of a file, or "" if none is remembered for this state or the memory is damaged."""
+def _cached_digest(entry: Path, state: tuple[int, ...]) -> str:
+    """Return the hash of a file from its entry in the cache, or "" if that is missing, damaged or of another state."""
     try:
-        content = files.read_bytes(memory)
+        content = files.read_bytes(entry)
     except (OSError, InputError):
         return ""
     digest = content[:64].decode("ascii", errors="replace")
-    return digest if content == _memory(digest, state) else ""
+    return digest if content == _entry_content(digest, state) else ""
 
 
-def _memory(digest: str, state: tuple[int, ...]) -> bytes:
-    """Return the content of a memory: a hash, and a hash of it with the state of the file."""
+def _entry_content(digest: str, state: tuple[int, ...]) -> bytes:
+    """Return the content of an entry: a hash, and a hash of it with the state of the file."""
     return f"{digest} {hashlib.sha256(f'{digest} {state}'.encode()).hexdigest()}\n".encode()
 
 

@@ -11,25 +11,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field, Strict, TypeAdapter
+from pydantic import TypeAdapter
 
 from risbench import datasets, files
 from risbench.data import source
+from risbench.data.annotation_files import Id
 from risbench.data.index import Index
 from risbench.data.split import Ints
 from risbench.datasets import Card
 from risbench.errors import InputError
 from risbench.render import Cell, Column, Table
 
-_Id = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
-
 
 @dataclass(slots=True)
 class _Image:
-    id: _Id
+    id: Id
 
 
 @dataclass(slots=True)
@@ -84,23 +82,20 @@ def table(dataset: str, training_files: Sequence[Path], data_root: str = "", par
 
 def compare(index: Index, training: Mapping[str, Ints]) -> Iterator[Overlap]:
     """Compare every evaluation split of a data set with the image ids of training sets, by their names."""
-    for name in index.split_names():
-        if index.card.splits[name].evaluation:
-            split = index.split(name)
-            images = np.unique(split.image_id)
-            for training_set, ids in training.items():
-                shared_images, shared_expressions = (
-                    int(np.isin(column, ids).sum()) for column in (images, split.image_id)
-                )
-                yield Overlap(
-                    training=training_set,
-                    dataset=index.card.name,
-                    split=name,
-                    images=len(images),
-                    shared_images=shared_images,
-                    expressions=len(split),
-                    shared_expressions=shared_expressions,
-                )
+    for name in index.evaluation_splits():
+        split = index.split(name)
+        images = np.unique(split.image_id)
+        for training_set, ids in training.items():
+            shared_images, shared_expressions = (int(np.isin(column, ids).sum()) for column in (images, split.image_id))
+            yield Overlap(
+                training=training_set,
+                dataset=index.card.name,
+                split=name,
+                images=len(images),
+                shared_images=shared_images,
+                expressions=len(split),
+                shared_expressions=shared_expressions,
+            )
 
 
 def leaked_percent(training_data: Iterable[str], index: Index, split: str, data_root: str = "") -> float | None:
@@ -142,7 +137,7 @@ def image_ids(path: Path) -> Ints:
 
 
 def _ids_in_json(content: bytes) -> list[int]:
-    adapter: TypeAdapter[_Instances | list[int]] = TypeAdapter(_Instances | list[_Id])
+    adapter: TypeAdapter[_Instances | list[int]] = TypeAdapter(_Instances | list[Id])
     try:
         value = adapter.validate_python(files.parse_json(content))
     except ValueError:  # of the parser or of the schema

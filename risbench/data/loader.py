@@ -168,8 +168,9 @@ def training_rows(indices: Sequence[Index], evaluated: Index) -> list[tuple[int,
 def _evaluation_images(index: Index) -> set[tuple[str, int]]:
     """Return the folder and id of every image of an evaluation split, whatever the limit."""
     index = index.limited(0)
-    splits = [name for name in index.split_names() if index.card.splits[name].evaluation]
-    return {(index.card.images, int(i)) for name in splits for i in np.unique(index.split(name).image_id)}
+    return {
+        (index.card.images, int(i)) for name in index.evaluation_splits() for i in np.unique(index.split(name).image_id)
+    }
 
 
 def evaluation_batches(split: Split, images_per_batch: int) -> list[list[int]]:

@@ -27,6 +27,7 @@ class Split:
     raw: list[str]
     sent: list[str]
     kind: list[str]
+    dataset: str = ""
 
     def __len__(self) -> int:
         return len(self.sent_id)
@@ -39,7 +40,7 @@ class Split:
         """Return the expressions of these rows, in this order."""
         ids: dict[str, Any] = {key: getattr(self, key)[rows] for key in IDS}
         texts: dict[str, Any] = {key: [getattr(self, key)[row] for row in rows] for key in TEXTS}
-        return Split(self.name, **ids, **texts)
+        return Split(self.name, **ids, **texts, dataset=self.dataset)
 
     def draw_one_per_ref(self, seed: int) -> Split:
         """Draw one expression of each ref; the draw depends on the seed and the ref_id alone, not on the order."""

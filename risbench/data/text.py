@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from risbench import files
-from risbench.errors import InputError, defect
+from risbench.errors import InputError, defect, first_sentence
 
 if TYPE_CHECKING:
     from tokenizers import BertWordPieceTokenizer
@@ -292,13 +292,11 @@ def _read_pieces(path: Path) -> list[str]:
     """Read the pieces of a vocab.txt: one per line, [PAD] first."""
     try:
         content = files.read_bytes(path).decode("utf-8-sig")
-        kind = files.foreign_kind(path, text=True)
+        files.refuse_foreign(path, text=True)
     except OSError as error:
         raise InputError(f"The vocabulary {path} cannot be read ({error.strerror}). Give a BERT vocab.txt.") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text. Give a BERT vocab.txt, one piece per line.") from None
-    if kind:
-        raise InputError(f"{path} is {kind}")
     pieces = content.replace("\r\n", "\n").removesuffix("\n").split("\n")
     missing = [piece for piece in _SPECIAL_PIECES if piece not in pieces]
     padding = _SPECIAL_PIECES[0]
@@ -318,8 +316,8 @@ def _download(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, _PIECES_FILE))
     except (OSError, ValueError, errors.EntryNotFoundError) as error:
-        reason = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")
         raise InputError(
-            f"{name!r} is no vocabulary file here, and cannot be downloaded from Hugging Face ({reason}). Give the "
-            "path of a vocab.txt: --vocabulary FILE."
+            f"{name!r} is no vocabulary file here, and cannot be downloaded from Hugging Face "
+            f"({first_sentence(error)}). Give the path of a vocab.txt: --vocabulary FILE of risbench convert, or "
+            "model.text_weights of a run."
         ) from None

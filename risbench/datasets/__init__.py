@@ -38,8 +38,8 @@ def _check_place(place: str) -> str:
     parts = PurePosixPath(place).parts
     if PurePosixPath(place).is_absolute() or PureWindowsPath(place).anchor or ".." in parts or "\\" in place:
         raise ValueError(
-            f"{place!r} leads out of the data root: write a path below it with /, without .. (--images names another "
-            "folder of images)"
+            f"{place!r} leads out of the data root: write a path below it with /, without .. (--images, in Python "
+            "images=, names another folder of images)"
         )
     if any(len(part.encode()) > 255 for part in parts) or len(place) > 1000:
         raise ValueError(f"{place[:40]!r}... is longer than a path can be")

@@ -9,7 +9,6 @@ left behind is put right by `repair`, which only the process that holds the run'
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -27,8 +26,8 @@ from torch import nn
 
 from risbench import __version__, files, methods, recipe
 from risbench.api import Method, Tokenizer
-from risbench.errors import InputError, defect
-from risbench.nn.weights import check_finite
+from risbench.errors import InputError, defect, first_line
+from risbench.nn.weights import LIMIT, check_finite
 from risbench.recipe import Recipe
 
 _WEIGHTS, _RECIPE, _FACTS, _TEXT, _STATE = "weights.safetensors", "recipe.toml", "checkpoint.json", "text", "state.pt"
@@ -116,10 +115,9 @@ class Checkpoint:
 
     def wrong_state(self, reason: object) -> InputError:
         """Return the error for a training state that cannot be used."""
-        first_line = (str(reason) or type(reason).__name__).splitlines()[0]
         return InputError(
-            f"{self.folder / _STATE} is no training state of this run ({first_line}). It was damaged or exchanged: "
-            "restore the folder from a copy, or start a new run from its weights with --init."
+            f"{self.folder / _STATE} is no training state of this run ({first_line(reason)}). It was damaged or "
+            "exchanged: restore the folder from a copy, or start a new run from its weights with --init."
         )
 
     def _read(self, read: Callable[[Path], T]) -> T:
@@ -151,17 +149,17 @@ class Checkpoint:
         for name, sha256 in {**facts.files, _WEIGHTS: facts.sha256}.items():
             _check_hash(content / name, sha256)
         self.recipe = recipe.validate(recipe.read(content / _RECIPE), str(content / _RECIPE))
-        self.facts = self._named_by_user(facts)
+        self.facts = self._resolve_method(facts)
 
-    def _named_by_user(self, facts: Facts) -> Facts:
+    def _resolve_method(self, facts: Facts) -> Facts:
         """Check the method that the user gives, which may have another name if its code is the same.
 
         An old checkpoint holds no hash of the code, and of an entry point the name of its folder.
         """
         if self._method in ("", facts.method):
             return facts
-        given = methods.code_hash(self._method) if facts.code else methods.folder(self._method).name
-        if given == (facts.code or facts.method):
+        identity = methods.code_hash(self._method) if facts.code else methods.folder(self._method).name
+        if identity == (facts.code or facts.method):
             return facts.model_copy(update={"method": self._method})
         raise InputError(
             f"{self.folder} is a checkpoint of {facts.source}, not of {self._method}. Give the method that trained it, "
@@ -182,7 +180,7 @@ class Checkpoint:
             raise InputError(
                 f"{self.folder} holds no {_STATE}, so training cannot go on from it. Use checkpoints/last."
             )
-        if self.facts.state and self.facts.state != file_sha256(path):
+        if self.facts.state and self.facts.state != _sha256(path):
             raise self.wrong_state(f"{_FACTS} describes another one, sha256 {self.facts.state}")
         if not self.facts.state:
             _log.warning("%s has no hash in %s (risbench 0.2), so that damage would go unnoticed.", path, _FACTS)
@@ -216,7 +214,7 @@ def _read_facts(path: Path) -> Facts:
 
 
 def _check_hash(path: Path, sha256: str) -> None:
-    if not path.is_file() or sha256 != file_sha256(path):
+    if not path.is_file() or sha256 != _sha256(path):
         raise InputError(
             f"{path} is not the file that {_FACTS} describes (sha256 {sha256}). It was damaged or exchanged: "
             "copy the checkpoint again."
@@ -245,7 +243,7 @@ def save(
         (content / _RECIPE).write_text(recipe.dumps(settings), encoding="utf-8")
         tokenizer.save(content / _TEXT)
         if state is not None:
-            with (content / _STATE).open("wb") as file:  # torch's own writing says nothing of a full disk
+            with (content / _STATE).open("wb") as file:  # torch.save with a path hides why it fails on a full disk
                 torch.save(state, file)
         complete = facts.model_copy(update=_hashes(content))
         (content / _FACTS).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -257,9 +255,9 @@ def _hashes(content: Path) -> dict[str, Any]:
     texts = [content / _RECIPE, *sorted(path for path in (content / _TEXT).rglob("*") if path.is_file())]
     state = content / _STATE
     return {
-        "sha256": file_sha256(content / _WEIGHTS),
-        "state": file_sha256(state) if state.exists() else "",
-        "files": {path.relative_to(content).as_posix(): file_sha256(path) for path in texts},
+        "sha256": _sha256(content / _WEIGHTS),
+        "state": _sha256(state) if state.exists() else "",
+        "files": {path.relative_to(content).as_posix(): _sha256(path) for path in texts},
     }
 
 
@@ -310,10 +308,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(tensors)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path) -> str:
+    return files.sha256(path, LIMIT)
 
 
 def _replace(folder: Path, new: Path) -> None:
@@ -330,18 +326,18 @@ def _replace(folder: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _beside(folder: Path, what: str) -> Path:
+def _beside(folder: Path, suffix: str) -> Path:
     folder = folder.resolve()
-    return folder.with_name(f".{folder.name}-{what}")
+    return folder.with_name(f".{folder.name}-{suffix}")
 
 
 def _identity(folder: Path) -> object:
     """Return what a save changes about a folder and the old one beside it."""
-    status = []
+    identities = []
     for path in (folder, _beside(folder, "old")):
         try:
-            found = path.stat()
-            status.append((found.st_dev, found.st_ino, found.st_ctime_ns))
+            status = path.stat()
+            identities.append((status.st_dev, status.st_ino, status.st_ctime_ns))
         except OSError:
-            status.append((0, 0, 0))
-    return status
+            identities.append((0, 0, 0))
+    return identities

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from risbench import datasets, methods, recipe
+from risbench import datasets, files, methods, recipe
 from risbench.api import Converted, Method
 from risbench.data.text import WordPieceTokenizer
 from risbench.engine import checkpoint
 from risbench.engine.checkpoint import Facts
-from risbench.errors import InputError
+from risbench.errors import InputError, first_line
 from risbench.nn import weights
 from risbench.recipe import Recipe
 
@@ -56,7 +56,7 @@ def convert_checkpoint(
         code=methods.code_hash(method),
         variants=variants,
         training_data=[training_dataset or "unknown", *settings.train.pretraining],
-        weights=f"released {method}, {source.name} sha256 {checkpoint.file_sha256(source)[:12]}",
+        weights=f"released {method}, {source.name} sha256 {files.sha256(source, weights.LIMIT)[:12]}",
         seed=None,
         epoch=converted.epoch,
         training_seconds=None,
@@ -139,7 +139,7 @@ def _build_without_memory(cls: type[Method], settings: Recipe, tokenizer: WordPi
         with torch.device("meta"):
             return cls.build(settings, tokenizer)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise InputError(f"no network has the sizes of its weights ({reason}). Give another file.") from None
 
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from risbench import progress
+import risbench
+from risbench import files, progress
 from risbench.api import Method, Prediction, Tokenizer, peak_of
 from risbench.data import images, loader, rle
 from risbench.data.images import Frame
 from risbench.data.index import Index
 from risbench.data.loader import EvaluationSamples, Item
 from risbench.data.split import Split
-from risbench.engine import distributed
+from risbench.engine import distributed, sanity
 from risbench.recipe import Image, Recipe
 from risbench.scoring import predictions_file
 from risbench.scoring.prediction_parts import PredictionParts
 from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import InputHalf, Protocol, ScoreHalf
+
+_PACKAGE = Path(risbench.__file__).parent
+# hashed on import, since files may change while a run trains; the version does not tell a change between releases
+_CODE_HASH = files.sha256_of_files(_PACKAGE, _PACKAGE.rglob("*.py"))
 
 
 @dataclass(frozen=True)
@@ -73,21 +79,23 @@ def resolve_input(recipe: Recipe, protocol: Protocol) -> InputHalf:
 
 
 def predict_split(
-    predictor: Predictor, index: Index, split: Split, header: Header, path: Path, label: str
+    predictor: Predictor, index: Index, split: Split, header: Header, path: Path, label: str, origin: str = ""
 ) -> Predictions:
     """Predict a split to the file `path`; batches that a killed run has stored are not computed again.
 
-    Each process predicts its share of the batches, and the main process joins them. Every process returns all
-    predictions.
+    They are computed again if header, images, device or code differ, or `origin`, which names what else the masks
+    depend on. Each process predicts its share of the batches, and the main process joins them. Every process returns
+    all predictions.
     """
     fabric = predictor.fabric
-    folder = path.with_name(f"{path.stem}.parts")
-    if fabric.is_global_zero:
-        PredictionParts(folder, header)  # removes the parts of another header
-    distributed.barrier(fabric)
-    parts = PredictionParts(folder, header)
     split = predictor.input_half.select_expressions(split)
     batches = loader.evaluation_batches(split, predictor.recipe.predict.images_per_batch)
+    origin = distributed.from_main(fabric, "\n".join([origin, *_origin(predictor, index, split)]))
+    folder = path.with_name(f"{path.stem}.parts")
+    parts = PredictionParts(folder, header, [split.sent_id[batch] for batch in batches], origin)
+    if fabric.is_global_zero:
+        parts.prepare()
+    distributed.barrier(fabric)
     stored = parts.stored_batches()
     numbers = [number for number in range(fabric.global_rank, len(batches), fabric.world_size) if number not in stored]
     samples = predictor.samples(index, split)
@@ -102,6 +110,20 @@ def predict_split(
         parts.merge(path)
     distributed.barrier(fabric)
     return predictions_file.read(path)
+
+
+def _origin(predictor: Predictor, index: Index, split: Split) -> Iterator[str]:
+    """Name what masks depend on besides the header: the device, the code of risbench, and the images as files."""
+    yield distributed.device_name(predictor.fabric)
+    yield _CODE_HASH
+    yield str(index.images_folder.resolve())
+    for image_id in np.unique(split.image_id).tolist():
+        path = index.image_path(image_id)
+        try:
+            status = path.stat()
+        except OSError:  # the loader says which image is missing
+            continue
+        yield f"{path.name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def measure_speed(predictor: Predictor, index: Index, split: Split, seconds: float = 3.0) -> float:
@@ -120,11 +142,18 @@ def measure_speed(predictor: Predictor, index: Index, split: Split, seconds: flo
     return count / (time.perf_counter() - start)
 
 
-def predict_masks(predictor: Predictor, item: Item) -> tuple[list[Tensor], list[tuple[int, int] | None]]:
-    """Return the mask (H, W, bool) of each expression at its scored size, and its peak (row, column) in that size."""
+def predict_masks(
+    predictor: Predictor, item: Item, expressions: Sequence[str] = ()
+) -> tuple[list[Tensor], list[tuple[int, int] | None]]:
+    """Return the mask (H, W, bool) of each expression at its scored size, and its peak (row, column) in that size.
+
+    Raises InputError, which names the expression of `expressions`, for a prediction that is none.
+    """
     batch = predictor.fabric.to_device(item.batch)
     with predictor.fabric.autocast():
         prediction = predictor.model.predict(batch)
+    method = type(predictor.model).__module__.rpartition(".")[2]
+    sanity.check_prediction(prediction, len(item.positions), method, expressions)
     masks: list[Tensor] = [torch.empty(0)] * len(item.positions)
     image_index = item.batch.image_index
     frames = [frame._replace(size=predictor.score_half.size(frame.size)) for frame in item.frames]
@@ -147,7 +176,8 @@ def scaled_peaks(prediction: Prediction, frames: Sequence[Frame]) -> list[tuple[
 
 
 def _predict_batch(predictor: Predictor, item: Item, split: Split, header: Header) -> Predictions:
-    masks, peaks = predict_masks(predictor, item)
+    texts = split.texts(str(predictor.input_half.text))
+    masks, peaks = predict_masks(predictor, item, [texts[position] for position in item.positions])
     return Predictions.build(
         header,
         split.sent_id[item.positions].tolist(),

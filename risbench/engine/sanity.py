@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,7 @@ def check_prediction(
 
 
 def _wrong_probability(method: str, which: str, lowest: float, highest: float) -> InputError:
-    if lowest != lowest:  # NaN
+    if math.isnan(lowest):
         return InputError(
             f"{method} predicts NaN for {which}: its weights or its computation have left the finite numbers. Give "
             "another checkpoint, compute with train.precision=32-true, or train with a lower train.lr."

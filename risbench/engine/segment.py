@@ -1,4 +1,4 @@
-"""Segment one image by one expression: draw the mask over the image, and the maps behind it."""
+"""Segment one image by one expression: write the mask, draw it over the image, and draw the maps behind it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image as PIL
 
+from risbench import files
 from risbench.api import Batch, Panel, Tokenizer
 from risbench.data import images, pictures
 from risbench.data.loader import Item
@@ -38,17 +39,19 @@ def draw_segmentation(
     checkpoint: Path,
     image: Path,
     expression: str,
-    output: Path,
+    output: Path | None,
     explain: bool = False,
     word: str = "",
     method: str = "",
+    mask_output: Path | None = None,
 ) -> float:
-    """Draw the image, the mask and the peak to a file; return the share of the image that the mask covers.
+    """Draw the image, the mask and the peak to `output`; return the share of the image that the mask covers.
 
     `explain` adds the maps behind the mask, those of one word of the expression if `word` is not empty. `method` is the
-    name or the folder of the checkpoint's method, if it is not known by name.
+    name or the folder of the checkpoint's method, if it is not known by name. `mask_output` is a PNG of the size of the
+    upright image, 255 on the mask and 0 elsewhere.
     """
-    _check_options(expression, output, explain, word)
+    _check_options(expression, output, explain, word, mask_output)
     opened = Checkpoint(checkpoint, method)
     model, tokenizer = opened.model()
     fabric = distributed.start()  # in full precision, which every device has
@@ -63,7 +66,11 @@ def draw_segmentation(
         panels = explanation_panels(predictor, item, tokens) if explain else []
     mask = masks[0].cpu().numpy()
     title = f"{expression}   (word: {word})" if word else expression
-    _save(_figure(picture, mask, peaks[0], title, panels), output)
+    if mask_output:
+        with files.replacing(mask_output) as new:
+            PIL.fromarray(mask.astype(np.uint8) * 255).save(new, format="PNG")
+    if output:
+        _save(_figure(picture, mask, peaks[0], title, panels), output)
     return float(mask.mean())
 
 
@@ -74,11 +81,19 @@ def explanation_panels(predictor: Predictor, item: Item, tokens: Sequence[int]) 
     return [Panel(title, images.sample_to_size(values[None], item.frames[0])[0]) for title, values in panels]
 
 
-def _check_options(expression: str, output: Path, explain: bool, word: str) -> None:
+def _check_options(expression: str, output: Path | None, explain: bool, word: str, mask_output: Path | None) -> None:
     if not expression.strip():
         raise InputError('The expression is empty. Say what to segment: "the left cup".')
     if word and not explain:
         raise InputError("--word chooses what --explain shows: add --explain, or leave --word out.")
+    if mask_output and (mask_output.is_dir() or mask_output.suffix.lower() != ".png"):
+        raise InputError(f"--mask {mask_output} does not name a mask: give a file that ends in .png.")
+    if output is None:
+        if explain:
+            raise InputError("--explain draws into the picture: give its --output beside --mask.")
+        return
+    if mask_output and output.resolve() == mask_output.resolve():
+        raise InputError(f"--output and --mask both name {output}: give each a file of its own.")
     suffixes = sorted(FigureCanvasBase.get_supported_filetypes())
     if output.is_dir() or output.suffix.lower().removeprefix(".") not in suffixes:
         raise InputError(

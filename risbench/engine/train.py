@@ -164,7 +164,7 @@ class Trainer:
         distributed.barrier(self.fabric)
 
     def _check_weights(self) -> None:
-        """Refuse weights that the last steps, whose loss nobody has seen, left with numbers that are not finite."""
+        """Refuse weights that are not finite: no later loss would show what the last steps of an epoch did."""
         tensors = {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
         if finite.all():

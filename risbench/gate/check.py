@@ -203,13 +203,13 @@ def _check_training(inputs: _Inputs, training: Training) -> Outcome:
         now = record.read(folder / "records" / f"{name}.json").metrics
         after = inputs.new_run(before, read_rows(folder / "rows" / f"{name}.parquet"))
     guarded = baselines.guarded_metrics(baseline.protocol)
-    numbers = [_trained_number(check, metric, training, now[metric]) for metric in guarded]
+    numbers = [trained_number(check, metric, training, now[metric]) for metric in guarded]
     if any(number.failed for number in numbers):
         return inputs.failure(check, numbers, _TRAINING_NOTE, before, after)
     return Outcome(tuple(numbers), notes=(_TRAINING_NOTE,))
 
 
-def _trained_number(check: str, metric: str, training: Training, now: Number) -> CheckedNumber:
+def trained_number(check: str, metric: str, training: Training, now: Number) -> CheckedNumber:
     """Compare one metric of a training with the recorded seeds; `was` is their mean."""
     values = baselines.seed_values(training, metric)
     low, high = statistics.prediction_interval(values, LEVEL)

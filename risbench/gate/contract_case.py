@@ -75,12 +75,15 @@ class Case:
     def batch(self) -> Batch:
         """The training batch."""
         settings = self.recipe.image
-        return Batch(
-            image=torch.stack([_draw(number, settings) for number in range(len(SIZES))]),
-            image_index=torch.tensor([drawn.image for drawn in EXPRESSIONS]),
-            words=self.tokenizer(self.expressions),
-            mask=torch.stack([_mask(drawn, settings) for drawn in EXPRESSIONS]),
-        )
+        with torch.inference_mode(
+            False
+        ):  # tensors of inference mode cannot be trained on, and a prediction may be first
+            return Batch(
+                image=torch.stack([_draw(number, settings) for number in range(len(SIZES))]),
+                image_index=torch.tensor([drawn.image for drawn in EXPRESSIONS]),
+                words=self.tokenizer(self.expressions),
+                mask=torch.stack([_mask(drawn, settings) for drawn in EXPRESSIONS]),
+            )
 
     def build(self, seed: int = 0) -> Method:
         """Build the network anew."""
@@ -110,22 +113,20 @@ class Case:
     def gradients(self) -> dict[str, Tensor | None]:
         """Return each parameter's gradient in the second step; a normalisation may hold back the first one."""
         model = self.build(seed=1)
-        optimizer = torch.optim.SGD(model.parameter_groups(), lr=1e-4)
-        for _ in range(2):
-            optimizer.zero_grad()
-            torch.autograd.backward(model.loss(self.batch)["total"])
-            optimizer.step()
+        self._take_two_steps(model, torch.optim.SGD(model.parameter_groups(), lr=1e-4))
         return {name: parameter.grad for name, parameter in model.named_parameters()}
 
     def trained(self) -> dict[str, Tensor]:
         """Return the weights after two steps from one seed."""
         model = self.build(seed=1)
-        optimizer = torch.optim.Adam(model.parameter_groups(), lr=1e-3)
+        self._take_two_steps(model, torch.optim.Adam(model.parameter_groups(), lr=1e-3))
+        return model.state_dict()
+
+    def _take_two_steps(self, model: Method, optimizer: torch.optim.Optimizer) -> None:
         for _ in range(2):
             optimizer.zero_grad()
             torch.autograd.backward(model.loss(self.batch)["total"])
             optimizer.step()
-        return model.state_dict()
 
 
 def _draw(number: int, settings: Image) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from risbench import files
 from risbench.data import source
 from risbench.data.index import Index
 from risbench.errors import InputError
@@ -160,27 +160,23 @@ def _write(
     checkpoint: Path | None = None,
 ) -> None:
     """Write the folder and NAME.json; the old ones stay if anything fails."""
-    folder, stamp = baselines.folder_of(path), uuid.uuid4().hex
-    new, old = (folder.with_name(f".{folder.name}-{what}-{stamp}") for what in ("new", "old"))
-    text = path.with_name(f".{path.name}-{stamp}")
-    try:
+    folder = baselines.folder_of(path)
+    with files.scratch(folder) as scratch:
+        new, old = scratch / "new", scratch / "old"
         predictions_file.write(baselines.predictions_path(baseline, new), predictions)
         for name, score in scores.items():
             rows = baselines.kept_columns(score.rows)
             parquet.write(baselines.rows_path(baseline, new, name), pa.Table.from_pandas(rows, preserve_index=False))
         if checkpoint:
             shutil.copytree(checkpoint, new / baselines.CHECKPOINT, ignore=shutil.ignore_patterns("state.pt"))
-        text.write_text(json.dumps(baseline.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(new, folder)
-        os.replace(text, path)
-    except BaseException:
-        if old.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(old, folder)
-        raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        text.unlink(missing_ok=True)
-    shutil.rmtree(old, ignore_errors=True)
+        files.sync(new)
+        try:
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
+            files.write_text(path, json.dumps(baseline.model_dump(mode="json"), indent=1) + "\n")
+        except BaseException:
+            if old.exists():
+                files.remove(folder)
+                os.rename(old, folder)
+            raise

@@ -35,5 +35,7 @@ def _check_name(name: str) -> None:
             f"{name!r} cannot be the name of a method: Python must be able to import it. Take letters, digits and _, "
             "and begin with a letter."
         )
+    if methods.is_reserved(name):
+        raise InputError(f"{name!r} is a name of risbench.methods itself: give the method another name.")
     if name == "reference" or name in methods.names():
         raise InputError(f"There is a method {name} already: give another name.")

@@ -12,7 +12,6 @@ file holds (a checkpoint, a baseline, a plan, a run) may come from elsewhere: it
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from risbench import files
 from risbench.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ def is_path(name: str) -> bool:
     return bool(name) and not _NAME.fullmatch(name)
 
 
+def is_reserved(name: str) -> bool:
+    """Whether a method of this name would replace a name of this package, of which it becomes an attribute."""
+    return name in _RESERVED
+
+
 def folder(name_or_path: str) -> Path:
     """Return the folder of a method, without importing its code. Raises InputError for an unknown method."""
     name = register(name_or_path)
@@ -119,7 +124,7 @@ def code_hash(name_or_path: str) -> str:
     module_name = _module_name(name)
     if module_name in sys.modules and module_name in _loaded_hashes:
         return _loaded_hashes[module_name]
-    return _hash_files(*_code_files(name))
+    return files.sha256_of_files(*_code_files(name))
 
 
 def warn_of_other_code(name: str, code: str, place: Path) -> None:
@@ -138,7 +143,7 @@ def module(name_or_path: str) -> ModuleType:
         _check_folder(location)
     module_name = _module_name(name)
     if module_name not in sys.modules:
-        _loaded_hashes[module_name] = _hash_files(*_code_files(name))
+        _loaded_hashes[module_name] = files.sha256_of_files(*_code_files(name))
     return importlib.import_module(module_name)
 
 
@@ -195,6 +200,10 @@ def _check_folder(location: Path) -> None:
     name = location.name
     if not name.isidentifier() or not (location / f"{name}.py").is_file():
         raise InputError(f"The folder {location} must have the name of a Python module and its code in <name>.py.")
+    if is_reserved(name):
+        raise InputError(
+            f"The method {location} has a name of risbench.methods itself: rename the folder and <name>.py."
+        )
     if os.pathsep in str(location):
         raise InputError(f"The path {location} of a method holds a {os.pathsep!r}, which {_ENV} cannot: rename it.")
     loaded = sys.modules.get(f"{__name__}.{name}.{name}")
@@ -228,12 +237,6 @@ def _code_files(name: str) -> tuple[Path, Iterable[Path]]:
     return file.parent, [file] if is_single else file.parent.rglob("*.py")
 
 
-def _hash_files(root: Path, files: Iterable[Path]) -> str:
-    """Hash the names and contents of files."""
-    hashes = {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return hashlib.sha256("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)).encode()).hexdigest()
-
-
 class _MethodFinder(MetaPathFinder):
     """Make the folder of the method NAME, and nothing beside it, the module risbench.methods.NAME."""
 
@@ -252,4 +255,5 @@ class _MethodFinder(MetaPathFinder):
         return spec
 
 
+_RESERVED = frozenset(globals())
 sys.meta_path.insert(0, _MethodFinder())

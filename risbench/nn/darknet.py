@@ -147,9 +147,7 @@ def _read_numbers(path: Path) -> NDArray[np.float32]:
         raise InputError(f"There is no darknet file at {path}. Give another model.backbone_weights.") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, no darknet file. Give the .weights file in it.") from None
-    kind = files.foreign_kind(path)
-    if kind:
-        raise InputError(f"{path} is {kind}")
+    files.refuse_foreign(path)
     version = tuple(np.fromfile(path, dtype="<i4", count=2).tolist())
     if version not in _VERSIONS:
         raise InputError(

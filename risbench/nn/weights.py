@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from risbench import files
-from risbench.errors import InputError
+from risbench.errors import InputError, first_sentence
 from risbench.nn.numpy_pickles import SAFE_GLOBALS
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -49,7 +49,7 @@ def read(path: Path, allowed: Sequence[type] = (), contents: str = "weights") ->
         raise InputError(f"{path} is refused: {_refusal(error, contents)}") from None
     except Exception as error:  # damaged bytes make torch's reader raise many classes
         raise InputError(
-            f"{path} cannot be read ({_first_sentence(error)}). It is damaged: download it again."
+            f"{path} cannot be read ({first_sentence(error)}). It is damaged: download it again."
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of {contents}. Give another file.")
@@ -178,13 +178,8 @@ def _is_finite(tensor: Tensor) -> bool:
 def _refusal(error: pickle.UnpicklingError, contents: str) -> str:
     """Say what torch's restricted reader refused, and what it reads."""
     name, reason = re.search(r"GLOBAL (\S+)", str(error)), re.search(r"it holds .*", str(error))
-    what = f"it holds {name[1]}" if name else reason[0] if reason else "it is damaged, or was not written by torch.save"
+    held = f"it holds {name[1]}" if name else reason[0] if reason else "it is damaged, or was not written by torch.save"
     return (
-        f"{what}. Only tensors, NumPy's numbers and plain values are read, and nothing in it was run: give a file of "
+        f"{held}. Only tensors, NumPy's numbers and plain values are read, and nothing in it was run: give a file of "
         f"{contents} as torch.save writes it."
     )
-
-
-def _first_sentence(error: Exception) -> str:
-    """Return the first sentence of an error, without its full stop."""
-    return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__

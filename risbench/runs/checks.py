@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
-
-import numpy as np
 
 from risbench.data import loader
 from risbench.data.index import Index
@@ -57,7 +53,7 @@ def _check_images(run: Run) -> None:
         folder = index.images_folder
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}: give the folder of the images with --images.")
-        if missing := _missing_images(index, splits):
+        if missing := index.missing_images(splits):
             others = f" ({len(missing):,} images of {', '.join(splits)} are missing)" if len(missing) > 1 else ""
             raise InputError(
                 f"There is no image {missing[0]}{others}. Copy it there, or give the folder of the images with "
@@ -71,13 +67,6 @@ def _splits_by_index(run: Run) -> Iterable[tuple[Index, list[str]]]:
         names = splits.setdefault(index.card.name, (index, []))[1]
         names += [split] if split not in names else []
     return splits.values()
-
-
-def _missing_images(index: Index, splits: Iterable[str]) -> list[Path]:
-    image_ids = np.unique(np.concatenate([index.split(split).image_id for split in splits]))
-    paths = [index.image_path(int(image_id)) for image_id in image_ids]
-    present = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if folder.is_dir()}
-    return [path for path in paths if path.name not in present.get(path.parent, ()) and not path.is_file()]
 
 
 def _check_epoch(run: Run) -> None:

@@ -34,10 +34,7 @@ def find_folder(
                 continue
             stored = recipe.validate(recipe.read(file.parent / RECIPE_FILE), str(file.parent))
             is_same_data = begun.is_same_data(inputs) if begun and inputs else _places(other, stored) == places
-        except (
-            InputError,
-            FileNotFoundError,
-        ):  # of another version, damaged, or of a method or data set that was removed
+        except (InputError, FileNotFoundError):  # of another version, damaged, or its method or data set is missing
             continue
         if is_same_data and not recipe.differences(stored.model_dump(), settings):
             return file.parent

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from risbench.data.index import Index
 
 _PATHS = ("images", "init", "checkpoint")
+_MAX_IMAGES = 1000  # of a split that are hashed: a network disk takes milliseconds for each
 _log = logging.getLogger(__name__)
 
 
@@ -60,11 +61,11 @@ def hash_options(job: Job) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash_images(index: Index, split: str, most: int = 1000) -> str:
-    """Hash the names and sizes of the image files of a split, of at most `most` that are spread over it."""
+def hash_images(index: Index, split: str) -> str:
+    """Hash the names and sizes of the image files of a split, of at most 1,000 that are spread over it."""
     image_ids = sorted(set(index.split(split).image_id.tolist()))
     digest = hashlib.sha256()
-    for image_id in image_ids[:: -(-len(image_ids) // most) or 1]:
+    for image_id in image_ids[:: -(-len(image_ids) // _MAX_IMAGES) or 1]:
         path = index.image_path(image_id)
         digest.update(f"{path.name} {path.stat().st_size if path.is_file() else None}\n".encode())
     return digest.hexdigest()
@@ -119,13 +120,13 @@ def check_unchanged(folder: Path, today: Inputs, indices: Iterable[Index]) -> No
         )
     if today.weights != kept.weights:
         raise InputError(
-            f"{begun} {_weights(kept.weights)}, and today there is {_weights(today.weights)}: give the place of the "
-            f"former with {' or '.join(f'--{name}' for name in kept.weights)}, {cure}."
+            f"{begun} {_describe_weights(kept.weights)}, and today there is {_describe_weights(today.weights)}: give "
+            f"the place of the former with {' or '.join(f'--{name}' for name in kept.weights)}, {cure}."
         )
     if today.indices != kept.indices:
         raise InputError(
-            f"{begun} {_named(kept.indices)}, and today's data are {_named(today.indices)} (sha256 of the annotation "
-            f"files): give the folder of the former with --data-root, {cure}."
+            f"{begun} {_describe_indices(kept.indices)}, and today's data are {_describe_indices(today.indices)} "
+            f"(sha256 of the annotation files): give the folder of the former with --data-root, {cure}."
         )
     for name, value in kept.images.items():
         if today.images.get(name, value) != value:
@@ -136,12 +137,12 @@ def check_unchanged(folder: Path, today: Inputs, indices: Iterable[Index]) -> No
             )
 
 
-def _weights(weights: Mapping[str, str]) -> str:
+def _describe_weights(weights: Mapping[str, str]) -> str:
     return " and ".join(f"the weights {_short(value)} of --{name}" for name, value in weights.items()) or "none"
 
 
-def _named(hashes: Mapping[str, str]) -> str:
-    return " and ".join(f"{name} {_short(value)}" for name, value in hashes.items())
+def _describe_indices(indices: Mapping[str, str]) -> str:
+    return " and ".join(f"{name} {_short(value)}" for name, value in indices.items())
 
 
 def _short(sha256: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ def read_run_file(folder: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}). Start a new run.") from None
+
+
+def new_folders(runs: Path, name: str) -> Iterator[Path]:
+    """Yield the folders that a new run may have, as long as other runs have taken them: name, name-2, name-3, ..."""
+    return (runs / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
 
 
 def resolve_settings(job: Job, resume: Path | None = None) -> tuple[Recipe, list[str]]:
@@ -173,12 +179,14 @@ def parse_seeds(text: str) -> list[int]:
     return [int(seed) for seed in seeds]
 
 
+def option_label(parameter: Any) -> str:
+    """Return a parameter of a command as its help writes it: --option or ARGUMENT."""
+    return str(parameter.opts[0]) if parameter.param_type_name == "option" else str(parameter.name).upper()
+
+
 def refuse_options(context: typer.Context, chosen: str, names: Iterable[str]) -> None:
     """Raise InputError if one of these parameters is on the command line, where the chosen option ignores it."""
-    labels = {
-        str(parameter.name): parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.name).upper()
-        for parameter in context.command.params
-    }
+    labels = {str(parameter.name): option_label(parameter) for parameter in context.command.params}
     for name in sorted(names):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from risbench.runs import inputs, locks
 from risbench.runs.checks import check
 from risbench.runs.cost import reset_peak_memory
 from risbench.runs.inputs import Inputs
-from risbench.runs.job import PLACES, RECIPE_FILE, Job, resolve_settings
+from risbench.runs.job import PLACES, RECIPE_FILE, Job, new_folders, resolve_settings
 from risbench.runs.locks import BusyError
 from risbench.runs.run import Run
 
@@ -81,7 +80,7 @@ def _make_folder(run: Run) -> Path:
     runs, begun = run.folder, run.inputs()
     name = folder_name(run, datetime.now().strftime("%Y%m%d-%H%M%S"))
     files.sweep(runs)
-    folders = (runs / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    folders = new_folders(runs, name)
     while True:
         folder = next(folder for folder in folders if not folder.exists())
         try:
@@ -144,4 +143,4 @@ def _sweep(run: Run) -> None:
     files.sweep(run.folder.parent)
     is_locked = run.lock is not None and run.lock.is_locked
     for path in [run.folder, *(path for path in run.folder.rglob("*") if path.is_dir())]:
-        files.sweep(path, anyone=is_locked)
+        files.sweep(path, exclusive=is_locked)

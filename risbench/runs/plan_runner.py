@@ -155,12 +155,13 @@ def describe_plan(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         run = prepare_run(entry.job, entry.runs)
         files.check_writable(entry.runs)
         remaining, digest = _remaining_work(run, entry.runs), _digest(entry, run)
-        status = _status(remaining)
+        status, is_begun = _status(remaining), False
         if remaining.splits and remaining.folder is None:
-            status = f"continues what {begun[digest]} starts" if digest in begun else status
+            is_begun = digest in begun
+            status = f"continues what {begun[digest]} starts" if is_begun else status
             begun.setdefault(digest, entry.place)
         job = entry.job.model_copy(update={"splits": remaining.splits})
-        trained = status.startswith("continues what") or existing.is_trained(entry.job, entry.runs)
+        trained = is_begun or existing.is_trained(entry.job, entry.runs)
         estimate = estimate_duration(job, record.find(_record_folders(entry.runs)), trained)
         descriptions.append(
             {

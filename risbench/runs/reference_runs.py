@@ -10,7 +10,7 @@ from typing import Any
 from risbench import files
 from risbench.data import source
 from risbench.data.index import Index
-from risbench.runs.job import Job
+from risbench.runs.job import Job, new_folders
 from risbench.scoring import predictions_file, protocol, record, references
 from risbench.scoring.protocol import Protocol
 from risbench.scoring.record import Record
@@ -22,10 +22,10 @@ def run_references(names: Sequence[str], job: Job, seeds: Sequence[int], runs: P
 
     Only `random-object` depends on the seed: the other references run with the first seed alone.
     """
-    index, splits, protocols = check_references(names, job)
+    index, splits, protocols = _check_references(names, job)
     records = []
     for name in names:
-        folder = runs / f"reference-{name}-{Path(job.dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = _make_folder(runs, f"reference-{name}-{Path(job.dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}")
         for split in splits:
             for seed in seeds if name == "random-object" else seeds[:1]:
                 seed_folder = folder / f"seed{seed}" if len(seeds) > 1 else folder
@@ -35,7 +35,7 @@ def run_references(names: Sequence[str], job: Job, seeds: Sequence[int], runs: P
 
 def describe_references(names: Sequence[str], job: Job, seeds: Sequence[int], runs: Path) -> list[dict[str, Any]]:
     """Check what references would run on, and return what would be done; nothing is written."""
-    index, splits, protocols = check_references(names, job)
+    index, splits, protocols = _check_references(names, job)
     files.check_writable(runs)
     return [
         {
@@ -58,17 +58,31 @@ def describe_references(names: Sequence[str], job: Job, seeds: Sequence[int], ru
     ]
 
 
-def check_references(names: Sequence[str], job: Job) -> tuple[Index, list[str], list[Protocol]]:
+def _check_references(names: Sequence[str], job: Job) -> tuple[Index, list[str], list[Protocol]]:
     """Check what references would run on, and return the data set, the splits and the protocols."""
     for name in names:
         references.check_name(name)
     index = source.open_index(job.dataset, job.data_root, job.images, job.partial, job.limit)
-    splits = job.splits or [name for name in index.split_names() if index.card.splits[name].evaluation]
+    splits = job.splits or index.evaluation_splits()
     protocols = [protocol.load(name) for name in job.protocols]
     for split in splits:
         index.split(split)  # raises InputError for an unknown name
     check_no_target_rule(index, splits, protocols)
     return index, splits, protocols
+
+
+def _make_folder(runs: Path, name: str) -> Path:
+    """Make a folder that no other run has, not even one of the same second."""
+    folders = new_folders(runs, name)
+    while True:
+        folder = next(folders)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise files.unwritable(folder, error) from None
 
 
 def _run_reference(name: str, index: Index, split: str, seed: int, protocol: Protocol, folder: Path) -> Record:

@@ -98,8 +98,7 @@ class Run:
 
     def splits(self) -> list[str]:
         """Return the splits to evaluate: those of the job, or else all evaluation splits."""
-        card = self.index.card
-        names = self.job.splits or [name for name in self.index.split_names() if card.splits[name].evaluation]
+        names = self.job.splits or self.index.evaluation_splits()
         for name in names:
             self.index.split(name)  # raises InputError for an unknown name
         return names

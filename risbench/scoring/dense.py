@@ -23,7 +23,7 @@ from PIL import Image as PIL
 
 from risbench import files
 from risbench.data import rle
-from risbench.errors import InputError
+from risbench.errors import InputError, first_line
 from risbench.scoring import parquet
 from risbench.scoring.predictions import Predictions
 
@@ -74,7 +74,7 @@ def read_png(path: Path) -> NDArray[Any]:
     except InputError:
         raise
     except Exception as error:  # Pillow documents no fixed set of exceptions for a damaged file
-        raise InputError(f"The mask {path} cannot be read ({_reason(error)}): write it again.") from None
+        raise InputError(f"The mask {path} cannot be read ({first_line(error)}): write it again.") from None
     if mode not in _GREY_MODES:
         raise InputError(f"The mask {path} is of mode {mode}: write one channel of grey, 0 and 255.")
     if palette and any(palette[:3]):  # a black foreground would be read as background
@@ -103,7 +103,9 @@ def read_npz(source: Path) -> Iterator[tuple[Any, NDArray[Any]]]:
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     except Exception as error:  # damaged zips and headers raise many kinds of errors
-        raise InputError(f"{source} cannot be read ({_reason(error)}): write it with numpy.savez_compressed.") from None
+        raise InputError(
+            f"{source} cannot be read ({first_line(error)}): write it with numpy.savez_compressed."
+        ) from None
 
 
 def read_pth(source: Path, load: Callable[[Path], dict[Any, Any]]) -> Iterator[tuple[Any, Any]]:
@@ -120,13 +122,13 @@ def read_pth(source: Path, load: Callable[[Path], dict[Any, Any]]) -> Iterator[t
         return iter(content.items())
     ids, masks = content["sent_id"], content["masks"]
     try:
-        number = max(len(ids), len(masks))
-    except TypeError:
-        number = -1
-    if number != (len(ids) if number >= 0 else 0) or number != len(masks):
+        are_paired = len(ids) == len(masks)
+    except TypeError:  # a number, or a tensor without dimensions
+        are_paired = False
+    if not are_paired:
         raise InputError(f"{source}: 'sent_id' and 'masks' are not of one length: give a mask for each.")
-    if number > parquet.MAX_ROWS:
-        raise InputError(f"{source} holds {number:,} masks; at most {parquet.MAX_ROWS:,} are read: give one split.")
+    if len(ids) > parquet.MAX_ROWS:
+        raise InputError(f"{source} holds {len(ids):,} masks; at most {parquet.MAX_ROWS:,} are read: give one split.")
     return zip(ids, masks, strict=True)
 
 
@@ -204,7 +206,7 @@ def _values(mask: Any, label: str) -> NDArray[Any]:
     try:
         values = _tensor_values(mask) if hasattr(mask, "detach") else np.asarray(mask)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{label} is no array ({_reason(error)}): give a bool array (height, width).") from None
+        raise InputError(f"{label} is no array ({first_line(error)}): give a bool array (height, width).") from None
     check_shape(values.shape, label)
     if values.dtype.kind not in "buif":
         raise InputError(f"{label} holds {values.dtype}: give bool.")
@@ -233,7 +235,3 @@ def _foreground(values: NDArray[Any], threshold: float | None, label: str) -> ND
     if 0 < threshold < 1 and values.dtype.kind in "ui" and not binary:
         raise InputError(f"{problem}, whole numbers: give --threshold in that unit, such as 127 of 255.")
     return np.asarray(values > threshold)
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -5,8 +5,8 @@ added in any order give the same digits as the whole. `compute` turns sums into 
 
 The no-target rule (`ScoreHalf.no_target`, for gRefCOCO) has metrics of its own. For an expression without a target, a
 no-target prediction scores IoU 1 and adds no pixels, and a mask scores 0. For an expression with a target, a no-target
-prediction has no intersection, but the pixels of its mask stay in the union. P@X, pointing and boundary IoU are over
-expressions with a target.
+prediction has no intersection, but the pixels of its mask stay in the union; under the value `mask counts` its mask
+keeps its intersection, too. P@X, pointing and boundary IoU are over expressions with a target.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ BOUNDARY_IOU = "boundary IoU"
 NAMES = ("oIoU", "mIoU", *(f"P@0.{k}" for k in PRECISION_TENTHS), "pointing", BOUNDARY_IOU)
 NO_TARGET_METRICS = ("gIoU", "cIoU", "N-acc", "T-acc")  # added by the no-target rule
 UNDEFINED_WITH_NO_TARGET = ("oIoU", "mIoU", "P@0.5", "P@0.6")  # no accepted meaning under the no-target rule: None
+CROWD = "crowd"  # column of rows: 1 the ground truth counts as a crowd of COCO, whose union is the prediction; 0 not
 BOUNDARY_RATIO = 0.02  # width of a boundary in diagonals of the image (Cheng et al., Boundary IoU, CVPR 2021)
 IOU_UNITS = 1 << 64  # IoU is summed in fixed point: no rounding depends on the order
+_FLOAT32_UNITS = 1 << 24  # a float32 in [0.5, 1) is a whole number of 2^-24
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -91,10 +93,12 @@ def iou(rows: pd.DataFrame, score_half: ScoreHalf, prefix: str = "") -> NDArray[
 
 
 def intersection_and_union(rows: pd.DataFrame, score_half: ScoreHalf, prefix: str = "") -> tuple[Ints, Ints]:
-    """Return the intersection and union of every row, after the no-target rule."""
+    """Return the intersection and union of every row, after the rules for no-target and crowds."""
     intersection, union = rows[f"{prefix}intersection"].to_numpy(), rows[f"{prefix}union"].to_numpy()
-    no_target = _predicts_no_target(rows, score_half)
-    return np.where(no_target, 0, intersection), np.where(no_target & ~has_target(rows, score_half), 0, union)
+    if score_half.ground_truth == "crowd" and not prefix:
+        union = np.where(rows[CROWD] == 1, rows["predicted_area"], union)
+    right = _predicts_no_target(rows, score_half) & ~has_target(rows, score_half)
+    return np.where(_loses_mask(rows, score_half), 0, intersection), np.where(right, 0, union)
 
 
 def has_target(rows: pd.DataFrame, score_half: ScoreHalf) -> Bools:
@@ -110,16 +114,24 @@ def target_presence_correct(rows: pd.DataFrame, score_half: ScoreHalf) -> Bools:
 
 
 def pointing_hits(rows: pd.DataFrame, score_half: ScoreHalf) -> tuple[Bools, Bools]:
-    """Return the rows whose peak hits the target, and the rows that count; a no-target prediction hits nothing."""
+    """Return the rows whose peak hits the target, and the rows that count; without a mask nothing is hit."""
     peak, counts = rows["peak_hit"].to_numpy(), has_target(rows, score_half)
-    return (peak == 1) & counts & ~_predicts_no_target(rows, score_half), (peak >= 0) & counts
+    return (peak == 1) & counts & ~_loses_mask(rows, score_half), (peak >= 0) & counts
 
 
 def precision_hits(rows: pd.DataFrame, score_half: ScoreHalf) -> Bools:
-    """Whether IoU reaches 0.5, 0.6, 0.7, 0.8, 0.9, compared as integers: (rows, 5)."""
+    """Whether IoU reaches 0.5, 0.6, 0.7, 0.8, 0.9, compared as integers: (rows, 5).
+
+    `> float32`: I / (U + 1e-6) > X, where X is the float32 nearest to it, a number of units of 2^-24.
+    """
     intersection, union = (counts[:, None] for counts in intersection_and_union(rows, score_half))
-    scaled, needed = 10 * intersection, np.array(PRECISION_TENTHS) * union
-    reached = scaled >= needed if score_half.at_least == ">=" else scaled > needed
+    tenths = np.array(PRECISION_TENTHS)
+    if score_half.at_least == "> float32":
+        units = (np.float32(tenths / 10) * _FLOAT32_UNITS).astype(np.int64)
+        reached = intersection * _FLOAT32_UNITS - units * union > units // 10**6
+    else:
+        excess = 10 * intersection - tenths * union
+        reached = excess >= 0 if score_half.at_least == ">=" else excess > 0
     return np.where(union > 0, reached, score_half.empty_union == 1) & has_target(rows, score_half)[:, None]
 
 
@@ -133,6 +145,12 @@ def _predicts_no_target(rows: pd.DataFrame, score_half: ScoreHalf) -> Bools:
     if score_half.no_target == "refused":
         return np.zeros(len(rows), np.bool_)
     return np.asarray(rows["said_no_target"].to_numpy() == 1)
+
+
+def _loses_mask(rows: pd.DataFrame, score_half: ScoreHalf) -> Bools:
+    """Return the rows with a no-target prediction whose mask does not count."""
+    keeps = has_target(rows, score_half) & (score_half.no_target == "mask counts")
+    return _predicts_no_target(rows, score_half) & ~keeps
 
 
 def _iou_of_empty_union(rows: pd.DataFrame, score_half: ScoreHalf) -> NDArray[np.float64]:

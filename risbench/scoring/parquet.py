@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from risbench import files
+from risbench import errors, files
 from risbench.data import rle
 from risbench.errors import InputError
 
@@ -30,11 +30,11 @@ def read(path: Path, names: Collection[str] = ()) -> Any:
             table = file.read(columns=columns)
         table.validate(full=True)
         return _expand_texts(path, table)
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
-            f"{path} is a broken Parquet file ({_first_line(error)}): copy it again, or write it again."
+            f"{path} is a broken Parquet file ({errors.first_line(error)}): copy it again, or write it again."
         ) from None
 
 
@@ -78,7 +78,7 @@ def _is_text(arrow_type: Any) -> bool:
 def _check_metadata(path: Path, metadata: Any, columns: Collection[str]) -> None:
     """Refuse more rows or bytes than are read, by what the file says of itself.
 
-    Columns of row groups are not asked: pyarrow ends the process where their part of the metadata is damaged.
+    The metadata of columns in row groups is not read: pyarrow ends the process where it is damaged.
     """
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     _refuse_more(path, "rows", max(metadata.num_rows, sum(group.num_rows for group in groups)), MAX_ROWS)
@@ -103,10 +103,6 @@ def _expand_texts(path: Path, table: Any) -> Any:
     return table
 
 
-def _refuse_more(path: Path, what: str, actual: int, limit: int) -> None:
+def _refuse_more(path: Path, unit: str, actual: int, limit: int) -> None:
     if actual > limit:
-        raise InputError(f"{path} has {actual:,} {what}; at most {limit:,} are read. Give a file of one split.")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} has {actual:,} {unit}; at most {limit:,} are read. Give a file of one split.")

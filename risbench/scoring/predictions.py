@@ -102,7 +102,9 @@ class Predictions:
         ids, times = np.unique(self.sent_id, return_counts=True)
         refuse_expressions("Predicted more than once", ids[times > 1], "Keep one row for each.")
         unknown = np.setdiff1d(ids, split.sent_id)
-        refuse_expressions(f"Not in split {split.name!r}", unknown, "Give the split that was predicted.")
+        cure = "Give the data set and the split that were predicted (--dataset and --split)."
+        where = f" of {split.dataset}" if split.dataset else ""
+        refuse_expressions(f"Not in split {split.name!r}{where}", unknown, cure)
         missing = selected.sent_id[~np.isin(selected.sent_id, ids)]
         drawn = " that are evaluated" if len(selected) < len(split) else ""
         cure = f"Predict all {len(selected)} expressions of split {split.name!r}{drawn}."

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 import risbench
 from risbench import errors, files
@@ -149,7 +150,9 @@ def write(path: Path, record: Record) -> None:
 def read(path: Path) -> Record:
     """Read a record. Raises InputError with the wrong key or value."""
     try:
-        return Record.model_validate(files.parse_json(files.read_bytes(path)))
+        read_record = Record.model_validate(files.parse_json(files.read_bytes(path)))
+        read_record.model_dump_json()  # fails for half a pair of surrogates, which no document can hold
+        return read_record
     except InputError:
         raise
     except OSError as error:
@@ -159,6 +162,8 @@ def read(path: Path) -> Record:
         if first["type"] == "extra_forbidden":
             raise errors.unknown(f"key in the record {path}:", str(first["loc"][0]), Record.model_fields) from None
         reason = errors.defect(error)
+    except PydanticSerializationError:
+        reason = "half a pair of surrogates stands in its text"
     except ValueError as error:
         reason = f"Invalid JSON ({error})"
     raise InputError(f"{path} is not a record: {reason}. Copy it again, or move it away.")

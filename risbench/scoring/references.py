@@ -58,6 +58,7 @@ def predict(name: str, index: Index, split: str, seed: int = 0, protocol: Protoc
     header = Header(
         dataset=index.card.name,
         split=split,
+        limit=index.limit,
         input={},
         scored_at=score_half.scored_at,
         method=f"reference/{name}",

@@ -15,7 +15,7 @@ from risbench.data import rle
 from risbench.data.index import Index
 from risbench.data.split import Split
 from risbench.errors import InputError
-from risbench.scoring import metrics, slices
+from risbench.scoring import metrics, slices, statistics
 from risbench.scoring import protocol as protocols
 from risbench.scoring.metrics import BOUNDARY_RATIO, BoundaryCounts, MaskCounts, NoTargetFlags
 from risbench.scoring.predictions import Header, Predictions, refuse_expressions
@@ -34,21 +34,31 @@ def score_predictions(
     predictions: Predictions, index: Index, split: str, protocol: Protocol, boundaries: bool = False
 ) -> Score:
     """Score predictions on a split; the summary holds percentages as floats. Boundaries take nine times as long."""
+    header, index = predictions.header, _limit_index(index, predictions)
     rows, resized = _rows(predictions, index, split, protocol, boundaries)
     sums = metrics.Sums.from_rows(rows, protocol.score)
     summary: dict[str, Any] = {"dataset": index.card.name, "split": split, "protocol": protocol.name, "n": sums.n}
     summary |= {**metrics.compute(sums), "intersection": sums.intersection, "union": sums.union}
-    if index.partial:
+    if index.partial or (header and header.training_limit):
         summary["partial"] = True
+    if index.limit:
+        summary["limit"] = index.limit
     if resized:
         summary["resized"] = True
     summary["slices"] = slices.measure(rows, protocol)
     return Score(rows, summary)
 
 
+def summary_with_intervals(score: Score, protocol: Protocol) -> dict[str, Any]:
+    """Return the summary of a score with the interval of each metric that has a value; None: too few images for one."""
+    known = statistics.intervals(score.rows, protocol)
+    valued = [name for name in metrics.names(protocol.score) if score.summary[name] is not None]
+    return {**score.summary, "intervals": {name: known.get(name) for name in valued}}
+
+
 def score_rows(predictions: Predictions, index: Index, split: str, protocol: Protocol) -> pd.DataFrame:
     """Return one row for each expression that the protocol selects, in the order of the split: ids, counts, slices."""
-    return _rows(predictions, index, split, protocol, False)[0]
+    return _rows(predictions, _limit_index(index, predictions), split, protocol, False)[0]
 
 
 def score_under_all_protocols(
@@ -58,7 +68,8 @@ def score_under_all_protocols(
     summaries, refused = [], {}
     for protocol in usable_protocols(index, split):
         try:
-            summaries.append(score_predictions(predictions, index, split, protocol).summary)
+            scored = score_predictions(predictions, index, split, protocol)
+            summaries.append(summary_with_intervals(scored, protocol))
         except InputError as error:
             refused[protocol.name] = str(error)
     if not summaries:  # the default protocol comes first
@@ -79,14 +90,20 @@ def check_no_target_rule(index: Index, splits: Iterable[str], chosen: Iterable[P
     for split in splits if without_rule else ():
         objects = index.num_objects(index.split(split).ann_id)
         if no_target := int((objects == 0).sum()):
-            with_rule = [name for name in protocols.names() if protocols.load(name).score.no_target == "scored"]
+            with_rule = [name for name in protocols.names() if protocols.load(name).score.no_target != "refused"]
             raise InputError(
                 f"{no_target} of {len(objects)} expressions of {index.card.name} {split} have no target, and the"
-                f" protocol {without_rule[0]!r} has no rule for them: give --protocol {with_rule[0]}."
+                f" protocol {without_rule[0]!r} has no rule for them: give --protocol {with_rule[0]} "
+                f"(in Python protocol={with_rule[0]!r})."
             )
 
 
 # rows
+
+
+def _limit_index(index: Index, predictions: Predictions) -> Index:
+    """Limit a data set to the images that the predictions were made for."""
+    return predictions.header.limit_index(index) if predictions.header else index
 
 
 def _rows(
@@ -98,7 +115,8 @@ def _rows(
     if predictions.header:
         _check_header(predictions.header, index.card.name, split, protocol)
     selected = protocol.input.select_expressions(expressions)
-    predictions = _in_order(predictions, expressions, selected, protocol)
+    whole = index.limited(0).split(split) if index.limit else expressions
+    predictions = _in_order(predictions, whole, selected, protocol)
     no_target = _no_target_columns(predictions, index, selected, protocol)  # a small mask may vanish when it is resized
     predictions, resized = _at_scored_size(predictions, selected, protocol.score)
     columns = {name: getattr(selected, name) for name in ("sent_id", "ref_id", "image_id")}
@@ -106,14 +124,19 @@ def _rows(
     if boundaries:
         counts = _count_boundary_pixels(predictions, index, selected, protocol.score)
         columns |= _columns(BoundaryCounts._fields, counts)
+    if protocol.score.ground_truth == "crowd":
+        columns[metrics.CROWD] = np.array(
+            [protocol.score.is_crowd(index, ann_id) for ann_id in selected.ann_id.tolist()], np.int64
+        )
     rows = pd.DataFrame({**columns, **no_target, **slices.labels(index, selected)})
     return rows.astype({"peak_hit": np.int8}), resized
 
 
 def _in_order(predictions: Predictions, split: Split, selected: Split, protocol: Protocol) -> Predictions:
-    """Return the predictions for the selected expressions, with a peak for each or none."""
+    """Return the predictions for the selected expressions of the whole split, with a peak for each or none."""
     if protocol.input.sentences == "joined":
-        separate = np.setdiff1d(np.intersect1d(predictions.sent_id, split.sent_id), selected.sent_id)
+        joined = protocol.input.select_expressions(split).sent_id
+        separate = np.setdiff1d(np.intersect1d(predictions.sent_id, split.sent_id), joined)
         cure = "Predict each ref once, under its first sent_id."
         refuse_expressions("Predicted separately, but the protocol joins the sentences of a ref", separate, cure)
     predictions = predictions.in_order_of(split, selected)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from risbench.data import rle
 from risbench.data.index import Index
 from risbench.data.split import Split
 from risbench.errors import unknown
 from risbench.scoring import kind_words, metrics, statistics
+from risbench.scoring.bounds import Ends, Percent
 from risbench.scoring.protocol import Protocol
 
 UNKNOWN = "unknown"  # the value of an expression whose annotations are not enough to tell
@@ -48,14 +49,14 @@ class Slice:
 class SliceMetrics(BaseModel):
     """Metrics of the expressions with one value of a slice."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    n: int  # expressions
-    oIoU: float | None  # percent
-    mIoU: float | None
-    gIoU: float | None = None  # under the no-target rule, instead of oIoU and mIoU
-    cIoU: float | None = None
-    intervals: dict[str, list[float]] = {}  # by metric: low and high end at 95 %, over images
+    n: int = Field(ge=0)  # expressions
+    oIoU: Percent | None
+    mIoU: Percent | None
+    gIoU: Percent | None = None  # under the no-target rule, instead of oIoU and mIoU
+    cIoU: Percent | None = None
+    intervals: dict[str, Ends] = {}  # by metric: low and high end at 95 %, over images
 
     @model_serializer(mode="wrap")
     def _without_unused_no_target_metrics(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -11,12 +11,22 @@ from risbench.render import Cell, Column, Table, superscript
 from risbench.scoring.metrics import BOUNDARY_IOU, NO_TARGET_METRICS
 from risbench.scoring.record import Record
 from risbench.scoring.slices import DEFAULT_SLICES, Slice
+from risbench.scoring.statistics import MIN_IMAGES
 from risbench.tables import paper_table, papers
-from risbench.tables.measured import TRAINING_DATA_NOTE, RunGroup, group_runs, training_data_badges
+from risbench.tables.measured import (
+    PROTOCOL_NOTES,
+    TRAINING_DATA_NOTE,
+    RunGroup,
+    group_runs,
+    limit_of,
+    protocol_mark,
+    training_data_badges,
+)
 from risbench.tables.published import headline, headlines
 
 COMPARISON = "comparison"
 METRICS = ("oIoU", "mIoU", "P@0.5", "P@0.7", "P@0.9", "pointing")
+DETAIL = dict.fromkeys(("pointing", "P@0.5", "P@0.7", "P@0.9"), 2)  # of the columns of metrics on a narrow terminal
 _LABEL_COLUMNS = (
     Column("data set", "block"),
     Column("split", "block"),
@@ -70,9 +80,9 @@ def comparison_table(records: Iterable[Record], dataset: str | None = None, metr
     numbered = [f"{mark} {text}" for text, mark in footnotes.items()]
     columns = (
         *_LABEL_COLUMNS,
-        Column("n", numeric=True),
-        Column("seeds"),
-        *(Column(name, numeric=True) for name in METRICS),
+        Column("n", numeric=True, detail=3),
+        Column("seed", detail=3),
+        *(Column(name, numeric=True, detail=DETAIL.get(name, 0)) for name in METRICS),
         Column(BOUNDARY_IOU, "wide", numeric=True),
         *(Column(name, numeric=True) for name in (*no_target_metrics, f"published {metric}", "difference")),
         Column("source", "wide"),
@@ -111,7 +121,11 @@ def slice_table(records: Iterable[Record], slice_: Slice, dataset: str | None = 
 def _by_value(run: Record, slice_: Slice, metric: str) -> Record:
     """Return a record whose metrics are the values of one metric, by the values of a slice."""
     parts = run.slices[slice_.name]
-    intervals = {value: part.intervals[metric] for value, part in parts.items() if metric in part.intervals}
+    intervals = {
+        value: part.intervals[metric]
+        for value, part in parts.items()
+        if metric in part.intervals and part.n >= MIN_IMAGES  # older records have some of a single image
+    }
     metrics = {value: getattr(part, metric) for value, part in parts.items()}
     return run.model_copy(update={"metrics": metrics, "intervals": intervals})
 
@@ -146,7 +160,7 @@ def _row(group: RunGroup, metric: str, no_target_metrics: Sequence[str], footnot
         published,
         group.difference(metric),
         Cell(group.published.where if group.published else ""),
-        Cell("yes" if group.runs and group.runs[0].partial else ""),
+        Cell((limit_of(group.runs[0]) or "yes") if group.runs and group.runs[0].partial else ""),
         Cell("yes" if group.runs and group.runs[0].resized else ""),
         Cell(group.runs[0].control if group.runs else ""),
         Cell("; ".join(training_data_badges(group.runs[0])) if group.runs else ""),
@@ -160,7 +174,7 @@ def _label_cells(group: RunGroup) -> tuple[Cell, ...]:
         Cell(group.split),
         Cell(group.method, remark=group.remark()),
         Cell(variants),
-        Cell(protocol, footnote="" if group.is_comparable else "†"),
+        Cell(protocol, footnote=protocol_mark(protocol)),
     )
 
 
@@ -192,6 +206,12 @@ def _legend(groups: Sequence[RunGroup], metric: str, with_interval: Sequence[str
         f"[low, high]: 95 % percentile interval of {interval_of} by bootstrap over images.": any(
             name in group.runs[0].intervals for group in groups if len(group.runs) == 1 for name in with_interval
         ),
+        f"Without [low, high]: no interval, which needs {MIN_IMAGES} images with a value.": any(
+            group.runs[0].metrics.get(name) is not None and name not in group.runs[0].intervals
+            for group in groups
+            if len(group.runs) == 1
+            for name in with_interval
+        ),
         "gIoU, cIoU: mean and overall IoU of all expressions, with and without a target; N-acc, T-acc: the share of"
         " expressions without and with a target that are recognised as such.": any(map(_has_no_target_rule, runs)),
         "floor, ceiling: what needs no learning, and what no method at that resolution can pass.": any(
@@ -200,9 +220,7 @@ def _legend(groups: Sequence[RunGroup], metric: str, with_interval: Sequence[str
         "partial: measured on a part of the data set; not comparable with any other number.": any(
             run.partial for run in runs
         ),
-        "†: a protocol for following a training; comparable with no published number and no other protocol.": not all(
-            group.is_comparable for group in groups
-        ),
+        **{note: mark in map(protocol_mark, (run.protocol for run in runs)) for mark, note in PROTOCOL_NOTES.items()},
         TRAINING_DATA_NOTE: any(map(training_data_badges, runs)),
         "resized: predicted at the images' size, and brought to the size at which the protocol scores.": any(
             run.resized for run in runs

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from risbench.tables import published
+from risbench import datasets
+from risbench.errors import InputError
+from risbench.scoring.metrics import NO_TARGET_METRICS
+from risbench.tables import papers, published
 from risbench.tables.papers import Configuration, Label, Paper
 from risbench.tables.published import Published
 
@@ -59,9 +62,11 @@ def dataset_grid(paper: Paper, dataset: str, splits: Iterable[str]) -> Grid:
     """Lay out the part of a table that is about one data set.
 
     A data set that the paper does not have takes the place of all of the paper's data sets. The grid then has no
-    published numbers, only the rows that risbench can fill, and each column once.
+    published numbers, only the rows that risbench can fill, and each column once. Raises InputError if the data set is
+    scored by other metrics.
     """
     everything = numbers(paper)
+    _refuse_other_metrics(paper, everything, dataset)
     of_dataset = [number for number in everything if number.risbench_dataset == dataset]
     if of_dataset:
         return _lay_out(paper, of_dataset)
@@ -70,6 +75,18 @@ def dataset_grid(paper: Paper, dataset: str, splits: Iterable[str]) -> Grid:
     moved = [_move(n, dataset) for n in fillable if n.read_as and n.risbench_split in known_splits]
     grid = _lay_out(paper, moved)
     return Grid(grid.columns, [replace(row, published={}) for row in grid.rows if row.configuration], [])
+
+
+def _refuse_other_metrics(paper: Paper, everything: Iterable[Published], dataset: str) -> None:
+    """Refuse a data set with expressions without a target if the table has no metric of the no-target rule."""
+    metrics = dict.fromkeys(number.risbench_metric for number in everything if number.risbench_metric)
+    if metrics.keys() & set(NO_TARGET_METRICS) or dataset not in datasets.names():
+        return
+    if datasets.load(dataset).no_target:
+        raise InputError(
+            f"{paper.name} has {', '.join(metrics)}, but {dataset}, which has expressions without a target, is measured"
+            f" in {', '.join(NO_TARGET_METRICS)}: give another data set, or print `risbench table --dataset {dataset}`."
+        )
 
 
 def _move(number: Published, dataset: str) -> Published:
@@ -102,7 +119,10 @@ def label_text(label: Label, number: Published) -> str:
     """Return the text of a label column for a row of published.csv."""
     if label.check:
         return "✓" if label.name in number.variant.split("+") else ""
-    text = label.text.format(number=number) or label.missing
+    try:
+        text = label.text.format(number=number) or label.missing
+    except (AttributeError, ValueError) as error:
+        raise papers.damaged(papers.data_file("papers.toml"), f"the label {label.name!r}: {error}") from None
     match = re.match(label.part, text) if label.part else None
     return match[1] if match else text
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from risbench import datasets, methods, recipe
+from risbench.recipe import Recipe
 from risbench.render import Cell
 from risbench.scoring import protocol
 from risbench.scoring.record import Record
@@ -19,6 +22,11 @@ TRAINING_DATA_NOTE = (
     " far as the training sets were available."
 )
 """Explains `training_data_badges`."""
+PROTOCOL_NOTES = {
+    "†": "†: a protocol for following a training; comparable with no published number and no other protocol.",
+    "§": "§: a protocol that follows a defect of its source's code; comparable only with numbers of the same code.",
+}
+"""Explains the marks of `protocol_mark`."""
 _WEIGHT_FILES = (".bin", ".pt", ".pth", ".safetensors", ".txt", ".weights")
 
 
@@ -58,7 +66,7 @@ class RunGroup:
         """Return what distinguishes these runs beyond the labels, in brackets."""
         kind = ("ceiling" if self.is_ceiling else "floor") if self.is_reference else ""
         first = self.runs[0] if self.runs else None
-        partial = "partial" if first and first.partial else ""
+        partial = ": ".join(filter(None, ["partial", limit_of(first)])) if first and first.partial else ""
         control = f"control: {first.control}" if first and first.control else ""
         resized = "resized" if first and first.resized else ""
         training = training_data_badges(first) if first else []
@@ -81,6 +89,13 @@ class RunGroup:
         if self.published is None or not isinstance(value, float) or not all(map(_measured_as_published, self.runs)):
             return Cell()
         return Cell(value - self.published.value, number_format="+.2f")
+
+
+def limit_of(run: Record) -> str:
+    """Return to which images a run is limited: "first 5 images"; "" for no limit."""
+    limit = run.limit or run.training_limit
+    where = "" if run.limit else " in training"
+    return f"first {limit} image{'s' * (limit != 1)}{where}" if limit else ""
 
 
 def group_runs(records: Iterable[Record]) -> tuple[list[RunGroup], list[str]]:
@@ -111,7 +126,7 @@ def _groups_of_label(runs_by_settings: dict[tuple[str, ...], dict[int | None, Re
 
 
 def _label(run: Record) -> tuple[object, ...]:
-    data = (run.dataset, run.split, run.n, run.partial)
+    data = (run.dataset, run.split, run.n, run.partial, run.limit, run.training_limit)
     return (run.method, tuple(run.variants), *data, run.protocol, run.resized, run.control)
 
 
@@ -125,32 +140,63 @@ def _settings(run: Record) -> tuple[str, ...]:
 
 def overridden_settings(run: Record) -> list[str]:
     """Return the settings in which a run differs from its method's recipe with its variants, as `section.key=value`."""
-    trained_on = [run.dataset, *run.recipe.get("train", {}).get("datasets", [])]
-    max_words = [datasets.load(name).max_words for name in trained_on if name in datasets.names()]
-    return changed_settings(run.method, run.variants, run.recipe, max(max_words, default=0))
+    train = run.recipe.get("train")
+    others = train.get("datasets") if isinstance(train, dict) else None
+    trained_on = [run.dataset, *map(str, others if isinstance(others, list) else [])]
+    known = _known_datasets(_cards_folders()).issuperset(trained_on)
+    max_words = max(_max_words(name, _cards_folders()) for name in trained_on) if known else None
+    return changed_settings(run.method, run.variants, run.recipe, max_words)
 
 
-def changed_settings(method: str, variants: Sequence[str], values: Mapping[str, Any], max_words: int = 0) -> list[str]:
+def changed_settings(
+    method: str, variants: Sequence[str], values: Mapping[str, Any], max_words: int | None = 0
+) -> list[str]:
     """Return the resolved settings that differ from a method's recipe with these variants, as `section.key=value`.
 
-    `max_words` is the card's value if the recipe leaves text.max_tokens to the card. Whether training began from
-    pretrained weights, and the paths of weights, are left out: a record states the weights separately.
+    `max_words` is the card's value if the recipe leaves text.max_tokens to the card; None for a card that is not at
+    hand, whose value any may be. Whether training began from pretrained weights, and the paths of weights, are left
+    out: a record states the weights separately.
     """
-    if method not in methods.names():
+    settings = _todays_recipe(method, tuple(variants), os.environ.get("RISBENCH_METHODS", ""))
+    if settings is None:
         return []
-    file = methods.recipe_file(method)
-    if not set(variants) <= set(recipe.variant_names(file)):
-        return []
-    settings, _ = recipe.load(file, [recipe.FULL, *variants])
     changed = recipe.differences(values, settings)
-    if not settings.text.max_tokens and changed.get("text.max_tokens") == max_words:
-        del changed["text.max_tokens"]
+    if not settings.text.max_tokens and max_words in (None, changed.get("text.max_tokens")):
+        changed.pop("text.max_tokens", None)
     usual = {f"model.{key}": value for key, value in settings.model.items()}
     return [
         f"{name}={value}"
         for name, value in changed.items()
         if name != "model.pretrained" and not _is_weights_path(value, usual.get(name))
     ]
+
+
+# a table needs these once for each of thousands of records, and each time files would be read
+
+
+@cache
+def _todays_recipe(method: str, variants: tuple[str, ...], folders: str) -> Recipe | None:
+    """Return a method's recipe with variants; None if there is no such method or variant. `folders` is a key alone."""
+    if method not in methods.names():
+        return None
+    file = methods.recipe_file(method)
+    if not set(variants) <= set(recipe.variant_names(file)):
+        return None
+    return recipe.load(file, [recipe.FULL, *variants])[0]
+
+
+def _cards_folders() -> str:
+    return os.environ.get("RISBENCH_DATASETS", "")
+
+
+@cache
+def _known_datasets(folders: str) -> frozenset[str]:
+    return frozenset(datasets.names())
+
+
+@cache
+def _max_words(dataset: str, folders: str) -> int:
+    return datasets.load(dataset).max_words
 
 
 def _is_weights_path(value: object, usual: object) -> bool:
@@ -164,7 +210,8 @@ def training_data_badges(run: Record) -> list[str]:
     """Return what weakens a run's result in its training data: other data sets, leaked images, or unknown data."""
     trained_on = set(run.training_data)
     badges = {
-        "cross-data set": trained_on & set(datasets.names()) - {run.dataset} or any("COCO" in x for x in trained_on),
+        "cross-data set": trained_on & _known_datasets(_cards_folders()) - {run.dataset}
+        or any("COCO" in x for x in trained_on),
         f"leaked {run.leaked or 0:.2f} %": run.leaked,
         "training data unknown": "unknown" in trained_on,
     }
@@ -176,9 +223,21 @@ def is_comparable(run: Record) -> bool:
     return run.protocol not in protocol.names() or protocol.load(run.protocol).comparable
 
 
+def protocol_mark(name: str) -> str:
+    """Return the mark of a protocol whose numbers compare with few others; see PROTOCOL_NOTES."""
+    if name not in protocol.names():
+        return ""
+    chosen = protocol.load(name)
+    if not chosen.comparable:
+        return "†"
+    return "§" if chosen.defect else ""
+
+
 def trained_as_published(run: Record) -> bool:
     """Whether a run began from pretrained weights and was trained on its data set only, as the sources' networks."""
-    trained_on = set(run.training_data) & set(datasets.names())  # the rest was seen by the pretrained weights
+    trained_on = set(run.training_data) & _known_datasets(
+        _cards_folders()
+    )  # the rest was seen by the pretrained weights
     pretrained = not any(word in run.weights for word in ("from scratch", "random"))
     return pretrained and trained_on == {run.dataset}
 

@@ -56,7 +56,7 @@ def _columns(paper: Paper, grid: Grid) -> tuple[Column, ...]:
         Column("number", "always" if grid.numbers else "data"),
         *(Column(heading, numeric=True) for heading in grid.columns.values()),
         *(Column(label.name, "wide") for label in paper.labels if label.wide),
-        *(Column(name, "data") for name in ("folder", "variants", "protocol", "seeds", "training")),
+        *(Column(name, "data") for name in ("folder", "variants", "protocol", "seed", "training")),
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-import tomllib
+import re
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from risbench.errors import InputError, defect
+from risbench.files import parse_toml, read_bytes
 
 
 class _Part(BaseModel):
@@ -65,6 +69,25 @@ class Label(_Part):
     missing: str = ""
     wide: bool = False
 
+    @field_validator("text")
+    @classmethod
+    def _names_columns(cls, text: str) -> str:
+        for _, field, _, _ in string.Formatter().parse(text):
+            if field is not None and not re.fullmatch(r"number\.[a-z]\w*", field):
+                raise ValueError(f"{{{field}}} is no column: write {{number.COLUMN}}")
+        return text
+
+    @field_validator("part")
+    @classmethod
+    def _has_a_group(cls, part: str) -> str:
+        try:
+            groups = re.compile(part).groups
+        except re.error as error:
+            raise ValueError(f"{part!r} is no regular expression: {error}") from None
+        if part and not groups:
+            raise ValueError(f"{part!r} has no group: put what is shown in brackets")
+        return part
+
 
 class Paper(_Part):
     """One table of a paper."""
@@ -95,7 +118,20 @@ def data_file(name: str) -> Path:
 
 @functools.cache
 def _read() -> _File:
-    return _File.model_validate(tomllib.loads(data_file("papers.toml").read_text(encoding="utf-8")))
+    path = data_file("papers.toml")
+    try:
+        return _File.model_validate(parse_toml(read_bytes(path).decode("utf-8-sig")))
+    except OSError as error:
+        raise damaged(path, f"it cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise damaged(path, f"wrong value at {defect(error)}") from None
+    except ValueError as error:
+        raise damaged(path, f"it is not TOML: {error}") from None
+
+
+def damaged(path: Path, reason: str) -> InputError:
+    """Return the error for a data file that does not hold what it should."""
+    return InputError(f"{path} is damaged ({reason}): correct it, or take the file of the release again.")
 
 
 def titles() -> dict[str, str]:

@@ -8,44 +8,61 @@ from typing import Any
 from risbench.render import Cell, Column, Table
 from risbench.scoring import protocol
 from risbench.scoring.metrics import NO_TARGET_METRICS
-from risbench.tables.comparison import METRICS
+from risbench.scoring.statistics import NO_INTERVAL
+from risbench.tables.comparison import DETAIL, METRICS
+from risbench.tables.measured import PROTOCOL_NOTES, protocol_mark
 
 _MARK = "*"
+_DETAIL = {"border": 4, "cut_at": 4, "mask_resize": 4, "resampling": 3, "empty_union": 3, "max_tokens": 2}
+_DETAIL |= dict.fromkeys(("image_size", "threshold", "scored_at", "ground_truth", "headline"), 0)  # the others: 1
 
 
-def overview() -> Table:
-    """Build the table of all protocols, a row for each knob; what differs from the default is marked."""
+def overview() -> list[Table]:
+    """Build the tables of all protocols' input and score halves; what differs from the default is marked."""
     known = [protocol.load(name) for name in protocol.names()]
-    default, *others = known
-    rows = []
-    for half in ("input", "score"):
-        for knob, usual in getattr(default, half):
-            values = [getattr(getattr(other, half), knob) for other in others]
-            marked = [Cell(format_setting(value), mark=_MARK if value != usual else "") for value in values]
-            rows.append((Cell(half), Cell(knob), Cell(format_setting(usual)), *marked))
-    columns = (Column("half", "block"), Column("knob"), *map(Column, protocol.names()))
     notes = [
-        f"{_MARK}: differs from {default.name}. recipe: as the recipe of the method says.",
-        *(f"{x.name}: for following a training, not for results." for x in known if not x.comparable),
+        f"{_MARK}: differs from {known[0].name}. recipe: as the recipe of the method says.",
+        *PROTOCOL_NOTES.values(),
+        *(f"§ {x.name}: {x.defect}." for x in known if x.defect),
         *(f"{x.name}: {x.source}." for x in known),
     ]
-    return Table("protocols", "Protocols", columns, tuple(rows), tuple(notes))
+    return [_settings("input", known, ()), _settings("score", known, tuple(notes))]
+
+
+def _settings(half: str, known: Sequence[protocol.Protocol], notes: tuple[str, ...]) -> Table:
+    """Build the table of one half: a row for each protocol, a column for each knob."""
+    usual = getattr(known[0], half)
+    rows = []
+    for each in known:
+        values = [(value, getattr(usual, knob)) for knob, value in getattr(each, half)]
+        marked = (
+            Cell(format_setting(value), mark="" if value == of_default else _MARK) for value, of_default in values
+        )
+        rows.append((Cell(each.name, footnote=protocol_mark(each.name)), *marked))
+    knobs = type(usual).model_fields
+    columns = (Column("protocol"), *(Column(knob.replace("_", " "), detail=_DETAIL.get(knob, 1)) for knob in knobs))
+    title = {"input": "Protocols: what acts before a mask is stored", "score": "Protocols: what acts on stored masks"}
+    return Table(f"{half} halves", title[half], columns, tuple(rows), notes)
 
 
 def scores(summaries: Sequence[Mapping[str, Any]], refused: Mapping[str, str]) -> Table:
     """Build the table of one predictions file under every protocol that can score it; notes say why others cannot."""
     names = (*METRICS, *(name for name in NO_TARGET_METRICS if any(name in summary for summary in summaries)))
-    columns = (Column("protocol"), Column("n", numeric=True), *(Column(name, numeric=True) for name in names))
+    metrics = (Column(name, numeric=True, detail=DETAIL.get(name, 0)) for name in names)
+    columns = (Column("protocol"), Column("n", numeric=True, detail=3), *metrics)
     known = {name: protocol.load(name) for name in protocol.names()}
     legend = {
         f"{_MARK}: the headline metric of the protocol. Metrics in percent.": True,
+        "[low, high]: 95 % interval over images.": any(any(s["intervals"].values()) for s in summaries),
+        NO_INTERVAL: not all(s["intervals"].get(known[s["protocol"]].score.headline) for s in summaries),
         "partial: measured on a part of the data set.": any("partial" in summary for summary in summaries),
         "resized: masks of the images' size, brought to the size at which the protocol scores.": any(
             "resized" in summary for summary in summaries
         ),
-        "†: a protocol for following a training; comparable with no published number and no other protocol.": not all(
-            known[summary["protocol"]].comparable for summary in summaries
-        ),
+        **{
+            note: mark in [protocol_mark(summary["protocol"]) for summary in summaries]
+            for mark, note in PROTOCOL_NOTES.items()
+        },
     }
     notes = ["One file has one input half: the rows differ by their score halves."]
     notes += [text for text, applies in legend.items() if applies]
@@ -64,6 +81,7 @@ def format_setting(value: Any) -> str:
 
 def _row(summary: Mapping[str, Any], chosen: protocol.Protocol, names: Sequence[str]) -> tuple[Cell, ...]:
     remark = ", ".join(word for word in ("partial", "resized") if word in summary)
-    label = Cell(chosen.name, remark=f"({remark})" if remark else "", footnote="" if chosen.comparable else "†")
-    values = (Cell(summary.get(name), mark=_MARK if name == chosen.score.headline else "") for name in names)
+    label = Cell(chosen.name, remark=f"({remark})" if remark else "", footnote=protocol_mark(chosen.name))
+    intervals: dict[str, Any] = {chosen.score.headline: summary["intervals"].get(chosen.score.headline)}
+    values = (Cell(summary.get(x), intervals.get(x), mark=_MARK if x in intervals else "") for x in names)
     return (label, Cell(summary["n"]), *values)

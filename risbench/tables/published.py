@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import csv
 import functools
-from dataclasses import dataclass
+import io
+import re
+from dataclasses import dataclass, fields
 
+from risbench.files import read_bytes
 from risbench.tables import papers
 from risbench.tables.papers import Selection
 
@@ -83,15 +86,33 @@ class Published:
         return ". ".join(filter(None, [self.where, self.reason, self.remark])) + "."
 
 
+_COLUMNS = tuple(column.name for column in fields(Published) if column.name != "digits")
+
+
 @functools.cache
 def load() -> tuple[Published, ...]:
-    """Read the published numbers, in the order of the file."""
-    with papers.data_file("published.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(map(_number, csv.DictReader(lines)))
+    """Read the published numbers, in the order of the file. Raises InputError for a damaged file."""
+    path = papers.data_file("published.csv")
+    try:
+        lines = io.StringIO(read_bytes(path).decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(lines, strict=True)
+        numbers = tuple(_number(row, reader.line_num) for row in reader)
+    except OSError as error:
+        raise papers.damaged(path, f"it cannot be read: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
+        raise papers.damaged(path, str(error)) from None
+    if not numbers:
+        raise papers.damaged(path, "it has no rows")
+    return numbers
 
 
-def _number(row: dict[str, str]) -> Published:
+def _number(row: dict[str, str], line: int) -> Published:
+    """Make a number of a row. Raises ValueError that names the line."""
+    if row.keys() != set(_COLUMNS) or None in row.values():
+        raise ValueError(f"line {line} does not have the columns {', '.join(_COLUMNS)}")
     text = row.pop("value")
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text) or float(text) > 100:
+        raise ValueError(f"line {line} has the value {text[:40]!r}, no percentage")
     return Published(value=float(text), digits=len(text.partition(".")[2]), **row)
 
 

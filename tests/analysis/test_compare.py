@@ -21,11 +21,11 @@ from risbench.render import Table
 from risbench.scoring import metrics, protocol, statistics
 
 ORIGINAL = protocol.load("original")
-IMAGES, EXPRESSIONS = 15, 4
+IMAGES, EXPRESSIONS = 24, 4
 
 
 def rows(seed: int, better: float = 0.0) -> pd.DataFrame:
-    """Answers to the same 60 expressions of 15 images, with IoU that images share and a peak that hits or not."""
+    """Answers to the same 96 expressions of 24 images, with IoU that images share and a peak that hits or not."""
     truth, generator = np.random.default_rng(0), np.random.default_rng(seed)
     image = np.repeat(np.arange(IMAGES), EXPRESSIONS)
     true_area = truth.integers(50, 500, len(image))
@@ -118,7 +118,7 @@ def test_the_same_answers_do_not_differ() -> None:
         assert (result.difference, result.p, result.smallest) == (0, 1, None)
         assert result.difference_interval == pytest.approx((0, 0), abs=1e-9)
     first, _, flips = compare_tables([A, A])
-    assert [cell.text for cell in first.rows[1][5:8]] == ["0", "0", "60"]
+    assert [cell.text for cell in first.rows[1][5:8]] == ["0", "0", "96"]
     assert not flips.rows and flips.notes == ("None: every expression has the same IoU.",)
 
 
@@ -156,12 +156,26 @@ def test_a_metric_without_a_value_has_no_difference() -> None:
     assert names == [name for name in metrics.NAMES if name != "pointing"]
 
 
-def test_one_image_has_no_interval_and_no_smallest_difference() -> None:
-    first, second = (side(x.name, x.runs[0].rows.iloc[:EXPRESSIONS]) for x in (A, B))
-    for sides in ([first, second], [first, side("S", *(run.rows.iloc[:EXPRESSIONS] for run in SEEDS.runs))]):
+@pytest.mark.parametrize("images", [1, 2, 19])
+def test_few_images_have_no_interval_no_p_and_no_smallest_difference(images: int) -> None:
+    few = images * EXPRESSIONS
+    first, second = (side(x.name, x.runs[0].rows.iloc[:few]) for x in (A, B))
+    for sides in ([first, second], [first, side("S", *(run.rows.iloc[:few] for run in SEEDS.runs))]):
         for result in (x["mIoU"] for x in compare.compare(sides, resamples=50)):
             assert result.value is not None
             assert (result.interval, result.smallest, result.difference_interval) == (None, None, None)
+            assert (result.p, result.holm) == (None, None)
+
+
+def test_few_images_are_said_once_and_shown_as_a_dash() -> None:
+    tables = compare_tables([side(x.name, x.runs[0].rows.iloc[:8]) for x in (A, B)])
+    assert [table.notes.count(statistics.NO_INTERVAL) for table in tables] == [1, 0, 0]
+    (_, row) = tables[0].as_dicts()
+    assert row["difference"] is not None
+    assert [row[key] for key in ("oIoU low", "difference low", "difference high", "p")] == [None] * 4
+    shown = dict(zip(tables[0].names(), tables[0].rows[1], strict=True))
+    assert shown["p"].text == shown["smallest difference"].text == "–"
+    assert statistics.NO_INTERVAL not in compare_tables([A, B])[0].notes
 
 
 def by_hand() -> tuple[Side, Side]:
@@ -190,8 +204,9 @@ def test_wins_losses_ties_and_flips_are_those_counted_by_hand() -> None:
 def test_one_file_shows_what_it_could_show_against_a_number() -> None:
     (table,) = compare_tables([A], "mIoU")
     drawn = statistics.resample(statistics.sums_by_image(A.runs[0].rows, ORIGINAL))[:, 1]
-    assert table.rows[0][-1].value == pytest.approx(2.801585 * 2**0.5 * drawn.std(ddof=1), rel=1e-6)
-    assert table.rows[0][-1].remark == "(unpaired)"
+    smallest = table.rows[0][table.names().index("smallest difference")]
+    assert smallest.value == pytest.approx(2.801585 * 2**0.5 * drawn.std(ddof=1), rel=1e-6)
+    assert smallest.remark == "(unpaired)"
 
 
 def test_notes_explain_what_stands_there_and_nothing_else() -> None:
@@ -229,7 +244,9 @@ def test_the_command_prints_a_terminal_markdown_and_json(run_compare: RunCommand
     assert code == 0, err
     assert "oIoU on val, protocol original" in shown and "B: b/rows/val-original.parquet." in shown
     code, markdown, _ = run_compare("a", "b", "--format", "markdown", "--metric", "mIoU")
-    assert code == 0 and "**mIoU on val, protocol original**" in markdown and "| B against A |" in markdown
+    assert (
+        code == 0 and "**mIoU on val, protocol original**" in markdown and "| B against A (b against a) |" in markdown
+    )
     code, text, _ = run_compare("a", "b", "--format", "json")
     first, every, flips = json.loads(text)["tables"]
     result = compare.compare([A, B])[1]["oIoU"]
@@ -239,7 +256,7 @@ def test_the_command_prints_a_terminal_markdown_and_json(run_compare: RunCommand
     ]
     assert (row["oIoU low"], row["oIoU high"]) == result.interval
     assert (row["difference low"], row["difference high"]) == result.difference_interval
-    assert row["wins"] + row["losses"] + row["ties"] == 60
+    assert row["wins"] + row["losses"] + row["ties"] == 96
     assert [row["metric"] for row in every["rows"]] == list(metrics.NAMES)
     assert len(flips["rows"]) == 20 and flips["rows"][0]["change"] > 0 > flips["rows"][-1]["change"]
 

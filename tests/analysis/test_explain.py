@@ -257,7 +257,7 @@ def test_what_cannot_be_compared_is_refused(small_index: Index, run_explain: Exp
     with pytest.raises(InputError, match="A is of the split 'val', B of 'testA': take two numbers of one split."):
         run_explain(read_endpoints(paths[0], paths[1], ""))
     file = tmp_path / "val" / "predictions" / "val-original.parquet"
-    with pytest.raises(InputError, match="names 1 protocols for 2 predictions files: give one for each"):
+    with pytest.raises(InputError, match="each a predictions file.*--protocol lts names 1: give --protocol original"):
         read_endpoints(file, file, "lts")
     with pytest.raises(InputError, match="alone: give another record, or two protocols"):
         read_endpoints(paths[0], None, "original,lavt")
@@ -270,3 +270,42 @@ def test_what_cannot_be_compared_is_refused(small_index: Index, run_explain: Exp
     lines.write_text(json.dumps({"sent_id": 1, "segmentation": {"size": [2, 2], "counts": counts}}))
     with pytest.raises(InputError, match="No file says its split: give --dataset and --split."):
         run_explain(read_endpoints(lines, None, "original,lavt"))
+
+
+def test_a_folder_in_place_of_a_record_is_answered_with_a_record_that_is_there(
+    small_index: Index, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.parquet"
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match=r"runs is a folder: give a record of a run, or a predictions file\.$"):
+        read_endpoints(tmp_path / "runs", other, "")
+    predictions = references.predict("whole-image", small_index, "val")
+    path = kept(tmp_path / "runs" / "one", predictions, small_index, "val", ORIGINAL)
+    for folder in (tmp_path / "runs", tmp_path / "runs" / "one", path.parent):
+        (folder / "a.json").write_text("{}")
+        with pytest.raises(InputError, match=f"such as {path}, or a predictions file"):
+            read_endpoints(folder, other, "")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            (["a.parquet", "b.parquet"], ""),
+            "are each a predictions file, which needs a protocol, but --protocol is missing",
+        ),
+        (
+            (["a.parquet", "b.json"], ""),
+            "a.parquet is a predictions file, which needs a protocol, but --protocol is missing",
+        ),
+        (
+            (["a.parquet", "b.json"], "lts,lavt"),
+            "but --protocol lts,lavt names 2: give --protocol original, for example",
+        ),
+        ((["a.json", "b.json"], "lts"), "--protocol lts has no effect, since each record says its own: leave it out"),
+    ],
+)
+def test_protocols_that_do_not_fit_the_files_are_refused(names: tuple[list[str], str], words: str) -> None:
+    (a, b), chosen = names
+    with pytest.raises(InputError, match=words):
+        read_endpoints(Path(a), Path(b), chosen)

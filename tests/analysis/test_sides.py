@@ -6,12 +6,14 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from risbench.analysis.run_rows import RunOptions
-from risbench.analysis.sides import expression_texts, open_sides
+from risbench.analysis.sides import expression_texts, open_sides, short_names
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.scoring import predictions_file, protocol, record, references
@@ -114,11 +116,63 @@ def test_other_expressions_images_and_truths_are_refused_by_sent_id(run: Run) ->
             open_sides([str(file), str(changed(file, name, 3))], RunOptions())
 
 
-def test_impossible_counts_are_refused(run: Run) -> None:
+IMPOSSIBLE: list[dict[str, int]] = [
+    {"intersection": -1},
+    {"intersection": 10**6},
+    {"union": 1},
+    {"predicted_area": 0},
+    {"peak_hit": 7},
+    {"boundary_intersection": 10**9},
+    {"boundary_intersection": -1},
+    {"boundary_union": 10**9},
+    {"boundary_intersection": 5, "boundary_union": 4},
+    {"predicted_area": 10**10, "union": 10**10},
+    {"predicted_area": 2**62, "true_area": 2**62, "intersection": 2**62, "union": 2**62},
+    {"true_area": 0, "intersection": 0, "union": 33 * 47, "peak_hit": 1},
+]
+
+
+@pytest.mark.parametrize("values", IMPOSSIBLE, ids=str)
+def test_impossible_counts_are_refused(run: Run, values: dict[str, int]) -> None:
     file = run("whole-image") / "rows" / "val-original.parquet"
-    for name, value in (("intersection", -1), ("union", 1), ("predicted_area", 0), ("peak_hit", 7)):
-        with pytest.raises(InputError, match="Impossible counts in .* \\(1 in all\\)"):
-            open_sides([str(changed(file, name, value))], RunOptions())
+    rows = pd.read_parquet(file)
+    rows.loc[0, [*values]] = [*values.values()]
+    rows.to_parquet(file.parents[1] / file.name)
+    first = int(rows["sent_id"][0])
+    with pytest.raises(InputError, match=f"Impossible counts in .*: sent_id {first} \\(1 in all\\). Give rows that"):
+        open_sides([str(file.parents[1] / file.name)], RunOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("union", ["7"] * 4),
+        ("peak_hit", [1.0] * 4),
+        ("sent_id", [None, 1, 2, 3]),
+        ("image_id", [True] * 4),
+        ("boundary_union", ["many"] * 4),
+        ("intersection", np.full(4, 2**64 - 1, np.uint64)),
+    ],
+)
+def test_rows_of_other_types_are_refused(run: Run, name: str, column: Any) -> None:
+    file = run("whole-image") / "rows" / "val-original.parquet"
+    rows = pd.read_parquet(file)
+    assert len(rows) == 4
+    rows[name] = column
+    rows.to_parquet(file)
+    with pytest.raises(InputError, match=f"has no whole numbers as {name}: give rows of a run"):
+        open_sides([str(file)], RunOptions())
+
+
+def test_rows_and_a_record_of_two_runs_are_refused(run: Run) -> None:
+    one, other = (run(name) / "rows" / "val-original.parquet" for name in ("whole-image", "largest-object"))
+    rows = pd.read_parquet(one)
+    shutil.copy(other, one)
+    with pytest.raises(InputError, match="gives oIoU .*, its record says .*: copy both from one run again"):
+        open_sides([str(one)], RunOptions())
+    rows.iloc[:3].to_parquet(one)
+    with pytest.raises(InputError, match="has 3 rows, its record 4: copy both from one run again"):
+        open_sides([str(one)], RunOptions())
 
 
 def test_networks_and_repeated_runs_are_no_seeds_of_one_side(run: Run, small_root: Path, small_card: Path) -> None:
@@ -181,3 +235,24 @@ def test_what_is_no_run_is_refused(run: Run, tmp_path: Path) -> None:
     pd.concat([rows, rows]).to_parquet(table)
     with pytest.raises(InputError, match=f"Twice in {re.escape(str(table))}: sent_id "):
         open_sides([str(table)], RunOptions())
+
+
+def test_rows_of_a_protocol_with_crowds_say_which_rows_are_crowds(run: Run, tmp_path: Path) -> None:
+    options = RunOptions(split="val", protocol="seqtr")
+    folder = run("largest-object", protocol_name="seqtr")
+    (side,) = open_sides([str(folder)], options)
+    assert side.runs[0].rows["crowd"].tolist() == [0, 0, 0, 0]
+    file = folder / "rows" / "val-seqtr.parquet"
+    pd.read_parquet(file).drop(columns="crowd").to_parquet(file)
+    with pytest.raises(InputError, match="does not have 0 or 1 as crowd, which 'seqtr' needs: score again under it"):
+        open_sides([str(folder)], options)
+
+
+def test_sides_are_called_by_what_tells_them_apart(run: Run, tmp_path: Path) -> None:
+    options = RunOptions(split="val", protocol="original")
+    floors = [str(run(name)) for name in ("whole-image", "largest-object")]
+    assert short_names(open_sides(floors, options)) == {"A": "reference/whole-image", "B": "reference/largest-object"}
+    seeds = [str(run("random-object", seed)) for seed in (0, 1, 2)]
+    alike = open_sides([seeds[0], ",".join(seeds[1:])], options)
+    assert short_names(alike) == {"A": "random-object-0", "B": "random-object-1 and 1 more"}
+    assert short_names(open_sides([seeds[0], seeds[0]], options)) == {"A": "", "B": ""}

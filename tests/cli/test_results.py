@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from risbench.data.index import Index
-from risbench.scoring import predictions_file, references
+from risbench.scoring import metrics, predictions_file, references, statistics
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -61,8 +62,27 @@ def test_score_prints_the_documented_object(
 
     code, out, _ = run_command("score", file, *data_options, "--split", "train", "--protocol", "lts")
     assert code == 0 and "{" not in out
-    value, interval = f"{part['oIoU']:.2f}", "[{:.2f}, {:.2f}]".format(*part["intervals"]["oIoU"])
-    assert f"oIoU by same-class distractors\n  0               10 expressions  {value} {interval}\n" in out
+    assert f"oIoU by same-class distractors\n  0               10 expressions  {part['oIoU']:.2f}\n" in out
+
+
+def test_score_has_the_interval_of_the_headline_or_says_why_there_is_none(
+    run_command: RunCommand,
+    data_options: list[str],
+    small_index: Index,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictions_file.write(tmp_path / "own.parquet", references.predict("largest-object", small_index, "train"))
+    command = ("score", tmp_path / "own.parquet", *data_options, "--split", "train")
+    _, out, _ = run_command(*command, "--json")
+    assert json.loads(out)["intervals"] == dict.fromkeys(name for name in metrics.NAMES[:8])  # three images: null
+    assert run_command(*command)[1].count(statistics.NO_INTERVAL) == 1
+    monkeypatch.setattr(statistics, "MIN_IMAGES", 3)
+    _, out, _ = run_command(*command, "--json")
+    value, (low, high) = json.loads(out)["oIoU"], json.loads(out)["intervals"]["oIoU"]
+    shown = run_command(*command)[1]
+    assert f"oIoU         {value:.2f} [{low:.2f}, {high:.2f}]\n" in shown and statistics.NO_INTERVAL not in shown
+    assert shown.count("[low, high]: 95 % interval over images.") == 1
 
 
 def test_an_incomplete_predictions_file_is_refused_with_the_missing_sent_ids(
@@ -73,3 +93,40 @@ def test_an_incomplete_predictions_file_is_refused_with_the_missing_sent_ids(
     code, _, err = run_command("score", tmp_path / "half.parquet", *data_options, "--split", "val")
     missing = [str(s) for s in small_index.split("val").sent_id[2:]]
     assert code == 2 and all(sent_id in err for sent_id in missing)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "begin"),
+    [
+        ("new/folder/table.md", [], "**LTS (CVPR 2021), Table 4"),
+        ("table.tex", [], "% needs"),
+        ("table.CSV", [], "table,"),
+        ("table.html", [], "<!doctype html>"),
+        ("table.json", [], '{\n "tables"'),
+        ("table.txt", ["--format", "markdown"], "**LTS (CVPR 2021), Table 4"),
+    ],
+)
+def test_a_table_is_written_to_a_file_in_the_format_of_its_suffix_or_the_chosen_one(
+    run_command: RunCommand, tmp_path: Path, name: str, options: list[str], begin: str
+) -> None:
+    code, out, _ = run_command("table", "lts-4", "--output", tmp_path / name, *options)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert (code, out) == (0, f"{tmp_path / name}\n") and text.startswith(begin) and text.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--output", "table.pdf"], "does not name a format: give a file that ends in .md, .tex, .csv, .html, .json"),
+        (["--output", "."], "is a folder: give a file in it, such as table.md"),
+        (["--slices", ""], "--slices '' names no slice"),
+        (["--slices", " , "], "names no slice"),
+        (["lts-2", "--slices", ""], "not the table lts-2: leave it out"),
+        (["lts-2", "--dataset", "grefcoco"], "lts-2 has oIoU, P@0.5, P@0.6, P@0.7, P@0.8, P@0.9, but grefcoco"),
+    ],
+)
+def test_options_of_a_table_that_have_no_effect_are_refused(
+    run_command: RunCommand, arguments: list[str], words: str
+) -> None:
+    code, out, err = run_command("table", *arguments)
+    assert (code, out) == (2, "") and words in err

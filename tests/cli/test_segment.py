@@ -57,3 +57,40 @@ def test_segment_draws_a_strip_of_pixels(
 def test_segment_checks_its_output_before_any_work(run_command: RunCommand, output: str) -> None:
     code, _, err = run_command("segment", "none.jpg", "a cup", "--checkpoint", "nowhere", "--output", output)
     assert code == 2 and f"--output {output} does not name a picture" in err
+
+
+@pytest.mark.parametrize("with_picture", [False, True])
+def test_segment_writes_the_mask_itself(
+    run_command: RunCommand, trained: Path, small_root: Path, tmp_path: Path, with_picture: bool
+) -> None:
+    image = next((small_root / "images" / "small").glob("*.jpg"))
+    options = ["--output", "picture.png"] if with_picture else []
+    code, out, err = run_command(
+        "segment", image, "the left one", "--checkpoint", trained, "--mask", "masks/left.PNG", *options
+    )
+    assert code == 0, err
+    with Image.open(image) as photo, Image.open(tmp_path / "masks" / "left.PNG") as mask:
+        assert (mask.format, mask.mode, mask.size) == ("PNG", "L", photo.size)
+        covered = mask.histogram()
+    assert sum(covered) == covered[0] + covered[255]
+    assert f"{100 * covered[255] / sum(covered):.1f} % of the image" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"masks", *options[1:]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mask", "mask.jpg"], "--mask mask.jpg does not name a mask: give a file that ends in .png"),
+        (["--mask", "."], "--mask . does not name a mask"),
+        (["--mask", "a.png", "--output", "a.png"], "--output and --mask both name a.png"),
+        (["--mask", "a.png", "--explain"], "--explain draws into the picture"),
+    ],
+)
+def test_segment_checks_its_mask_before_any_work(run_command: RunCommand, options: list[str], message: str) -> None:
+    code, _, err = run_command("segment", "none.jpg", "a cup", "--checkpoint", "nowhere", *options)
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_segment_proposes_no_option_that_it_lacks(run_command: RunCommand, trained: Path) -> None:
+    code, _, err = run_command("segment", "none.jpg", "the left one", "--checkpoint", trained)
+    assert code == 2 and "There is no image none.jpg" in err and "--images" not in err

@@ -13,10 +13,20 @@ START = "import os, signal, sys, time; from risbench.cli import signals; signals
 ASLEEP = "print('ready', flush=True); time.sleep(60)"
 
 
+def with_default_signals() -> None:
+    """Undo what a shell does for a background job, or nohup: they have its processes ignore signals."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def stop(program: str, number: int, *more: int) -> tuple[int, str]:
     """Start a Python program, wait for its first line, and send it signals; return its exit code and its errors."""
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=with_default_signals,
     )
     assert process.stdout is not None
     line = process.stdout.readline()

@@ -18,6 +18,7 @@ import pytest
 
 from risbench.data import images, rle
 from risbench.gate import baseline as baselines
+from risbench.gate import check
 from risbench.scoring import predictions_file, protocol, statistics
 
 RunCommand = Callable[..., tuple[int, str, str]]
@@ -127,26 +128,40 @@ def test_weights_and_training_come_to_the_same(run_check: RunCommand, runs_basel
     ]
 
 
-@pytest.mark.parametrize(
-    ("recorded", "code", "verdict"),
-    [
-        (90.0, 1, "FAILED: regression: below what chance explains"),
-        (-50.0, 0, "above what chance explains: --update"),
-    ],
-)
-def test_a_training_is_compared_with_its_seeds(
-    run_check: RunCommand, runs_baseline: Path, small_card: Path, recorded: float, code: int, verdict: str
-) -> None:
+def test_a_training_is_compared_with_its_seeds(run_check: RunCommand, runs_baseline: Path, small_card: Path) -> None:
     content = json.loads(runs_baseline.read_text())
     for number, seed in enumerate(content["training"]["seeds"]):
-        seed["metrics"] |= {"oIoU": recorded + number, "mIoU": recorded + number}
+        seed["metrics"] |= {"oIoU": 90.0 + number, "mIoU": 90.0 + number}
     runs_baseline.write_text(json.dumps(content))
     exit_code, text, _ = run_check(
         "--baseline", runs_baseline, "--dataset", small_card, "--tier", "training", "--format", "json"
     )
-    assert exit_code == code and [row["verdict"] for row in answers(text)] == [verdict] * 2
-    low, high = statistics.prediction_interval([recorded + number for number in range(5)])
+    verdicts = [row["verdict"] for row in answers(text)]
+    assert exit_code == 1 and verdicts == ["FAILED: regression: below what chance explains"] * 2
+    low, high = statistics.prediction_interval([90.0 + number for number in range(5)])
     assert all((row["interval low"], row["interval high"]) == (low, high) for row in answers(text))
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict"),
+    [
+        (None, "regression: below what chance explains"),
+        (40.0, "regression: below what chance explains"),
+        (50.0, "the same as recorded"),
+        (53.0, "within chance"),
+        (70.0, "above what chance explains: --update"),
+    ],
+)
+def test_a_number_is_judged_by_what_chance_explains(runs_baseline: Path, now: float | None, verdict: str) -> None:
+    training = baselines.read(runs_baseline).training
+    assert training
+    seeds = [
+        seed.model_copy(update={"metrics": {**seed.metrics, "oIoU": 50.0 + number}})
+        for number, seed in enumerate(training.seeds)
+    ]
+    result = check.trained_number("trained", "oIoU", training.model_copy(update={"seeds": seeds}), now)
+    assert (result.verdict, result.failed) == (verdict, verdict.startswith("regression"))
+    assert result.interval and result.interval[0] < 50 < 54 < result.interval[1]
 
 
 def test_masks_that_differ_fail_beyond_the_pixels_that_may(

@@ -49,6 +49,11 @@ def test_the_name_of_a_known_method_is_refused(tmp_path: Path, name: str) -> Non
         new_method(name, tmp_path)
 
 
+def test_a_name_of_the_package_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'folder' is a name of risbench.methods itself: give the method another name"):
+        new_method("folder", tmp_path)
+
+
 def test_a_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "file").write_text("kept")

@@ -61,6 +61,14 @@ def test_path_without_a_method_says_what_is_missing(tmp_path: Path, monkeypatch:
         methods.folder("elsewhere/../own_dots")
 
 
+@pytest.mark.parametrize("name", ["folder", "load", "sys"])
+def test_names_of_the_package_itself_are_refused_and_stay(tmp_path: Path, name: str) -> None:
+    folder = make_method(tmp_path, name)
+    with pytest.raises(InputError, match=f"{name} has a name of risbench.methods itself: rename the folder"):
+        methods.load(str(folder))
+    assert methods.load("lts").__module__ == "risbench.methods.lts.lts"
+
+
 def test_bare_name_is_never_a_folder_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_method(tmp_path, "own_near")
     make_method(tmp_path, "lts")

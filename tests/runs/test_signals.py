@@ -26,6 +26,12 @@ SECONDS = 4.0  # twice what a command takes at most, since other tests may keep 
 MOMENTS = 40
 
 
+def with_default_signals() -> None:
+    """Undo what a shell does for a background job, or nohup: they have its processes ignore signals."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Command:
     """A command of risbench in a process group of its own, as a shell starts it."""
 
@@ -34,7 +40,12 @@ class Command:
         self.errors = folder / "errors.txt"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+                command,
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=with_default_signals,
             )
 
     def stop(self, number: int, group: bool) -> int:

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import risbench
 from risbench.analysis.compare_tables import compare_tables
@@ -21,12 +23,13 @@ from risbench.analysis.sides import open_sides
 from risbench.data import rle
 from risbench.data.index import Index
 from risbench.errors import InputError
-from risbench.scoring import metrics, predictions_file, protocol, references, statistics
+from risbench.scoring import formats, metrics, predictions_file, protocol, references, statistics
 from risbench.scoring.metrics import Sums
 from risbench.scoring.predictions import Predictions
 from risbench.scoring.score import score_predictions, score_rows, score_under_all_protocols
 
 RULE = protocol.load("grefcoco")
+WITH_RULE = ["grefcoco", "gsva"]
 Case = tuple[NDArray[np.bool_], NDArray[np.bool_], bool, bool]  # mask, truth, no target, no-target prediction
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -129,7 +132,8 @@ def test_pointing_and_boundaries_are_over_expressions_with_a_target() -> None:
     assert (values["pointing"], values["boundary IoU"]) == (50, 25)
 
 
-def test_every_metric_with_a_value_has_an_interval_that_holds_it() -> None:
+def test_every_metric_with_a_value_has_an_interval_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "MIN_IMAGES", 2)
     rows = table(cases(1)).assign(image_id=np.arange(40) // 3)
     values, intervals = (
         metrics.compute(Sums.from_rows(rows, RULE.score)),
@@ -156,8 +160,7 @@ def test_perfect_predictions_score_one_hundred_everywhere(sets_index: Index, spl
     exact = ("gIoU", "cIoU", "N-acc", "T-acc", "P@0.7", "P@0.8", "P@0.9", "boundary IoU")
     assert {name: summary[name] for name in exact} == dict.fromkeys(exact, 100.0)
     assert summary["slices"]["targets"]["none"]["gIoU"] == summary["slices"]["targets"]["several"]["cIoU"] == 100
-    images = {"gIoU": [100, 100]} if split == "train" else {}  # the other splits have one image
-    assert summary["slices"]["targets"]["several"]["intervals"] == images
+    assert summary["slices"]["targets"]["several"]["intervals"] == {}  # three images or one
 
 
 def test_no_target_for_every_expression_has_full_n_acc_and_zero_t_acc(sets_index: Index) -> None:
@@ -192,17 +195,17 @@ def test_a_small_mask_that_is_lost_in_resizing_is_not_a_no_target_prediction(set
     assert not rows["predicted_area"].any() and not rows["said_no_target"].any()
 
 
-@pytest.mark.parametrize("name", [name for name in protocol.names() if name != "grefcoco"])
+@pytest.mark.parametrize("name", [name for name in protocol.names() if name not in WITH_RULE])
 def test_other_protocols_refuse_expressions_without_a_target(sets_index: Index, name: str) -> None:
-    match = r"1 of 4 expressions of sets val have no target, and the protocol .* --protocol grefcoco"
+    match = r"1 of 4 expressions of sets val have no target, and the protocol .* give --protocol grefcoco"
     with pytest.raises(InputError, match=match):
         score_predictions(perfect(sets_index), sets_index, "val", protocol.load(name))
 
 
-def test_all_protocols_are_the_one_that_has_a_rule(sets_index: Index) -> None:
+def test_all_protocols_are_those_that_have_a_rule(sets_index: Index) -> None:
     summaries, refused = score_under_all_protocols(perfect(sets_index), sets_index, "val")
-    assert [summary["protocol"] for summary in summaries] == ["grefcoco"]
-    assert set(refused) == {*protocol.names()} - {"grefcoco"}
+    assert [summary["protocol"] for summary in summaries] == WITH_RULE
+    assert set(refused) == {*protocol.names()} - {*WITH_RULE}
 
 
 def test_refcoco_can_be_scored_by_the_rule_too(small_index: Index) -> None:
@@ -253,9 +256,9 @@ def test_a_method_trains_predicts_and_is_scored(
         n: recorded["metrics"][n] for n in metrics.NO_TARGET_METRICS
     }
     assert recorded["slices"] == summary["slices"]
-    assert risbench.score(file, where[1], "val", "grefcoco", where[3])["intervals"].keys() == {
-        name for name in recorded["intervals"] if name != metrics.BOUNDARY_IOU
-    }
+    assert not recorded["intervals"]  # of one image
+    intervals = risbench.score(file, where[1], "val", "grefcoco", where[3])["intervals"]
+    assert set(metrics.NO_TARGET_METRICS) < set(intervals) and set(intervals.values()) == {None}
     code, out, err = run_command("table", "--records", tmp_path / "runs", "--slices", "targets")
     assert code == 0 and all(text in out for text in ("gIoU", "T-acc", "gIoU by targets", "several")), err
     assert "oIoU by targets" not in out
@@ -270,7 +273,7 @@ def test_a_run_is_refused_before_any_work_under_a_protocol_without_the_rule(
     run_command: RunCommand, where: list[str], what: tuple[str, ...]
 ) -> None:
     code, _, err = run_command("run", *where, "--method", *what)
-    assert code == 2 and "have no target" in err and "give --protocol grefcoco" in err
+    assert code == 2 and "have no target" in err and "give --protocol grefcoco" in err and "--protocol" in err
     assert not Path("runs").exists()
 
 
@@ -314,3 +317,27 @@ def test_rows_without_the_columns_of_the_rule_are_refused(run_command: RunComman
     rows.drop(columns="said_no_target").to_parquet("val-grefcoco.parquet")
     code, _, err = run_command("compare", "val-grefcoco.parquet", "val-grefcoco.parquet")
     assert code == 2 and "does not have 0 or 1 as no_target, said_no_target, which 'grefcoco' needs" in err
+
+
+@pytest.mark.parametrize("split_name", ["train", "val", "testA"])
+def test_pycocotools_reads_and_evaluates_results_of_several_and_no_targets(
+    sets_index: Index, sets_root: Path, tmp_path: Path, split_name: str
+) -> None:
+    split = sets_index.split(split_name)
+    ids, sizes = split.ann_id.tolist(), list(zip(split.height.tolist(), split.width.tolist(), strict=True))
+    masks = [sets_index.ground_truth(ann_id, "union") for ann_id in ids]
+    perfect = Predictions.build(None, split.sent_id.tolist(), sizes, masks, [None] * len(ids))
+    formats.write_coco(tmp_path / "a.json", perfect, sets_index, split_name)
+    truth = COCO(sets_root / "sets" / "instances.json")
+    results = truth.loadRes(str(tmp_path / "a.json"))
+    members = [sets_index.members(ann_id) for ann_id in ids]
+    assert {len(ann_ids) for ann_ids in members} >= {0, 2}
+    categories = [ann_ids[0] % 10 if ann_ids else -1 for ann_ids in members]  # as tests/conftest.py numbers them
+    assert [result["category_id"] for result in results.anns.values()] == categories
+    for annotation in truth.anns.values():
+        annotation["area"] = truth.annToMask(annotation).sum()  # which tests/conftest.py leaves out
+    evaluation = COCOeval(truth, results, "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    assert evaluation.eval["precision"].shape[2] == len(truth.getCatIds())
+    assert formats.read(tmp_path / "a.json", split=split).counts == masks

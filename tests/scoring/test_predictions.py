@@ -32,7 +32,7 @@ def test_incomplete_duplicate_and_foreign_predictions_are_refused_by_id(small_in
     ids = split.sent_id.tolist()
     with pytest.raises(InputError, match=rf"Predicted more than once: sent_id {ids[1]} \(1 in all\)"):
         some(*ids, ids[1]).in_order_of(split)
-    with pytest.raises(InputError, match=r"Not in split 'val': sent_id 1, 2, 3, 4, 5, ... \(6 in all\)"):
+    with pytest.raises(InputError, match=r"Not in split 'val' of small: sent_id 1, 2, 3, 4, 5, ... \(6 in all\)"):
         some(*ids, 6, 5, 4, 3, 2, 1).in_order_of(split)
     with pytest.raises(InputError, match=rf"Without a prediction: sent_id {ids[0]}, {ids[3]} \(2 in all\)"):
         some(ids[2], ids[1]).in_order_of(split)

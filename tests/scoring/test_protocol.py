@@ -27,8 +27,8 @@ RECIPE = {
 
 
 def test_the_default_comes_first_and_every_protocol_names_its_source() -> None:
-    released = ["lavt", "lavt-train", "magnet", "cris", "rela", "grefcoco", "simrec", "zs-lavt"]
-    assert protocol.names() == ["original", "lts", *released]
+    released = ["lavt", "lavt-train", "magnet", "magnet-448", "cris", "rela", "grefcoco", "simrec", "zs-lavt"]
+    assert protocol.names() == ["original", "lts", *released, "zs-ris", "lisa", "gsva", "seqtr", "deris"]
     assert all(protocol.load(name).name == name and protocol.load(name).source for name in protocol.names())
 
 
@@ -41,8 +41,8 @@ def test_grefcoco_is_rela_with_the_no_target_rule() -> None:
     rela, grefcoco = protocol.load("rela"), protocol.load("grefcoco")
     assert grefcoco.input == rela.input
     assert grefcoco.score == rela.score.model_copy(update={"no_target": "scored", "headline": "gIoU"})
-    with_rule = [name for name in protocol.names() if protocol.load(name).score.no_target == "scored"]
-    assert with_rule == ["grefcoco"]
+    with_rule = [name for name in protocol.names() if protocol.load(name).score.no_target != "refused"]
+    assert with_rule == ["grefcoco", "gsva"]
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:
@@ -71,7 +71,7 @@ def test_lavt_compares_at_480_by_480_with_the_pixels_that_one_polygon_covers() -
     assert (lavt.score.scored_at, lavt.score.ground_truth, lavt.score.mask_resize) == ((480, 480), "once", "nearest")
     assert (lavt.score.at_least, lavt.score.empty_union, lavt.score.headline) == (">=", 0, "oIoU")
     image_size = [name for name in protocol.names() if protocol.load(name).score.size((5, 7)) == (5, 7)]
-    assert image_size == ["original", "lts", "cris", "simrec", "zs-lavt"]
+    assert image_size == ["original", "lts", "cris", "simrec", "zs-lavt", "zs-ris", "lisa", "gsva", "seqtr"]
 
 
 def test_magnet_compares_as_lavt_does() -> None:
@@ -81,18 +81,19 @@ def test_magnet_compares_as_lavt_does() -> None:
 
 def test_cris_and_simrec_take_a_mean_above_each_threshold_at_the_size_of_the_image() -> None:
     cris, simrec = protocol.load("cris"), protocol.load("simrec")
-    common = {"image_size": 416, "geometry": "letterbox", "text": "sent", "sentences": "each", "threshold": 0.35}
+    common = {"image_size": 416, "text": "sent", "sentences": "each", "threshold": 0.35}
     special: dict[str, Any] = {
+        "geometry": "letterbox",
         "border": (123, 117, 104),
         "resampling": "bicubic",
         "max_tokens": "recipe",
         "cut_at": "scored",
     }
     assert dict(cris.input) == {**common, **special}
-    special = {"border": 127, "resampling": "bilinear", "max_tokens": 15, "cut_at": "network"}
-    assert dict(simrec.input) == {**common, **special}
-    assert cris.score == ScoreHalf(at_least=">", headline="mIoU")
-    assert simrec.score == ScoreHalf(at_least=">", headline="mIoU", empty_union=1)
+    special = {"geometry": "letterbox-cut", "border": 127, "resampling": "bilinear", "max_tokens": 15}
+    assert dict(simrec.input) == {**common, **special, "cut_at": "network"}
+    assert cris.score == ScoreHalf(at_least="> float32", headline="mIoU")
+    assert simrec.score == ScoreHalf(headline="mIoU", empty_union=1)
 
 
 def test_rela_draws_the_ground_truth_at_480_by_480() -> None:

@@ -216,3 +216,10 @@ def test_the_commit_of_a_changed_checkout_is_dirty(tmp_path: Path, monkeypatch: 
 
 def test_the_device_is_the_cpu_unless_the_caller_says_otherwise(floor: Record) -> None:
     assert floor.device == record.environment()["device"] == "cpu"
+
+
+def test_a_record_with_half_a_pair_of_surrogates_is_refused(floor: Record, tmp_path: Path) -> None:
+    values = floor.model_dump(mode="json") | {"weights": "\ud800"}
+    (tmp_path / "one.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"one.json is not a record: half a pair of surrogates stands in its text\."):
+        record.read(tmp_path / "one.json")

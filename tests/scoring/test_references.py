@@ -28,7 +28,7 @@ IDS = ("sent_id", "ref_id", "ann_id", "image_id", "height", "width")
 
 def standing_in(known_index: Index, **methods: Any) -> Any:
     """The index with some methods replaced."""
-    kept = {name: getattr(known_index, name) for name in ("card", "split", "candidates", "ground_truth")}
+    kept = {name: getattr(known_index, name) for name in ("card", "split", "limit", "candidates", "ground_truth")}
     return SimpleNamespace(**{**kept, **methods})
 
 

@@ -22,7 +22,12 @@ from risbench.errors import InputError
 from risbench.scoring import metrics, predictions_file, protocol, references
 from risbench.scoring.metrics import NAMES
 from risbench.scoring.predictions import Header, Predictions
-from risbench.scoring.score import score_predictions, score_rows, score_under_all_protocols
+from risbench.scoring.score import (
+    score_predictions,
+    score_rows,
+    score_under_all_protocols,
+    summary_with_intervals,
+)
 
 ORIGINAL, LTS, LAVT, TRAIN = (protocol.load(name) for name in ("original", "lts", "lavt", "lavt-train"))
 ONCE = ORIGINAL.model_copy(update={"score": ORIGINAL.score.model_copy(update={"ground_truth": "once"})})
@@ -226,7 +231,7 @@ def test_without_a_drawn_sentence_or_with_the_drawn_ones_only_a_file_may_be_inco
     selected = TRAIN.input.select_expressions(small_index.split("train"))
     whole = references.predict("whole-image", small_index, "train", protocol=LAVT)
     without = whole.take(np.flatnonzero(whole.sent_id != selected.sent_id[2]))
-    cure = "Predict all 6 expressions of split 'train' that the protocol draws"
+    cure = "Predict all 6 expressions of split 'train' that are evaluated"
     message = rf"sent_id {selected.sent_id[2]} \(1 in all\). {cure}"
     with pytest.raises(InputError, match=message):
         score_rows(without, small_index, "train", TRAIN)
@@ -282,16 +287,17 @@ def test_one_file_under_every_protocol(small_index: Index) -> None:
     summaries, refused = score_under_all_protocols(own, small_index, "val")
     assert list(refused) == ["zs-lavt"] and refused["zs-lavt"].startswith("Predicted separately")
     assert [s["protocol"] for s in summaries] == [
-        name for name in protocol.names() if name not in ("zs-lavt", "grefcoco")
+        name for name in protocol.names() if name not in ("zs-lavt", "grefcoco", "gsva")
     ]
     for summary in summaries:
         under = protocol.load(summary["protocol"])
-        assert summary == score_predictions(own, small_index, "val", under).summary
+        scored = score_predictions(own, small_index, "val", under)
+        assert summary == summary_with_intervals(scored, under)
 
     of_network = references.predict("random-object", small_index, "val", protocol=LAVT)
     summaries, refused = score_under_all_protocols(of_network, small_index, "val")
     assert [s["protocol"] for s in summaries] == ["lavt", "lavt-train", "magnet", "rela"]
-    assert "4 masks differ in size from their images" in refused["original"] and len(refused) == 5
+    assert "4 masks differ in size from their images" in refused["original"] and len(refused) == 10
 
 
 def test_predictions_that_no_protocol_can_score_are_refused(small_index: Index) -> None:

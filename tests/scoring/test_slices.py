@@ -19,7 +19,7 @@ from risbench.data import index as indices
 from risbench.data.index import Index
 from risbench.data.split import Split
 from risbench.errors import InputError
-from risbench.scoring import metrics, protocol, references, slices
+from risbench.scoring import metrics, protocol, references, slices, statistics
 from risbench.scoring.score import score_predictions
 from risbench.scoring.slices import (
     AREA,
@@ -260,7 +260,8 @@ def test_the_record_of_the_real_sample_counts_unknown_distractors(shared: Path) 
 
 
 @pytest.mark.parametrize("chosen", [ORIGINAL, TRAIN])
-def test_parts_add_up_to_the_whole(make: Make, chosen: protocol.Protocol) -> None:
+def test_parts_add_up_to_the_whole(make: Make, chosen: protocol.Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "MIN_IMAGES", 2)
     index = make(drawn(5), partial=True)
     scored = score_predictions(references.predict("random-object", index, "val", protocol=chosen), index, "val", chosen)
     parts = scored.summary["slices"][DISTRACTORS.name]

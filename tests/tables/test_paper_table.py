@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -34,7 +35,9 @@ def record(oiou: float = 66.0, half: float = 0.5, **changes: Any) -> Record:
         "seed": 0,
         "n": 10834,
         "metrics": metrics,
-        "intervals": {name: [value - half, value + half] for name, value in metrics.items() if value is not None},
+        "intervals": {
+            name: [value - half, min(value + half, 100.0)] for name, value in metrics.items() if value is not None
+        },
         "card": "",
         "index": "a" * 64,
         "training_data": [changes.get("dataset", "refcoco"), "ImageNet-1k"],
@@ -88,7 +91,7 @@ def test_a_variant_fills_its_own_row_only() -> None:
     assert [(row["split"], row["Fusion"], row["Filter"], row["Seg"]) for row in measured] == [
         ("RefCOCO val", "", "✓", "✓")
     ]
-    assert [(row["folder"], row["variants"], row["protocol"], row["seeds"]) for row in measured] == [
+    assert [(row["folder"], row["variants"], row["protocol"], row["seed"]) for row in measured] == [
         ("lts", "filter-seg", "lts", "0")
     ]
     assert measured[0]["P@0.7"] == 53.0
@@ -119,10 +122,10 @@ def test_neither_mini_nor_a_part_nor_a_control_stands_in_a_papers_cell(name: str
     for configuration, quantity in fillable(name):
         changes: list[dict[str, Any]] = [{"partial": True}, {"control": "permuted"}, {"protocol": "lavt-train"}]
         changes += [{"variants": ["tiny", *configuration.variants]}, {"dataset": "mini"}]
-        fields = {**configuration.model_dump(), "dataset": quantity.dataset, "split": quantity.split}
+        fields = {**configuration.model_dump(mode="json"), "dataset": quantity.dataset, "split": quantity.split}
         others += [record(99.0, **{**fields, **change}) for change in changes]
     built = build(name, *others)
-    assert not [row for row in built.as_dicts() if row["number"] == "difference" or row["seeds"]]
+    assert not [row for row in built.as_dicts() if row["number"] == "difference" or row["seed"]]
     assert not any(cell.value == 99.0 for row in built.rows for cell in row)
     assert "Records of partial copies are left out." in built.notes
 
@@ -279,7 +282,7 @@ def test_published_numbers_keep_their_digits() -> None:
 @cache
 def measured(name: str) -> Table:
     records = [
-        record(**configuration.model_dump(), dataset=quantity.dataset, split=quantity.split)
+        record(**configuration.model_dump(mode="json"), dataset=quantity.dataset, split=quantity.split)
         for configuration, quantity in dict.fromkeys(fillable(name))
     ]
     return build(name, *records)
@@ -312,10 +315,18 @@ def test_the_best_is_bold() -> None:
     assert "<b>67.00</b><small> [66.50" in render.render([built], "html")
 
 
-def test_terminal_fits_120_columns() -> None:
+@pytest.mark.parametrize("columns", [120, 100, 80, 60])
+def test_terminals_of_any_width_hold_whole_numbers(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     for name in papers.titles():
-        lines = render.render([measured(name)], "terminal").splitlines()
-        assert max(map(len, lines)) <= 120, name
+        built = measured(name)
+        lines = render.render([built], "terminal").splitlines()
+        assert max(map(len, lines)) <= columns, name
+        cells = [cell for row in built.rows for cell in row]
+        whole = {word for cell in cells for word in (*cell.text.split(), f"{cell.head}*")}
+        words = "\n".join(lines).partition("Left out at")[0].partition("Metrics in percent")[0].split()
+        numbers = {word for word in words if re.match(r"[-+]?\d+\.\d", word)}
+        assert numbers and numbers <= whole, name
 
 
 def test_latex_compiles(tmp_path: Path) -> None:
@@ -334,7 +345,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="Unknown table 'lts-8'. Did you mean 'lts-[1-7]'.*comparison, lts-1.*leaders"):
         comparison.build("lts-8", [])
-    with pytest.raises(InputError, match="Unknown data set 'minni'. Did you mean 'mini'"):
+    with pytest.raises(InputError, match="Unknown data set 'minni'. Known: .*mini"):
         comparison.build("lts-2", [], "minni")
 
 

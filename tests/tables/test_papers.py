@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from risbench import methods, recipe
+from risbench.errors import InputError
 from risbench.tables import papers
 from risbench.tables.grid import Grid, Quantity, full_grid, label_text, numbers
 from risbench.tables.papers import Configuration, Label
@@ -158,3 +163,34 @@ def test_a_label_takes_its_words_from_a_row_of_the_published_numbers() -> None:
 def test_an_unknown_key_of_the_data_file_is_refused() -> None:
     with pytest.raises(ValidationError, match="colour"):
         Label.model_validate({"name": "method", "colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text[: len(text) // 2] + "[[", "it is not TOML"),
+        (lambda text: text.replace("default_variants", "defaults", 1), "default_variants: Field required"),
+        (lambda text: "x = " + "[" * 100_000, "nested too deeply"),
+        (lambda text: text.replace('text = "', 'text = "{number.__class__}', 1), "is no column: write {number.COLUMN}"),
+        (
+            lambda text: text.replace('part = "', 'part = "(', 1).replace("part = '", "part = '(", 1),
+            "regular expression",
+        ),
+        (lambda text: "\ud800", "can't decode"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(
+    change: Callable[[str], str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = papers.data_file("papers.toml").read_text(encoding="utf-8")
+    (tmp_path / "papers.toml").write_bytes(change(text).encode("utf-8", "surrogatepass"))
+    monkeypatch.setattr(papers, "data_file", lambda name: tmp_path / name)
+    with pytest.raises(InputError, match=re.escape(words)) as raised:
+        papers._read.__wrapped__()
+    assert str(tmp_path / "papers.toml") in str(raised.value)
+
+
+def test_a_label_of_a_column_that_does_not_exist_is_one_sentence() -> None:
+    number = numbers(papers.load("lts-2"))[0]
+    with pytest.raises(InputError, match="the label 'x': 'Published' object has no attribute 'nothing'"):
+        label_text(Label(name="x", text="{number.nothing}"), number)

@@ -14,12 +14,17 @@ from risbench.scoring import predictions_file, protocol, references
 from risbench.scoring.score import score_under_all_protocols
 from risbench.tables import protocols
 
-ALL = [name for name in protocol.names() if name not in ("zs-lavt", "grefcoco")]  # of every sentence with its target
+ALL = [name for name in protocol.names() if name not in ("zs-lavt", "grefcoco", "gsva")]  # every sentence, a target
 
 
 def test_what_differs_from_the_default_is_marked_and_nothing_else() -> None:
-    table = protocols.overview()
-    cells = {(row[1].value, name): cell for row in table.rows for name, cell in zip(table.names(), row, strict=True)}
+    tables = protocols.overview()
+    cells = {
+        (name.replace(" ", "_"), row[0].value): cell
+        for table in tables
+        for row in table.rows
+        for name, cell in zip(table.names()[1:], row[1:], strict=True)
+    }
     for knob, name, text in (
         ("threshold", "original", "recipe"),
         ("threshold", "lts", "0.25*"),
@@ -27,15 +32,19 @@ def test_what_differs_from_the_default_is_marked_and_nothing_else() -> None:
         ("scored_at", "lavt", "480 x 480*"),
         ("scored_at", "cris", "original"),
         ("border", "cris", "123, 117, 104*"),
+        ("geometry", "simrec", "letterbox-cut*"),
         ("empty_union", "lavt", "0"),
         ("empty_union", "simrec", "1*"),
         ("sentences", "zs-lavt", "joined*"),
+        ("no_target", "gsva", "mask counts*"),
     ):
         assert cells[knob, name].text == text
     assert {knob for knob, _ in cells} == {*protocol.InputHalf.model_fields, *protocol.ScoreHalf.model_fields}
-    notes = " ".join(table.notes)
+    notes = " ".join(tables[1].notes)
     assert all(protocol.load(name).source in notes for name in protocol.names())
-    assert "lavt-train: for following a training" in notes
+    labels = [row[0].text for row in tables[0].rows]
+    assert [label for label in labels if label not in protocol.names()] == ["lavt-train†", "seqtr§"]
+    assert "†: a protocol for following a training" in notes and "§ seqtr: a ground truth of several polygons" in notes
 
 
 def test_scores_mark_the_headline_and_say_why_a_protocol_cannot(small_index: Index) -> None:
@@ -56,6 +65,7 @@ def test_scores_mark_the_headline_and_say_why_a_protocol_cannot(small_index: Ind
 def test_protocols_are_listed_with_what_differs() -> None:
     out = CliRunner().invoke(app, ["protocols"]).stdout
     assert "0.25*" in out and "480 x 480*" in out and "LAVT-pytorch" in out
+    assert CliRunner().invoke(app, ["protocols", "--format", "csv"]).stdout.count("lavt-train,") == 2
     lines = CliRunner().invoke(app, ["protocols", "--json"]).stdout.splitlines()
     assert [json.loads(line)["name"] for line in lines] == protocol.names()
 

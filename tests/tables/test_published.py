@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from risbench import datasets
+from risbench.errors import InputError
 from risbench.scoring import metrics
 from risbench.tables import published
 
@@ -148,3 +150,34 @@ def test_headline_of_a_method_without_published_numbers_is_none() -> None:
     assert published.headline("mine", "refcoco", "val") is None
     assert published.headline("lts", "mini", "val") is None
     assert published.headline("", "", "", "") is None
+
+
+HEADER = ",".join(field for field in published.Published.__dataclass_fields__ if field != "digits")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"method,value\nLTS,65\n", "line 2 does not have the columns method, year,"),
+        (f"{HEADER}\nLTS,2021\n".encode(), "line 2 does not have the columns"),
+        (f"{HEADER}\n{'x,' * 17}x\n".encode(), "line 2 does not have the columns"),
+        *(
+            (f"{HEADER}\n{'x,' * 8}{value}{',x' * 8}\n".encode(), f"line 2 has the value '{value[:40]}")
+            for value in ("nan", "inf", "-1", "100.5", "1e400", "", "9" * 5000, "\u0663")
+        ),
+        (b"\xff\xfe", "can't decode byte 0xff"),
+        (f'{HEADER}\n"x'.encode(), "unexpected end of data"),
+        (b"", "has no rows"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(
+    content: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "published.csv").write_bytes(content)
+    monkeypatch.setattr("risbench.tables.papers.data_file", lambda name: tmp_path / name)
+    with pytest.raises(InputError, match=re.escape(words)) as raised:
+        published.load.__wrapped__()
+    assert str(tmp_path / "published.csv") in str(raised.value) and "take the file of the release" in str(raised.value)
+    (tmp_path / "published.csv").unlink()
+    with pytest.raises(InputError, match="it cannot be read: No such file"):
+        published.load.__wrapped__()
