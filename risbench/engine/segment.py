@@ -160,9 +160,7 @@ def _draw_mask(axis: Axes, picture: PIL.Image, mask: Mask, peak: tuple[int, int]
 
 def _save(figure: Figure, output: Path) -> None:
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=100)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The picture {output} cannot be written: {error}. Give another --output.") from None
+        with files.replacing(output) as new:
+            figure.savefig(new, dpi=100, format=output.suffix.removeprefix("."))
     finally:
         pyplot.close(figure)
