@@ -9,6 +9,8 @@ left behind is put right by `repair`, which only the process that holds the run'
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -63,6 +65,16 @@ class Facts(BaseModel):
     def source(self) -> str:
         """The name of the method, and where it was when it trained."""
         return f"{self.method} (then: {self.origin})" if self.origin else self.method
+
+    @property
+    def content(self) -> str:
+        """A hash of all that predicts: weights, recipe and vocabulary."""
+        return hashlib.sha256(json.dumps([self.sha256, self.files], sort_keys=True).encode()).hexdigest()
+
+    def is_of_one_run(self, other: Facts) -> bool:
+        """Whether two checkpoints may be of one training."""
+        names = {"method", "variants", "training_data", "limit", "weights", "seed"}
+        return self.model_dump(include=names) == other.model_dump(include=names)
 
 
 class Checkpoint:

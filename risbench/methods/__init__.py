@@ -127,7 +127,7 @@ def code_hash(name_or_path: str) -> str:
     return files.sha256_of_files(*_code_files(name))
 
 
-def warn_of_other_code(name: str, code: str, place: Path) -> None:
+def warn_of_other_code(name: str, code: str, place: Path | str) -> None:
     """Warn, once, that a method's code is not the code that made a run or checkpoint; "" is not known."""
     today = code_hash(name)
     if code and code != today and (name, code) not in _warned:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from risbench import methods
+from risbench import files, methods
 from risbench.data import source
 from risbench.errors import InputError, defect
 from risbench.recipe import Recipe
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from risbench.data.index import Index
 
 _PATHS = ("images", "init", "checkpoint")
-_MAX_IMAGES = 1000  # of a split that are hashed: a network disk takes milliseconds for each
+_MAX_IMAGES = 1000  # of a split whose sizes are hashed: a network disk takes milliseconds for each
+_MAX_CONTENTS = 100  # of a split whose contents are hashed: 10 MB of COCO's
+_MAX_PRETRAINED = 64 * 2**30  # bytes, as the readers of weights accept
 _log = logging.getLogger(__name__)
 
 
@@ -37,9 +39,10 @@ class Inputs(BaseModel):
     options: str  # of the job without its places
     recipe: str  # of recipe.toml
     code: str = ""  # of the method
-    weights: dict[str, str] = {}  # of the weights of --init or --checkpoint, by the option's name
+    weights: dict[str, str] = {}  # of the checkpoint of --init or --checkpoint, by the option's name
+    pretrained: dict[str, str] = {}  # of the files that the recipe names, by its key
     indices: dict[str, str]  # of the annotation files, by data set
-    images: dict[str, str]  # names and sizes of image files, by data set and split
+    images: dict[str, str]  # of the image files, by data set and split
 
     @classmethod
     def read(cls, folder: Path) -> Inputs | None:
@@ -51,8 +54,13 @@ class Inputs(BaseModel):
             raise InputError(f"{folder / RUN_FILE} cannot be read (inputs.{defect(error)}). Start a new run.") from None
 
     def is_same_data(self, other: Inputs) -> bool:
-        """Whether two runs have the same annotations, images and initial weights."""
-        return (self.indices, self.images, self.weights) == (other.indices, other.images, other.weights)
+        """Whether two runs have the same annotations, images and initial weights, as far as both hashed them."""
+        splits, keys = self.images.keys() & other.images.keys(), self.pretrained.keys() & other.pretrained.keys()
+        return (
+            (self.indices, self.weights) == (other.indices, other.weights)
+            and all(self.images[name] == other.images[name] for name in splits)
+            and all(self.pretrained[key] == other.pretrained[key] for key in keys)
+        )
 
 
 def hash_options(job: Job) -> str:
@@ -62,13 +70,28 @@ def hash_options(job: Job) -> str:
 
 
 def hash_images(index: Index, split: str) -> str:
-    """Hash the names and sizes of the image files of a split, of at most 1,000 that are spread over it."""
-    image_ids = sorted(set(index.split(split).image_id.tolist()))
-    digest = hashlib.sha256()
-    for image_id in image_ids[:: -(-len(image_ids) // _MAX_IMAGES) or 1]:
-        path = index.image_path(image_id)
-        digest.update(f"{path.name} {path.stat().st_size if path.is_file() else None}\n".encode())
-    return digest.hexdigest()
+    """Hash the names and sizes of at most 1,000 image files of a split, spread over it, and the contents of 100."""
+    paths = [index.image_path(image_id) for image_id in sorted(set(index.split(split).image_id.tolist()))]
+    names = [(path.name, path.stat().st_size if path.is_file() else None) for path in _spread(paths, _MAX_IMAGES)]
+    contents = [files.sha256(path) if path.is_file() else None for path in _spread(paths, _MAX_CONTENTS)]
+    return hashlib.sha256(repr([names, contents]).encode()).hexdigest()
+
+
+def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
+    return paths[:: -(-len(paths) // most) or 1]
+
+
+def hash_pretrained(settings: Recipe) -> dict[str, str]:
+    """Hash the files and folders that the keys of [model] name, such as word vectors or pretrained weights."""
+    hashes = {}
+    for key, value in settings.model.items():
+        path = Path(value) if isinstance(value, str) and value else None
+        if path and path.is_file():
+            hashes[f"model.{key}"] = files.sha256(path, limit=_MAX_PRETRAINED)
+        elif path and path.is_dir():
+            inside = [file for file in path.rglob("*") if file.is_file()]
+            hashes[f"model.{key}"] = files.sha256_of_files(path, inside)
+    return hashes
 
 
 def data_sets(job: Job, settings: Recipe) -> list[str]:
@@ -123,6 +146,8 @@ def check_unchanged(folder: Path, today: Inputs, indices: Iterable[Index]) -> No
             f"{begun} {_describe_weights(kept.weights)}, and today there is {_describe_weights(today.weights)}: give "
             f"the place of the former with {' or '.join(f'--{name}' for name in kept.weights)}, {cure}."
         )
+    if not (folder / "checkpoints" / "last").exists():  # later it reads its own weights
+        _check_pretrained(kept.pretrained, today.pretrained, f"{begun} {{}}, {{}}, {cure}.")
     if today.indices != kept.indices:
         raise InputError(
             f"{begun} {_describe_indices(kept.indices)}, and today's data are {_describe_indices(today.indices)} "
@@ -132,13 +157,21 @@ def check_unchanged(folder: Path, today: Inputs, indices: Iterable[Index]) -> No
         if today.images.get(name, value) != value:
             place = next(index.images_folder for index in indices if name.startswith(f"{index.card.name} "))
             raise InputError(
-                f"{begun} images of {name} whose names and sizes are {_short(value)} (sha256), and those in {place} "
-                f"are {_short(today.images[name])}: give the folder of the former with --images, {cure}."
+                f"{begun} images of {name} with the hash {_short(value)}, and those in {place} have "
+                f"{_short(today.images[name])}: give the folder of the former with --images, {cure}."
             )
 
 
+def _check_pretrained(kept: Mapping[str, str], today: Mapping[str, str], message: str) -> None:
+    """Refuse another file behind a key of the recipe; a file that is gone is refused by its reader."""
+    for key in kept.keys() & today.keys():
+        if kept[key] != today[key]:
+            was = f"a file {_short(kept[key])} (sha256) as {key}"
+            raise InputError(message.format(was, f"and it is {_short(today[key])} today: restore that file"))
+
+
 def _describe_weights(weights: Mapping[str, str]) -> str:
-    return " and ".join(f"the weights {_short(value)} of --{name}" for name, value in weights.items()) or "none"
+    return " and ".join(f"the checkpoint {_short(value)} of --{name}" for name, value in weights.items()) or "none"
 
 
 def _describe_indices(indices: Mapping[str, str]) -> str:

@@ -261,4 +261,7 @@ def _is_result_of(run: Run, result: Record) -> bool:
     pretraining = set(run.settings.train.pretraining)
     names = {index.card.name for index in run.training_indices} | set(initial.training_data if initial else [])
     same_data = set(result.training_data) - pretraining == names - pretraining
-    return has_initial == bool(initial) and same_data and not recipe.differences(result.recipe, run.settings)
+    if has_initial != bool(initial) or not same_data or recipe.differences(result.recipe, run.settings):
+        return False
+    methods.warn_of_other_code(result.method, result.code, f"The record of {result.split} under {result.protocol}")
+    return True

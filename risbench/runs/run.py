@@ -22,7 +22,14 @@ from risbench.engine import distributed
 from risbench.engine.checkpoint import Checkpoint
 from risbench.engine.predict import Predictor
 from risbench.recipe import Recipe
-from risbench.runs.inputs import Inputs, data_sets, hash_images, hash_options, with_absolute_places
+from risbench.runs.inputs import (
+    Inputs,
+    data_sets,
+    hash_images,
+    hash_options,
+    hash_pretrained,
+    with_absolute_places,
+)
 from risbench.runs.job import RECIPE_FILE, Job
 from risbench.scoring import protocol
 from risbench.scoring.protocol import Protocol
@@ -77,9 +84,11 @@ class Run:
         job, weights = self.job, {}
         settings = files.read_bytes(self.folder / RECIPE_FILE) if self.resumed else recipe.dumps(self.settings).encode()
         if job.checkpoint:
-            weights["checkpoint"] = Checkpoint(Path(job.checkpoint), job.method).facts.sha256
+            weights["checkpoint"] = Checkpoint(Path(job.checkpoint), job.method).facts.content
         if self.initial_checkpoint:
-            weights["init"] = self.initial_checkpoint.facts.sha256
+            weights["init"] = self.initial_checkpoint.facts.content
+        splits = {(index.card.name, name): index for index, name in self.training_splits()}
+        splits |= {(self.index.card.name, name): self.index for name in self.splits()}
         return Inputs(
             dataset=self.index.card.name,
             variants=self.variants,
@@ -88,7 +97,8 @@ class Run:
             code=methods.code_hash(job.method) if job.method else "",
             weights=weights,
             indices={index.card.name: index.hash for index in (self.index, *(i for i, _ in self.training_splits()))},
-            images={f"{index.card.name} {split}": hash_images(index, split) for index, split in self.training_splits()},
+            pretrained={} if job.checkpoint else hash_pretrained(self.settings),
+            images={f"{data} {name}": hash_images(index, name) for (data, name), index in splits.items()},
         )
 
     @cached_property

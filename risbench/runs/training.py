@@ -67,12 +67,15 @@ def check_checkpoints(run: Run) -> None:
     folder = run.folder / "checkpoints"
     if not (folder / "last").exists():
         return
-    for name in ("last", "best"):
-        opened = Checkpoint(folder / name, run.job.method)
-        if (opened.facts.variants, opened.facts.seed, opened.recipe) != (run.variants, run.job.seed, run.settings):
+    last, best = (Checkpoint(folder / name, run.job.method) for name in ("last", "best"))
+    settings = run.variants, run.job.seed, run.settings
+    for opened in (last, best):
+        is_of_run = (opened.facts.variants, opened.facts.seed, opened.recipe) == settings
+        is_limited = run.job.limit in (0, opened.facts.limit)  # without --limit it may be that of --init
+        if not (is_of_run and is_limited and opened.facts.is_of_one_run(last.facts)):
             raise InputError(
-                f"{opened.folder} is another run's: its variants, seed or recipe are not those of {run.folder}. "
-                "Restore it from a copy, or start a new run."
+                f"{opened.folder} is another run's: its variants, seed, recipe or training data are not those of "
+                f"{run.folder}. Restore it from a copy, or start a new run."
             )
 
 

@@ -10,6 +10,7 @@ How much is read is bounded (`parquet`, LINE_LIMIT): a file of a few kilobytes c
 from __future__ import annotations
 
 import codecs
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ SCHEMA = pa.schema(
     ]
 )
 PEAK = ("peak_row", "peak_col")
+_HEADER, _HEADER_HASH = b"risbench", b"risbench sha256"  # metadata
 NO_TARGET = pa.field("no_target", pa.bool_())  # only in files that predict it
 LINE_LIMIT = parquet.MAX_TEXT + 2**20  # bytes of a line of JSON Lines
 
@@ -100,7 +102,8 @@ def write(path: Path, predictions: Predictions) -> None:
     if no_target is not None and (no_target >= 0).any():
         table = table.append_column(NO_TARGET, pa.array(no_target == 1, mask=no_target < 0))
     if predictions.header:
-        table = table.replace_schema_metadata({"risbench": predictions.header.model_dump_json()})
+        text = predictions.header.model_dump_json()
+        table = table.replace_schema_metadata({_HEADER: text, _HEADER_HASH: _sha256(text.encode())})
     parquet.write(path, table)
 
 
@@ -214,7 +217,10 @@ def _table(lines: Iterable[Line]) -> Any:
 
 
 def _header(table: Any, path: Path) -> Header | None:
-    text = (table.schema.metadata or {}).get(b"risbench")
+    metadata = table.schema.metadata or {}
+    text = metadata.get(_HEADER)
+    if text is not None and metadata.get(_HEADER_HASH, _sha256(text)) != _sha256(text):  # older files have no hash
+        raise InputError(f"{path} was damaged: its metadata have another hash than it states. Copy or make it again.")
     try:
         content = None if text is None else files.parse_json(text)
         if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
@@ -229,6 +235,10 @@ def _header(table: Any, path: Path) -> Header | None:
     except ValueError as error:
         reason = str(error)
     raise InputError(f"{path}: metadata 'risbench' is broken ({reason}): predict or import again.")
+
+
+def _sha256(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def _from_table(table: Any, header: Header | None) -> Predictions:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +82,31 @@ def test_other_weights_in_the_place_of_a_checkpoint_are_refused(
     shutil.rmtree(tmp_path / "trained")
     shutil.copytree(out.strip(), tmp_path / "trained")
     code, _, err = run_command("run", "--resume", begun)
-    assert code == 2 and "was begun with the weights" in err and "of --checkpoint, and today there is" in err
+    assert code == 2 and "was begun with the checkpoint" in err and "of --checkpoint, and today there is" in err
+
+
+def test_the_same_weights_with_another_recipe_are_another_checkpoint(
+    run_command: RunCommand, begun: Path, tmp_path: Path
+) -> None:
+    recipe, facts = tmp_path / "trained" / "recipe.toml", tmp_path / "trained" / "checkpoint.json"
+    text = recipe.read_text()
+    recipe.write_text(re.sub(r"threshold = \S+", "threshold = 0.9", text))
+    assert recipe.read_text() != text
+    stated = json.loads(facts.read_bytes())
+    stated["files"]["recipe.toml"] = hashlib.sha256(recipe.read_bytes()).hexdigest()
+    facts.write_text(json.dumps(stated))
+    code, _, err = run_command("run", "--resume", begun)
+    assert code == 2 and "was begun with the checkpoint" in err and "and today there is" in err
+
+
+def test_an_evaluation_goes_on_with_its_images_only(
+    run_command: RunCommand, begun: Path, root: Path, tmp_path: Path
+) -> None:
+    others = shutil.copytree(root / "images" / "small", tmp_path / "others")
+    for path in others.iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + bytes(1))  # the sizes stay
+    code, _, err = run_command("run", "--resume", begun, "--images", others)
+    assert code == 2 and "was begun with images of small val" in err
 
 
 def test_an_evaluation_that_fails_at_once_leaves_no_folder(

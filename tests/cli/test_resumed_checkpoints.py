@@ -73,6 +73,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "best missing": (lambda run: shutil.rmtree(run / "checkpoints/best"), "best is not a checkpoint"),
     "best of another seed": (lambda run: change_facts(run / "checkpoints/best", seed=7), "best is another run's"),
+    "best of other data": (
+        lambda run: change_facts(run / "checkpoints/best", training_data=["mini"]),
+        "best is another run's",
+    ),
+    "best of fewer images": (lambda run: change_facts(run / "checkpoints/best", limit=1), "best is another run's"),
     "last of other variants": (
         lambda run: change_facts(run / "checkpoints/last", variants=["full"]),
         "last is another run's",

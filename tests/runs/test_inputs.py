@@ -136,7 +136,19 @@ def test_exchanged_initial_weights_are_refused_and_moved_ones_are_not(killed: Pa
     resume(killed)
     shutil.rmtree(moved)
     shutil.copytree(killed / "checkpoints" / "last", moved)
-    with pytest.raises(InputError, match="was begun with the weights .* of --init, and today"):
+    with pytest.raises(InputError, match="was begun with the checkpoint .* of --init, and today"):
+        resume(run.folder)
+
+
+def test_a_file_that_the_recipe_names_is_not_exchanged_before_the_first_checkpoint(job: Job, tmp_path: Path) -> None:
+    vectors = tmp_path / "glove.txt"
+    vectors.write_text("the" + " 0.1" * 300 + "\n")
+    named = job.model_copy(update={"overrides": [*job.overrides, f"model.glove={vectors}"]})
+    run = open_run(named, tmp_path / "runs")
+    assert run.lock is not None
+    run.lock.release()
+    vectors.write_text("the" + " 0.2" * 300 + "\n")
+    with pytest.raises(InputError, match=r"was begun with a file \w+ \(sha256\) as model\.glove"):
         resume(run.folder)
 
 

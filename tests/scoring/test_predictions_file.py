@@ -89,6 +89,16 @@ def test_the_file_has_the_columns_and_metadata_of_the_format(tmp_path: Path) -> 
     assert metadata["input"] == HEADER.input
 
 
+def test_a_header_that_was_damaged_is_refused(tmp_path: Path) -> None:
+    predictions_file.write(tmp_path / "val.parquet", some(3, 2, 9))
+    table = pq.read_table(tmp_path / "val.parquet")
+    metadata = dict(table.schema.metadata)
+    metadata[b"risbench"] = metadata[b"risbench"].replace(b'"val"', b'"wal"')
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "damaged.parquet")
+    with pytest.raises(InputError, match="was damaged: its metadata have another hash"):
+        predictions_file.read(tmp_path / "damaged.parquet")
+
+
 def test_json_lines_hold_the_same_without_a_header(tmp_path: Path) -> None:
     path = lines(tmp_path / "val.jsonl", line(3), "", line(2, peak=[2, 5], score=0.5), line(9, peak=None))
     assert same(predictions_file.read(path), some(3, 2, 9, header=None))
