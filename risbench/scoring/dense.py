@@ -84,8 +84,8 @@ def read_png(path: Path) -> NDArray[Any]:
 
 def read_npz(source: Path) -> Iterator[tuple[Any, NDArray[Any]]]:
     """Yield pairs of sent_id and mask of a .npz file: arrays `sent_id` and `masks`, or one array under each sent_id."""
-    files.check_regular(source, _ARCHIVE_LIMIT)
     try:
+        files.check_regular(source, _ARCHIVE_LIMIT)
         kind = "" if zipfile.is_zipfile(source) else files.foreign_kind(source)
         if kind and not kind.startswith("a zip"):  # a zip that is cut off is damaged
             raise InputError(f"it is no .npz file, but {kind}")

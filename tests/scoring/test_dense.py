@@ -293,10 +293,7 @@ def test_a_picture_that_is_no_mask_is_refused(image: Image.Image | None, message
         dense.read_png(tmp_path / "7.png")
 
 
-def test_a_pipe_in_place_of_tensors_or_arrays_is_refused(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_tensors_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    message = r"^\S*pipe is a device or a pipe, no regular file"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="pipe is a device or a pipe, no regular file"):
         dense.read_pth(tmp_path / "pipe", load_torch)
-    with pytest.raises(InputError, match=message):
-        list(dense.read_npz(tmp_path / "pipe"))
