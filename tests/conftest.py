@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: rows are bit for bit at equal threads
+os.environ.pop("COLUMNS", None)  # a table on a terminal follows it, and it may come from anywhere
 
 import pytest
 from PIL import Image, ImageDraw

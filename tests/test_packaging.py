@@ -35,7 +35,9 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def test_cleaning_up_keeps_runs_and_results() -> None:
-    commands = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = subprocess.run(
+        ["make", "-n", "--no-print-directory", "clean"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert commands.split() == ["rm", "-rf", ".venv", "site", "dist"]
 
 

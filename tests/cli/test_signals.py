@@ -90,5 +90,5 @@ def test_a_later_process_of_several_prints_nothing(monkeypatch: pytest.MonkeyPat
 
 
 def test_ctrl_c_while_torch_is_imported_is_one_line() -> None:
-    program = f"{START}print('ready', flush=True)\ntry:\n    import torch, timm\n    time.sleep(60){AT_THE_END}"
+    program = f"{START}\ntry:\n    print('ready', flush=True)\n    import torch, timm\n    time.sleep(60){AT_THE_END}"
     assert stop(program, signal.SIGINT) == (130, "Stopped by Ctrl-C. Repeat the same command.\n")

@@ -278,7 +278,8 @@ def test_every_format_shows_the_slices() -> None:
         assert "same-class distractors" in text and "45.0" in text
 
 
-def test_terminal_cuts_no_number_short_and_keeps_markup_like_text() -> None:
+def test_terminal_cuts_no_number_short_and_keeps_markup_like_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     long = record(method="reference/largest-object", variants=["[bold]"], seed=123456, control="x" * 40)
     text = render.render([comparison_table([long, record(variants=["no_locate", "no_filter"])])], "terminal")
     for shown in ("[bold]", "[63.50, 64.75]", "65.43", "81.00", "no_locate", "10834"):
