@@ -228,9 +228,12 @@ def _lock_entry(entry: Entry, run: Run) -> Iterator[bool]:
 
 
 def _digest(entry: Entry, run: Run) -> str:
-    """Return a hash of the training of an entry."""
-    inputs = run.inputs().model_dump(include={"indices", "images", "weights"})
-    key = [existing.training_key(entry.job, run.variants), run.settings.model_dump(), inputs]
+    """Return a hash of the training of an entry, whichever splits it is evaluated on."""
+    inputs = run.inputs()
+    splits = {f"{index.card.name} {name}" for index, name in run.training_splits()}
+    images = {name: value for name, value in inputs.images.items() if name in splits}
+    data = [inputs.indices, inputs.weights, inputs.pretrained, images]
+    key = [existing.training_key(entry.job, run.variants), run.settings.model_dump(), data]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
