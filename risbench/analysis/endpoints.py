@@ -69,9 +69,9 @@ def _wrong_number(names: Sequence[str], files: Sequence[Path]) -> str:
     if not files:
         return f"--protocol {','.join(names)} has no effect, since each record says its own: leave it out."
     each = f"{files[0]} is" if len(files) == 1 else f"{files[0]} and {files[1]} are each"
-    given = f"--protocol {','.join(names)} names {len(names)}" if names else "--protocol is missing"
+    problem = f"--protocol {','.join(names)} names {len(names)}" if names else "--protocol is missing"
     example = ",".join(protocols.names()[: len(files)])
-    return f"{each} a predictions file, which needs a protocol, but {given}: give --protocol {example}, for example."
+    return f"{each} a predictions file, which needs a protocol, but {problem}: give --protocol {example}, for example."
 
 
 def _is_record(path: Path) -> bool:

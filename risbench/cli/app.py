@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,13 +37,11 @@ from risbench.cli.arguments import (
 )
 from risbench.cli.commands import QUIET, VERBOSE, Commands
 from risbench.errors import InputError
-from risbench.runs.job import job_from_options, parse_seeds, refuse_options
+from risbench.runs.job import USAGE_ERROR, job_from_options, parse_seeds, refuse_options
 
 if TYPE_CHECKING:
     from risbench.runs.run import Run
     from risbench.scoring.record import Record
-
-_USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
 
 app = Commands(
     no_args_is_help=True,
@@ -260,7 +258,7 @@ def main() -> None:
         print(end="", flush=True)  # a full disk, or a reader that has gone, shows here and not when Python ends
     except SystemExit:  # Typer's end where nobody reads the output any more
         code = 2
-    except _USAGE_ERROR as error:
+    except USAGE_ERROR as error:
         code = _usage_error(error)
     except Exception as error:
         code = _failure(error)

@@ -55,13 +55,13 @@ def method_check(
 
 def _line(verdict: Verdict) -> str:
     """Describe a verdict; what is wrong, and what to do, stand below a demand that failed."""
-    line = f"{verdict.state:13}{verdict.demand.words}"
+    line = f"{verdict.state:13}{verdict.demand.text}"
     return f"{line}\n{'':13}{verdict.problem}\n{'':13}{verdict.demand.cure}" if verdict.problem else line
 
 
 def _row(verdict: Verdict) -> dict[str, str]:
     return {
-        "demand": verdict.demand.words,
+        "demand": verdict.demand.text,
         "state": verdict.state,
         "problem": verdict.problem,
         "cure": verdict.demand.cure,

@@ -9,20 +9,14 @@ from typing import TYPE_CHECKING, Any
 from risbench import methods
 from risbench.cli import signals
 from risbench.errors import InputError
-from risbench.runs.job import Job, comma_separated, job_from_options, parse_seeds, refuse_options
+from risbench.runs.job import PLACES, Job, comma_separated, job_from_options, parse_seeds, refuse_options
 
 if TYPE_CHECKING:
     from risbench.runs.run import Run
     from risbench.scoring.record import Record
 
 _TABLE_FORMATS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html", ".json": "json"}  # by suffix
-_PLACES = (
-    "dataset",
-    "data_root",
-    "images",
-    "init",
-    "checkpoint",
-)  # options that go with --resume: the same data elsewhere
+_PLACES = [name for name in PLACES if name != "method_path"]  # options that go with --resume
 
 
 def open_runs(options: dict[str, Any], resume: Path | None) -> Iterator[Run]:
@@ -43,7 +37,7 @@ def describe_runs(options: dict[str, Any], resume: Path | None) -> list[dict[str
     from risbench.scoring import record
 
     runs: Path = options["runs"]
-    records = record.find([folder for folder in (Path("results/records"), runs) if folder.is_dir()])
+    records = record.find(record.default_folders(runs))
     evaluates = "split" in options  # train does not
     return [describe_run(job, runs, records, resume, evaluates) for job in _jobs(options, resume)]
 
@@ -126,7 +120,9 @@ def reference_names(method: str) -> list[str]:
 
 def record_folders(folders: list[Path] | None) -> list[Path]:
     """Return the folders of --records, by default results/records and runs."""
-    return folders or [path for path in (Path("results/records"), Path("runs")) if path.is_dir()]
+    from risbench.scoring import record
+
+    return folders or record.default_folders(Path("runs"))
 
 
 def recorded_name(dataset: str, records: Iterable[Record]) -> str | None:

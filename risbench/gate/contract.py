@@ -31,9 +31,9 @@ TOLERANCE = 1e-5  # between probabilities that should be equal
 
 @dataclass(frozen=True)
 class Demand:
-    """One demand of the contract: in words, what to do where it fails, and its check."""
+    """One demand of the contract, what to do where it fails, and its check."""
 
-    words: str
+    text: str
     cure: str
     check: Callable[[Case], str]
     is_basic: bool  # without it the later ones cannot be examined
@@ -51,11 +51,11 @@ class Verdict:
 DEMANDS: list[Demand] = []
 
 
-def demand(words: str, cure: str, is_basic: bool = False) -> Callable[[Callable[[Case], str]], Callable[[Case], str]]:
+def demand(text: str, cure: str, is_basic: bool = False) -> Callable[[Callable[[Case], str]], Callable[[Case], str]]:
     """Register a check as that of a demand, in the order in which they are examined."""
 
     def register(check: Callable[[Case], str]) -> Callable[[Case], str]:
-        DEMANDS.append(Demand(words, cure, check, is_basic))
+        DEMANDS.append(Demand(text, cure, check, is_basic))
         return check
 
     return register

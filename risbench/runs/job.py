@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tomli_w
 import typer
@@ -17,6 +17,7 @@ from risbench.errors import InputError, defect
 from risbench.recipe import Recipe
 
 RUN_FILE, RECIPE_FILE = "run.toml", "recipe.toml"
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
 PLACES = ("method_path", "dataset", "data_root", "images", "init", "checkpoint")  # which a resumed run may change
 
 

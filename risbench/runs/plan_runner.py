@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import typer
 
 from risbench import files, methods, progress, recipe
 from risbench.engine import distributed
@@ -24,16 +23,13 @@ from risbench.failures import translate
 from risbench.runs import existing, locks
 from risbench.runs.duration import estimate_duration
 from risbench.runs.evaluation import evaluate
-from risbench.runs.job import Job, job_from_options, parse_seeds, refuse_options
+from risbench.runs.job import USAGE_ERROR, Job, job_from_options, parse_seeds, refuse_options
 from risbench.runs.locks import BusyError
 from risbench.runs.opening import open_run, prepare_run
 from risbench.runs.run import Run
 from risbench.runs.training import train
 from risbench.scoring import record
 from risbench.scoring.record import Record
-
-_USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
-_RECORDS = Path("results/records")
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def _read_command(place: str, words: Sequence[str], command: Any) -> list[Entry]
         refuse_options(context, "A line of a plan", ["checkpoint", "resume", "plan", "as_json", "dry_run"])
         job = job_from_options({**options, "method": _method(options["method"])})
         seeds = parse_seeds(options["seed"])
-    except (InputError, _USAGE_ERROR) as error:
+    except (InputError, USAGE_ERROR) as error:
         message = str(error) if isinstance(error, InputError) else error.format_message()  # type: ignore[attr-defined]
         raise InputError(f"{place}: {message} The line: {shlex.join(words)}") from None
     return [Entry(place, job.model_copy(update={"seed": seed}), options["runs"]) for seed in seeds]
@@ -162,7 +158,7 @@ def describe_plan(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             begun.setdefault(digest, entry.place)
         job = entry.job.model_copy(update={"splits": remaining.splits})
         trained = is_begun or existing.is_trained(entry.job, entry.runs)
-        estimate = estimate_duration(job, record.find(_record_folders(entry.runs)), trained)
+        estimate = estimate_duration(job, record.find(record.default_folders(entry.runs)), trained)
         descriptions.append(
             {
                 "place": entry.place,
@@ -237,13 +233,9 @@ def _digest(entry: Entry, run: Run) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def _record_folders(runs: Path) -> list[Path]:
-    return [folder for folder in (_RECORDS, runs) if folder.is_dir()]
-
-
 def _remaining_work(run: Run, runs: Path) -> _Remaining:
     """Find the splits that are not recorded under every protocol, and the existing folder of the run."""
-    results = record.find(_record_folders(runs))
+    results = record.find(record.default_folders(runs))
     recorded = {(result.split, result.protocol) for result in results if _is_result_of(run, result)}
     splits = [split for split in run.splits() if not {(split, name) for name in run.job.protocols} <= recorded]
     return _Remaining(splits, existing.find_folder(run.job, run.variants, run.settings, runs, run.inputs()))

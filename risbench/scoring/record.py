@@ -169,6 +169,11 @@ def read(path: Path) -> Record:
     raise InputError(f"{path} is not a record: {reason}. Copy it again, or move it away.")
 
 
+def default_folders(runs: Path) -> list[Path]:
+    """Return results/records and the folder of runs, where they exist."""
+    return [folder for folder in (Path("results/records"), runs) if folder.is_dir()]
+
+
 def find(folders: Sequence[Path]) -> list[Record]:
     """Return all records in and below folders, by path, without copies. Raises InputError for a damaged record."""
     paths = sorted({path.resolve() for folder in folders for path in _json_files(folder)})

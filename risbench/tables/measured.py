@@ -235,9 +235,8 @@ def protocol_mark(name: str) -> str:
 
 def trained_as_published(run: Record) -> bool:
     """Whether a run began from pretrained weights and was trained on its data set only, as the sources' networks."""
-    trained_on = set(run.training_data) & _known_datasets(
-        _cards_folders()
-    )  # the rest was seen by the pretrained weights
+    known = _known_datasets(_cards_folders())
+    trained_on = set(run.training_data) & known  # the rest was seen by the pretrained weights
     pretrained = not any(word in run.weights for word in ("from scratch", "random"))
     return pretrained and trained_on == {run.dataset}
 

@@ -160,9 +160,11 @@ def test_a_list_that_holds_itself_many_times_is_read_as_it_is(tmp_path: Path) ->
 
 
 def test_lists_nested_deeply_are_read(tmp_path: Path) -> None:
-    value = load(tmp_path, b"]" * 100_000 + b"a" * 99_999 + b".")
+    value, depth = load(tmp_path, b"]" * 100_000 + b"a" * 99_999 + b"."), 1
     while value:
         (value,) = value
+        depth += 1
+    assert depth == 100_000
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,11 @@ def test_the_ends_of_the_range_are_probabilities_in_every_precision(
     assert (tmp_path / "file.parquet").exists()
 
 
-def test_rounding_beyond_the_range_is_no_fault() -> None:
+def test_rounding_beyond_the_range_is_no_fault_and_more_is_one() -> None:
     sanity.check_prediction(Prediction(torch.tensor([[[1 + 1e-6, -1e-6]]])), 1, "ours")
+    for value in (1.01, -0.01):
+        with pytest.raises(InputError):
+            sanity.check_prediction(Prediction(torch.tensor([[[value]]])), 1, "ours")
 
 
 @pytest.mark.parametrize(

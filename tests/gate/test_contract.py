@@ -233,7 +233,7 @@ def test_every_demand_has_a_method_that_breaks_it() -> None:
 
 @pytest.mark.parametrize("demand", contract.DEMANDS, ids=lambda demand: demand.check.__name__)
 def test_every_demand_is_written_in_the_documentation(demand: Demand) -> None:
-    assert demand.words in " ".join(DOCS.read_text(encoding="utf-8").split())
+    assert demand.text in " ".join(DOCS.read_text(encoding="utf-8").split())
 
 
 def test_a_method_that_lacks_a_variant_tiny_terms_and_a_readme_meets_the_contract(tmp_path: Path) -> None:
