@@ -26,6 +26,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -62,7 +63,8 @@ FULL = "full"  # the name of the recipe without its default variant
 _COMPUTATION_KEYS = {  # where and how a run is computed, which changes no setting of the method
     "train.workers",
     "train.precision",
-    "train.accumulate",
+    "train.matmul",
+    "train.micro_batch",
     "predict.images_per_batch",
     "model.activation_checkpointing",
     "model.compile",
@@ -127,7 +129,7 @@ class Train(Section):
     pretraining: list[str] = Field(description="data that the pretrained weights were trained on, for leak badges")
     epochs: _Epochs
     batch_size: _Expressions = Field(description="expressions per optimiser step, over all processes")
-    accumulate: _Expressions = Field(description="micro-batches per optimiser step")
+    micro_batch: _Expressions = Field(description="most expressions that one process computes at once")
     per_image: _Expressions = Field(description="expressions of one image in a row, which share its features")
     sentences: Literal["each", "random"] = Field(description="sentences of a ref in one epoch: each, or a random one")
     ground_truth: Literal["union", "once"] = Field(
@@ -137,7 +139,7 @@ class Train(Section):
     optimizer: Literal["adam", "adamw"]
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
-    schedule: Literal["step", "poly"]
+    schedule: Literal["step", "poly", "cosine"]
     milestones: list[int] = Field(description="epochs after which a step schedule multiplies by decay")
     decay: PositiveFloat = Field(description="factor of a step schedule, power of a poly schedule")
     warmup: NonNegativeFloat = Field(description="epochs over which the rate rises linearly from 0; 0: none")
@@ -145,6 +147,27 @@ class Train(Section):
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     validate_every: _Epochs = Field(description="epochs between validations on val")
     workers: int = Field(ge=0, le=64, description="loader processes")
+    # Recipes of older checkpoints lack the next keys; the defaults are how they were trained.
+    flip: Fraction = Field(default=0.0, description="share of images mirrored, left and right exchanged in the words")
+    rates: dict[str, PositiveFloat] = Field(default={}, description="factors of lr by the prefix of parameters' names")
+    ema: Fraction = Field(default=0.0, description="decay of the moving average of the weights; 0: none is kept")
+    matmul: Literal["highest", "high", "medium"] = Field(
+        default="highest", description="precision of float32 matrix products on CUDA: high is TF32"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accumulate_is_a_micro_batch(cls, values: Any) -> Any:
+        """Read recipes of checkpoints from before 0.3, which count the micro-batches of a step."""
+        if not isinstance(values, dict) or "accumulate" not in values or "micro_batch" in values:
+            return values
+        rest = {key: value for key, value in values.items() if key != "accumulate"}
+        return {**rest, "micro_batch": max(values["batch_size"] // values["accumulate"], 1)}
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of a step in one process. (For the time being.)"""
+        return -(-self.batch_size // self.micro_batch)
 
 
 class Predict(Section):
