@@ -52,6 +52,7 @@ from torch import Tensor, nn
 
 from risbench.data import text
 from risbench.data.loader import Batch
+from risbench.data.pretrained import Pretrained
 from risbench.data.text import Tokenizer, Words
 from risbench.errors import InputError
 from risbench.recipe import Recipe, Value
@@ -62,6 +63,7 @@ __all__ = [
     "Method",
     "Panel",
     "Prediction",
+    "Pretrained",
     "Tokenizer",
     "Words",
     "peak_of",
@@ -93,6 +95,7 @@ class Converted(NamedTuple):
     vocabulary: str  # name on Hugging Face of the model whose word pieces the weights use
     pieces: int  # number of word pieces that have an embedding
     dataset: str = ""  # training data; empty: the file does not name it
+    pretraining: Sequence[str] | None = None  # data of the weights that its training began from; None: unknown
     epoch: int | None = None  # as the file counts epochs
     needless: Mapping[str, int] = {}  # entries that are not needed, counted by kind
     left: Sequence[str] = ()  # names of unknown entries
@@ -101,7 +104,7 @@ class Converted(NamedTuple):
 class Method(nn.Module, ABC):
     """Base class of every method's Model."""
 
-    weights: str = "from scratch"  # the pretrained weights that were loaded; stored in every record
+    pretrained: tuple[Pretrained, ...] = ()  # what load_pretrained returned; stored in every record
     frozen: Mapping[str, str] = {}  # reasons by the prefix of names of parameters that are not trained
 
     @classmethod
@@ -119,8 +122,12 @@ class Method(nn.Module, ABC):
     def build(cls, recipe: Recipe, tokenizer: Any) -> Self:
         """Build the network without pretrained weights; `recipe.model` holds the method's own settings."""
 
-    def load_pretrained(self, recipe: Recipe, tokenizer: Any) -> None:  # noqa: B027
-        """Load the pretrained weights that the recipe names, if any, and set `weights`."""
+    def load_pretrained(self, recipe: Recipe, tokenizer: Any) -> Sequence[Pretrained]:
+        """Load the pretrained weights that the recipe names; return a value for each part, also one left as it was.
+
+        The training data of a file are None: the harness puts in what the recipe declares (train.pretraining).
+        """
+        return ()
 
     @classmethod
     def convert(cls, content: dict[str, Any]) -> Converted:
@@ -134,7 +141,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return scalar loss terms under the paper's names; `total` is optimised, the rest is logged."""
+        """Return scalar loss terms under the paper's names; `total` is optimised, the rest is logged.
+
+        They are means over the expressions: the trainer weights those of a micro-batch by its number of expressions.
+        """
 
     @abstractmethod
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:

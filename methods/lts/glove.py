@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from risbench import files
+from risbench.api import Pretrained
 from risbench.errors import InputError
+from risbench.nn.weights import of_file
 
 _RANDOM_STD = 0.4  # of random vectors, close to the standard deviation of GloVe's
+_COVERAGE = 0.5  # least share of the vocabulary that a file must have; our reading, the paper names none
 _LIMIT = 32 * 2**30  # bytes of a file; GloVe's largest has 5.3 GiB
 _LINE_LIMIT = 2**16  # characters; 300 numbers take about 3,000
 _CURE = "Give a GloVe .txt as model.glove: a word and its numbers on each line."
@@ -26,20 +29,20 @@ def random_vectors(words: int, width: int) -> nn.Embedding:
     return table
 
 
-def load_glove(table: nn.Embedding, vocabulary: Sequence[str], glove: str) -> str:
-    """Copy the vectors of a GloVe file into the embedding; return the file and the number of words it knows."""
+def load_glove(table: nn.Embedding, vocabulary: Sequence[str], glove: str) -> Pretrained:
+    """Copy the vectors of a GloVe file into the embedding; return the file and the number of words it has."""
     vectors = read_vectors(Path(glove), vocabulary, table.embedding_dim)
     with torch.no_grad():
         for number, word in enumerate(vocabulary, start=2):
             if word in vectors:
                 table.weight[number] = vectors[word]
-    return f"{Path(glove).name} for {len(vectors)} of {len(vocabulary)} words"
+    return of_file("word vectors", Path(glove), _LIMIT, f"for {len(vectors)} of {len(vocabulary)} words")
 
 
 def read_vectors(path: Path, vocabulary: Sequence[str], width: int) -> dict[str, Tensor]:
     """Read the vectors (width,) of the vocabulary's words from a GloVe text file.
 
-    Raises InputError for another file, and for one that knows none of the words.
+    Raises InputError for another file, and for one with vectors for less than half of the words.
     """
     words = set(vocabulary)
     vectors: dict[str, Tensor] = {}
@@ -47,8 +50,12 @@ def read_vectors(path: Path, vocabulary: Sequence[str], width: int) -> dict[str,
         word, *numbers = line.rstrip().split(" ")
         if word in words:
             vectors[word] = _vector(numbers, width, f"{path}, line {number}: {word!r}")
-    if words and not vectors:
-        raise InputError(f"{path} holds none of the {len(words)} words of the expressions. {_CURE}")
+    if len(vectors) < _COVERAGE * len(words):
+        raise InputError(
+            f"{path} has vectors for {len(vectors)} of the {len(words)} words of the expressions, fewer than "
+            f"{_COVERAGE:.0%}: it is of another language, spelling or text, or cut off. {_CURE} An empty model.glove "
+            "stands for random vectors."
+        )
     return vectors
 
 

@@ -2,6 +2,8 @@
 
 Image ids are compared among data sets whose cards name the same folder of images: a family. RefCOCO, RefCOCO+ and
 RefCOCOg use images of COCO's train2014, and an image of COCO has the same id in every release.
+
+The share of a split that leaked is a number only where every training set is known and at hand: see `leaked_percent`.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from risbench import datasets, files
-from risbench.data import source
+from risbench.data import pretrained, source
 from risbench.data.annotation_files import Id
 from risbench.data.index import Index
 from risbench.data.split import Ints
@@ -99,18 +102,70 @@ def compare(index: Index, training: Mapping[str, Ints]) -> Iterator[Overlap]:
 
 
 def leaked_percent(training_data: Iterable[str], index: Index, split: str, data_root: str = "") -> float | None:
-    """Return the percentage of the expressions of a split whose image is in the named training sets.
+    """Return the percentage of the expressions of a split whose image was trained on.
 
-    Training sets that are not below the data root are left out; None if none is left.
+    None if it is not known: a low number from a part of the training data would hide the rest.
     """
-    names = set(training_data)
-    indices = [index] if index.card.name in names else []
-    for name in _family(index.card):
-        if name in names - {index.card.name} and source.is_available(name, data_root):
-            with suppress(InputError):  # a damaged copy of another data set is no reason to lose a result
-                indices.append(source.open_index(name, data_root, partial=True))
-    ids = _union(map(training_images, indices))
-    return 100 * float(np.isin(index.split(split).image_id, ids).mean()) if len(ids) else None
+    ids = [_ids_of(name, index, split, data_root) for name in dict.fromkeys(training_data)]
+    known = [one for one in ids if one is not None]
+    if len(known) < len(ids):
+        return None
+    return 100 * float(np.isin(index.split(split).image_id, _union(known)).mean())
+
+
+def _ids_of(name: str, index: Index, split: str, data_root: str) -> Ints | None:
+    """Return the ids of the training images of a data set; None if it is unknown, not at hand or incomplete.
+
+    Data sets whose cards name another folder of images share no image.
+    """
+    if name == index.card.name:
+        return training_images(index)
+    if pretrained.has_no_coco(name):
+        return _union([])
+    releases = pretrained.coco_split(name)
+    if releases is not None:
+        return _coco_ids(releases, index, split, data_root)
+    with suppress(InputError):  # a damaged copy or card of another data set is no reason to lose a result
+        if name in datasets.names() and datasets.load(name).images != index.card.images:
+            return _union([])
+        if name in datasets.names() and source.is_available(name, data_root):
+            other = source.open_index(name, data_root, partial=True)
+            return None if other.partial else training_images(other)
+    return None
+
+
+def _coco_ids(releases: Sequence[str], index: Index, split: str, data_root: str) -> Ints | None:
+    """Return the ids of COCO's training images by the first of its lists that is at hand, for images of COCO.
+
+    Where a name leaves the release open either list will do: train2014 is a part of train2017, and the images of the
+    RefCOCO family are of train2014.
+    """
+    if index.card.generator or not all(_is_named_as_coco(index, number) for number in set(index.split(split).image_id)):
+        return None
+    for path in (folder / f"instances_{name}.json" for name in releases for folder in _coco_folders(index, data_root)):
+        with suppress(InputError):
+            if path.is_file():
+                return _cached_ids(path, path.stat().st_mtime_ns)
+    return None
+
+
+def _is_named_as_coco(index: Index, image_id: int) -> bool:
+    """Whether the file of an image is named by its id, as COCO_train2014_000000000009.jpg is: ids are then COCO's."""
+    return index.image_path(image_id).stem.rpartition("_")[2] == f"{image_id:012d}"
+
+
+def _coco_folders(index: Index, data_root: str) -> Iterator[Path]:
+    """Yield the folders in which COCO's own annotations usually lie: below the data root, or beside the images."""
+    root = source.data_root_of(index.card, data_root)
+    yield from (root, root / "annotations", root / "coco" / "annotations")
+    images = [root / index.card.images, index.images_folder]
+    yield from (parent / "annotations" for folder in images for parent in (folder, *list(folder.parents)[:2]))
+
+
+@cache
+def _cached_ids(path: Path, _modified: int) -> Ints:
+    """Read a file of image ids once: COCO's has 0.4 GiB, and every split of a run needs it."""
+    return image_ids(path)
 
 
 def training_images(index: Index) -> Ints:

@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from risbench import __version__, files, methods, recipe
-from risbench.api import Method, Tokenizer
+from risbench.api import Method, Pretrained, Tokenizer
+from risbench.data.pretrained import from_scratch, upgraded
 from risbench.errors import InputError, defect, first_line
-from risbench.nn.weights import LIMIT, check_finite
+from risbench.nn.weights import LIMIT, check_finite, load_whole
 from risbench.recipe import Recipe
 
 _WEIGHTS, _RECIPE, _FACTS, _TEXT, _STATE = "weights.safetensors", "recipe.toml", "checkpoint.json", "text", "state.pt"
@@ -53,13 +54,19 @@ class Facts(BaseModel):
     variants: list[str]
     training_data: list[str]
     limit: int = Field(default=0, ge=0)  # images of each split in training, the first ones; 0: all
-    weights: str  # the weights that training started from
+    pretrained: tuple[Pretrained, ...] = ()  # the weights that training started from; (): from scratch
     seed: int | None
     epoch: int | None  # None: not known, as for some converted weights
     training_seconds: float | None
     sha256: str = ""  # of weights.safetensors
     state: str = ""  # sha256 of state.pt; "": there is none, or an old checkpoint
     files: dict[str, str] = {}  # sha256 of recipe.toml and of each file in text/
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prose_becomes_data(cls, values: Any) -> Any:
+        """Read old checkpoints, which describe the weights that training started from in words."""
+        return upgraded(values)
 
     @property
     def source(self) -> str:
@@ -71,9 +78,20 @@ class Facts(BaseModel):
         """A hash of all that predicts: weights, recipe and vocabulary."""
         return hashlib.sha256(json.dumps([self.sha256, self.files], sort_keys=True).encode()).hexdigest()
 
+    def as_pretrained(self) -> Pretrained:
+        """Describe this checkpoint as the weights that another training begins with."""
+        return Pretrained(
+            part="network",
+            source=f"checkpoint {self.sha256[:12]}",
+            sha256=self.sha256,
+            hashed="file",
+            training_data=tuple(self.training_data),
+            pretrained=self.pretrained or (from_scratch("network"),),
+        )
+
     def is_of_one_run(self, other: Facts) -> bool:
         """Whether two checkpoints may be of one training."""
-        names = {"method", "variants", "training_data", "limit", "weights", "seed"}
+        names = {"method", "variants", "training_data", "limit", "pretrained", "seed"}
         return self.model_dump(include=names) == other.model_dump(include=names)
 
 
@@ -183,7 +201,7 @@ class Checkpoint:
         tokenizer = method.load_tokenizer(content / _TEXT)
         model = method.build(self.recipe, tokenizer)
         load_weights(model, content / _WEIGHTS)
-        model.weights = self.facts.weights
+        model.pretrained = self.facts.pretrained
         return model, tokenizer
 
     def _load_state(self, content: Path) -> dict[str, Any]:
@@ -301,23 +319,14 @@ def repair(folder: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights into a model. Raises InputError, naming the first keys, if keys or shapes differ."""
+    """Load weights into a model. Raises InputError, naming the first keys, if keys, shapes or types differ."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors ({error}). Copy the checkpoint again.") from None
-    state = model.state_dict()
-    common = state.keys() & tensors.keys()
-    wrong = sorted(
-        {*(state.keys() ^ tensors.keys()), *(key for key in common if state[key].shape != tensors[key].shape)}
-    )
-    if wrong:
-        raise InputError(
-            f"{path} does not fit the model: {len(wrong)} of {len(state)} keys are missing, left over or of another "
-            f"shape, first {', '.join(wrong[:3])}. Build the model with the recipe and vocabulary of the checkpoint."
-        )
     check_finite(tensors, str(path))
-    model.load_state_dict(tensors)
+    cure = "Build the model with the recipe and vocabulary of the checkpoint."
+    load_whole(model, tensors, str(path), type(model).__name__, cure=cure)
 
 
 def _sha256(path: Path) -> str:

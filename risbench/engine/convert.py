@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from risbench import datasets, files, methods, recipe
-from risbench.api import Converted, Method
+from risbench import datasets, methods, recipe
+from risbench.api import Converted, Method, Pretrained
+from risbench.data.pretrained import UNKNOWN, training_data
 from risbench.data.text import WordPieceTokenizer
 from risbench.engine import checkpoint
 from risbench.engine.checkpoint import Facts
@@ -21,6 +22,7 @@ from risbench.errors import InputError, first_line
 from risbench.nn import weights
 from risbench.recipe import Recipe
 
+_SHOWN = 3  # names in a message
 _ALLOWED_CLASSES = [Namespace]  # training scripts store their arguments; no other class is read
 
 
@@ -50,13 +52,14 @@ def convert_checkpoint(
     weights.check_finite(
         {name: tensor for name, tensor in converted.tensors.items() if name not in unused}, str(source)
     )
+    released = _describe_released(source, training_dataset, converted)
     facts = Facts(
         method=method,
         origin=methods.origin(method),
         code=methods.code_hash(method),
         variants=variants,
-        training_data=[training_dataset or "unknown", *settings.train.pretraining],
-        weights=f"released {method}, {source.name} sha256 {files.sha256(source, weights.LIMIT)[:12]}",
+        training_data=training_data([released]),
+        pretrained=(released,),
         seed=None,
         epoch=converted.epoch,
         training_seconds=None,
@@ -113,6 +116,13 @@ def _training_dataset(converted: Converted, dataset: str) -> str:
     return converted.dataset or dataset
 
 
+def _describe_released(source: Path, dataset: str, converted: Converted) -> Pretrained:
+    """Describe the file and all that it was trained on, as far as it is known."""
+    begun_with = [UNKNOWN] if converted.pretraining is None else converted.pretraining
+    names = dict.fromkeys([dataset or UNKNOWN, *begun_with])
+    return weights.of_file("network", source).model_copy(update={"training_data": tuple(names)})
+
+
 def _settings(path: Path, converted: Converted) -> tuple[Recipe, list[str]]:
     """Return the recipe of the variant with the sizes of the weights, or else the recipe with these sizes put in."""
     for size_variant in ([], *([name] for name in recipe.variant_names(path))):
@@ -156,8 +166,8 @@ def _load_tensors(model: Method, converted: Converted) -> list[str]:
             tensor = torch.zeros(expected.shape, dtype=expected.dtype)
         if tensor.shape != expected.shape or tensor.is_floating_point() != expected.is_floating_point():
             raise InputError(
-                f"{released[name]} is {_shape_and_type(tensor)}, where a network of the file's sizes has "
-                f"{_shape_and_type(expected)}. Give a file that the authors' own training code wrote."
+                f"{released[name]} is {weights.describe_tensor(tensor)}, where a network of the file's sizes has "
+                f"{weights.describe_tensor(expected)}. Give a file that the authors' own training code wrote."
             )
         is_shared = tensor.untyped_storage().data_ptr() in addresses  # safetensors cannot write shared memory
         loaded[name] = tensor.detach().to(expected.dtype, copy=is_shared)
@@ -171,14 +181,9 @@ def _check_complete(state: Mapping[str, Tensor], released: Mapping[str, str], te
     names = [name for name, tensor in state.items() if tensor.is_floating_point()]
     missing = [released[name] for name in names if released[name] not in tensors]
     if missing:
-        raise InputError(
-            f"{len(missing)} of {len(names)} weights are missing: {', '.join(missing)}. Give a whole file."
-        )
-
-
-def _shape_and_type(tensor: Tensor) -> str:
-    """Describe a tensor: 96 x 3 x 4 x 4 float32."""
-    return f"{' x '.join(map(str, tensor.shape)) or 'one'} {str(tensor.dtype).removeprefix('torch.')}"
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        shown = f"{', '.join(missing[:_SHOWN])}{more}"
+        raise InputError(f"{len(missing)} of {len(names)} weights are missing: {shown}. Give a whole file.")
 
 
 def _description(model: Method, facts: Facts) -> str:
@@ -189,6 +194,8 @@ def _description(model: Method, facts: Facts) -> str:
 
 def _remarks(dataset: str, converted: Converted, unused: list[str]) -> list[str]:
     lines = [] if dataset else ["The file does not say what it was trained on. If you know, give --dataset NAME."]
+    if converted.pretraining is None:
+        lines.append("The file does not say which weights its training began from: its training data count as unknown.")
     if converted.needless:
         counts = ", ".join(f"{count} {kind}" for kind, count in converted.needless.items())
         lines.append(f"Left out because it is not needed: {counts}")

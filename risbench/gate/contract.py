@@ -19,6 +19,7 @@ import torch
 
 from risbench import methods, recipe
 from risbench.api import Method, Words, repeat_for_expressions
+from risbench.data import pretrained
 from risbench.engine import checkpoint, sanity
 from risbench.engine.checkpoint import Checkpoint, Facts
 from risbench.errors import InputError
@@ -180,6 +181,15 @@ def _build(case: Case) -> str:
 
 
 @demand(
+    "load_pretrained returns a list of risbench.api.Pretrained, one for each part, or an empty one.",
+    "Return what was loaded; records show it, and what it was trained on.",
+)
+def _load_pretrained(case: Case) -> str:
+    pretrained.check(case.build().load_pretrained(case.recipe, case.tokenizer), "Model")
+    return ""
+
+
+@demand(
     "loss returns finite scalars by name, one of them total.",
     'Return {"total": ...} and, if you like, the terms it is made of.',
     is_basic=True,
@@ -316,7 +326,7 @@ def _checkpoint(case: Case) -> str:
         method=case.method,
         variants=[],
         training_data=[],
-        weights=case.evaluated.weights,
+        pretrained=case.evaluated.pretrained,
         seed=0,
         epoch=1,
         training_seconds=0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 from risbench import files
 from risbench.api import Words
+from risbench.data.pretrained import Pretrained, bert_data
 from risbench.errors import InputError
 from risbench.nn import weights
 
@@ -39,10 +41,8 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
         super().__init__(config, add_pooling_layer=False)
 
     def hidden_states(self, words: Words) -> Tensor:
-        """Return the last hidden states: (B, T, width)."""
-        output = super().forward(input_ids=words.ids, attention_mask=words.mask.long())
-        states: Tensor = output.last_hidden_state
-        return states
+        """Return the last hidden states: (B, T, width). Transformers' forward would wait for the mask on the CPU."""
+        return self.run_layers(self.embed(words), words.mask, 0, len(self.encoder.layer))
 
     def embed(self, words: Words) -> Tensor:
         """Return the embeddings, the input of the first layer: (B, T, width)."""
@@ -56,19 +56,17 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
             states = output[0] if isinstance(output, tuple) else output  # a tuple before version 5 of transformers
         return states
 
-    def load_pretrained(self, source: str) -> str:
+    def load_pretrained(self, source: str) -> Pretrained:
         """Load weights: a model name of the Hugging Face hub, or a local folder with a model; return what was loaded.
 
         Raises InputError when the weights cannot be had or do not fit.
         """
         folder = local_folder(source)
         _check_heads(folder / _SIZES, self.config.num_attention_heads)
-        tensors = weights.read_tensors(next(folder / name for name in WEIGHTS if (folder / name).is_file()))
-        try:
-            self.load_state_dict(_adapt(tensors))
-        except RuntimeError as error:
-            raise weights.misfit(source, "BERT", error) from None
-        return f"BERT {source}"
+        path = next(folder / name for name in WEIGHTS if (folder / name).is_file())
+        weights.load_whole(self, _adapt(weights.read_tensors(path), source), source, "BERT")
+        data = None if folder == Path(source) else bert_data(source)
+        return weights.of_file("BERT", path).model_copy(update={"source": source, "training_data": data})
 
     def train_first_layers(self, layers: int) -> None:
         """Train the first `layers` layers only: freeze the embeddings and the later layers."""
@@ -122,11 +120,18 @@ def _check_heads(path: Path, heads: int) -> None:
         raise InputError(f"{path}: BERT was trained with {trained} heads. Give model.text_heads={trained}.")
 
 
-def _adapt(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the encoder's weights under their names of today."""
-    adapted = {}
-    for key, tensor in tensors.items():
-        key = key.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
-        if not key.startswith(_LEFT_OUT):
-            adapted[key.replace("LayerNorm.beta", "LayerNorm.bias")] = tensor
-    return adapted
+def _adapt(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return the encoder's weights under their names of today. Raises InputError when two have one name."""
+    names = {key: _todays_name(key) for key in tensors}
+    names = {key: name for key, name in names.items() if not name.startswith(_LEFT_OUT)}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        keys = " and as ".join(key for key, name in names.items() if name == twice[0])
+        raise InputError(f"The weights {source} hold {twice[0]} twice, as {keys}. Give a file of one network.")
+    return {name: tensors[key] for key, name in names.items()}
+
+
+def _todays_name(key: str) -> str:
+    """Return a name without the prefix of pretraining's network, and with torch's names of a normalisation."""
+    name = key.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

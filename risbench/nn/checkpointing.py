@@ -8,7 +8,7 @@ from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 
@@ -29,13 +29,17 @@ def _forward_and_recomputation(
 
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Leave the running statistics as they are: the first computation has already counted this batch."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    """Let the second computation count this batch in copies: the first one has already done so."""
+    statistics = [
+        (norm, name, buffer)
+        for norm in block.modules()
+        if isinstance(norm, _NormBase)
+        for name, buffer in norm.named_buffers(recurse=False)
+    ]
+    for norm, name, buffer in statistics:
+        setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, saved, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+        for norm, name, buffer in statistics:
+            setattr(norm, name, buffer)

@@ -6,6 +6,7 @@ channels, h w the grid of a map.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from timm.models.cspnet import CspStagesCfg, CspStemCfg
 from torch import Tensor, nn
 
 from risbench import files
+from risbench.data.pretrained import Pretrained, from_scratch
 from risbench.errors import InputError
 from risbench.nn import weights
 from risbench.nn.checkpointing import run_block
@@ -25,6 +27,7 @@ from risbench.nn.checkpointing import run_block
 _HEADER_BYTES = 20  # before the parameters: version (3 x int32), images seen (int64)
 _VERSIONS = [(0, minor) for minor in range(2, 6)]  # an older version counts the images in 4 bytes
 _DARKNET_SLOPE = 0.1  # of the LeakyReLU in darknet
+_PART = "Darknet53"
 _TIMM = "darknet53.c2ns_in1k"
 _TIMM_SLOPE = 0.01  # with which timm trained its weights
 
@@ -61,14 +64,14 @@ class Darknet(nn.Module):
         """Return all residual blocks."""
         return [block for number in range(1, 5) for block in self.net[f"stages_{number}"].blocks]
 
-    def load_pretrained(self, source: str) -> str:
-        """Load timm's ImageNet weights and return what was loaded; darknet's weights were trained with another slope.
+    def load_pretrained(self, source: str) -> Pretrained:
+        """Load timm's weights and return what was loaded; darknet's weights were trained with another slope.
 
         Raises InputError when `source` names other weights, or when they cannot be had.
         """
         if source != _TIMM:
             raise InputError(f"model.backbone_weights={source!r} does not fit darknet53. Give {_TIMM} or ''.")
-        return f"Darknet53 {_load_timm(self.net)}"
+        return _load_timm(self.net)
 
 
 def darknet53(stem: int, channels: Sequence[int], depths: Sequence[int], slope: float) -> nn.Module:
@@ -89,13 +92,13 @@ def darknet53(stem: int, channels: Sequence[int], depths: Sequence[int], slope: 
     return network
 
 
-def load_weights(network: nn.Module, source: str, slope: float) -> str:
+def load_weights(network: nn.Module, source: str, slope: float) -> Pretrained:
     """Load "timm", the darknet file at a path, or nothing for ""; return what was loaded.
 
     Raises InputError when the weights cannot be had or do not fit, or were trained with another slope.
     """
     if not source:
-        return "from scratch"
+        return from_scratch(_PART)
     if source == "timm":
         return _load_timm(network)
     if slope != _DARKNET_SLOPE:
@@ -103,20 +106,16 @@ def load_weights(network: nn.Module, source: str, slope: float) -> str:
     return _load_darknet(network, Path(source))
 
 
-def _load_timm(network: nn.Module) -> str:
-    with weights.explain_hub_errors(_TIMM, "model.backbone_weights=''"):
-        pretrained = timm.create_model(_TIMM, features_only=True, out_indices=(3, 4, 5), pretrained=True)
-    weights.check_finite(pretrained.state_dict(), f"timm {_TIMM}")
-    try:
-        network.load_state_dict(pretrained.state_dict())
-    except RuntimeError:
-        raise InputError(
-            f"The pretrained weights {_TIMM} fit the full-size Darknet53 only. Give model.backbone_weights=''."
-        ) from None
-    return f"timm {_TIMM} (ImageNet-1k)"
+def _load_timm(network: nn.Module) -> Pretrained:
+    """Load timm's classifier without its head, whose names `features_only` changes."""
+    tensors, loaded = weights.from_timm(_PART, _TIMM, "darknet53*", local="model.backbone_weights=''")
+    renamed = {re.sub(r"^(stem|stages)\.", r"\1_", name): tensor for name, tensor in tensors.items()}
+    cure = "They are of the full size: set the sizes so, or give model.backbone_weights=''."
+    weights.load_whole(network, renamed, f"timm {_TIMM}", _PART, heads=("head.",), cure=cure)
+    return loaded
 
 
-def _load_darknet(network: nn.Module, path: Path) -> str:
+def _load_darknet(network: nn.Module, path: Path) -> Pretrained:
     """Read a darknet .weights file (darknet53.conv.74, yolov3.weights) into the network's 52 convolutions.
 
     After the header come float32 numbers: for each convolution in order the bias, weight, mean and variance of its
@@ -133,10 +132,22 @@ def _load_darknet(network: nn.Module, path: Path) -> str:
     if not np.isfinite(numbers[:needed]).all():
         raise InputError(f"{path} holds numbers that are not finite: it is damaged or no darknet file. Take another.")
     parts = torch.split(torch.from_numpy(numbers[:needed]), [tensor.numel() for tensor in targets])
+    _check_variances(parts, path)
     with torch.no_grad():
         for tensor, part in zip(targets, parts, strict=True):
             tensor.copy_(part.reshape(tensor.shape))
-    return f"{path.name} (darknet)"
+    return weights.of_file(_PART, path, files.DATA_LIMIT)
+
+
+def _check_variances(parts: Sequence[Tensor], path: Path) -> None:
+    """Refuse a file of another network: its numbers have no names, but they would stand in other places."""
+    variances = parts[3::5]  # see _in_file_order
+    negative = sum(bool((part < 0).any()) for part in variances)
+    if negative:
+        raise InputError(
+            f"{path} is of another network than this Darknet53: {negative} of {len(variances)} normalisations would "
+            "have a negative variance. Give darknet53.conv.74 or yolov3.weights, and the full-size model."
+        )
 
 
 def _read_numbers(path: Path) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from risbench.api import Batch, Method
+from risbench.api import Batch, Method, Pretrained
+from risbench.data.pretrained import from_scratch
 from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn import bert
@@ -66,10 +67,10 @@ def build_text_encoder(settings: EncoderSettings, pieces: int) -> Bert:
     return Bert(pieces, settings.text_width, settings.text_layers, settings.text_heads, settings.text_dropout)
 
 
-def load_encoders(settings: EncoderSettings, backbone: Backbone, text: Bert) -> str:
+def load_encoders(settings: EncoderSettings, backbone: Backbone, text: Bert) -> list[Pretrained]:
     """Load the weights that the settings name; return what was loaded."""
     parts = (("backbone", backbone, settings.backbone_weights), ("text", text, settings.text_weights))
-    return "; ".join(part.load_pretrained(source) if source else f"{name} from scratch" for name, part, source in parts)
+    return [part.load_pretrained(source) if source else from_scratch(name) for name, part, source in parts]
 
 
 class EncoderMethod(Method):
@@ -87,11 +88,10 @@ class EncoderMethod(Method):
             return WordPieceTokenizer.pretrained(str(folder), recipe.text.max_tokens)
         return WordPieceTokenizer.train(expressions, recipe.text.max_tokens, settings.vocabulary)
 
-    def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> None:
-        """Load the backbone's ImageNet weights and BERT's, as [model] names them."""
+    def load_pretrained(self, recipe: Recipe, tokenizer: WordPieceTokenizer) -> list[Pretrained]:
+        """Load the backbone's weights and BERT's, as [model] names them."""
         settings = validate_section(self.schema, recipe.model, "model")
-        if settings.pretrained:
-            self.weights = load_encoders(settings, self.network.backbone, self.network.text)
+        return load_encoders(settings, self.network.backbone, self.network.text) if settings.pretrained else []
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
         """Compute the first stage's map (I, H/4, W/4, C1), before the words take part."""

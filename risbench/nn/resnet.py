@@ -5,12 +5,12 @@ B images, H W the network input, C channels, h w the grid of a map.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import timm
 from torch import Tensor, nn
 
+from risbench.data.pretrained import Pretrained
 from risbench.errors import InputError
 from risbench.nn import weights
 from risbench.nn.checkpointing import run_block
@@ -51,17 +51,11 @@ class ResNet(nn.Module):
         """Return all residual blocks."""
         return [block for number in range(1, 5) for block in getattr(self.net, f"layer{number}")]
 
-    def load_pretrained(self, source: str) -> str:
-        """Load ImageNet weights: a model name of timm, or a weights file with its keys; return what was loaded.
+    def load_pretrained(self, source: str) -> Pretrained:
+        """Load weights of a classifier: a model name of timm, or a weights file with its keys; return what was loaded.
 
         Raises InputError when the weights cannot be had or do not fit.
         """
-        if weights.is_file(source):
-            tensors, loaded = weights.read_tensors(Path(source)), Path(source).name
-        else:
-            tensors, loaded = weights.from_timm(source, "resnet*"), f"timm {source}"
-        try:
-            self.net.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("fc.")})
-        except RuntimeError as error:
-            raise weights.misfit(source, "ResNet", error) from None
-        return f"ResNet {loaded}"
+        tensors, loaded = weights.read_pretrained("ResNet", source, "resnet*")
+        weights.load_whole(self.net, tensors, source, "ResNet", heads=("fc.",))
+        return loaded

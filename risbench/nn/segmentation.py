@@ -1,4 +1,4 @@
-"""The segmentation module of LTS (section 3.4, Fig. 3), which other networks may use too, and its losses.
+"""The segmentation module of LTS (section 3.3, Fig. 3), which other networks may use too, and its losses.
 
 B expressions, C channels, H W the network input, h w the grid of a map.
 """
@@ -50,5 +50,5 @@ def area_average(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def summed_bce(logits: Tensor, truth: Tensor) -> Tensor:
-    """Binary cross-entropy of sigmoid(logits), summed over positions, averaged over the batch: both (B, h, w)."""
+    """Binary cross-entropy, summed over positions (LTS, eq. 11 and 12), averaged over the batch: both (B, h, w)."""
     return functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(logits)

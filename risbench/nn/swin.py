@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,7 +25,7 @@ from timm.models.swin_transformer import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.errors import InputError
+from risbench.data.pretrained import Pretrained
 from risbench.nn import weights
 from risbench.nn.checkpointing import run_block
 
@@ -138,26 +137,14 @@ class Swin(SwinTransformer):
         """Return the blocks of all stages."""
         return [block for stage in self.layers for block in cast(nn.Sequential, stage.blocks)]
 
-    def load_pretrained(self, source: str) -> str:
-        """Load ImageNet weights: a model name of timm, or a file of timm or Swin's authors; return what was loaded.
+    def load_pretrained(self, source: str) -> Pretrained:
+        """Load weights of a classifier: a model name of timm, or a file of timm or Swin's authors; return what it was.
 
         Bias tables of another window are resized. Raises InputError when the weights cannot be had or do not fit.
         """
-        if weights.is_file(source):
-            tensors, loaded = weights.read_tensors(Path(source)), Path(source).name
-        else:
-            tensors, loaded = weights.from_timm(source, "swin_*"), f"timm {source}"
-        try:
-            keys = self.load_state_dict(_adapt(tensors, self.state_dict()), strict=False)
-        except (RuntimeError, AttributeError) as error:
-            raise weights.misfit(source, "Swin", error) from None
-        unused = [key for key in keys.unexpected_keys if not key.startswith(("norm.", "head."))]
-        if keys.missing_keys or unused:
-            raise InputError(
-                f"The weights {source} do not fit this Swin: {len(keys.missing_keys)} keys are missing and "
-                f"{len(unused)} left over, first {', '.join((keys.missing_keys + unused)[:3])}. Give those of its size."
-            )
-        return f"Swin {loaded}"
+        tensors, loaded = weights.read_pretrained("Swin", source, "swin_*")
+        weights.load_whole(self, _adapt(tensors, self.state_dict()), source, "Swin", heads=("norm.", "head."))
+        return loaded
 
 
 @lru_cache(maxsize=64)
@@ -192,10 +179,15 @@ def _adapt(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[s
         if key.endswith(("relative_position_index", "attn_mask")):
             continue
         key = re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + offset}.downsample", key)
-        if key.endswith("relative_position_bias_table") and key in state:
+        if key.endswith("relative_position_bias_table") and key in state and _is_bias_table(tensor):
             tensor = _resize_bias_table(tensor, len(state[key]))
         adapted[key] = tensor
     return adapted
+
+
+def _is_bias_table(tensor: Tensor) -> bool:
+    """Whether a tensor has a row for each offset of a square window."""
+    return tensor.ndim == 2 and math.isqrt(len(tensor)) ** 2 == len(tensor)
 
 
 def _resize_bias_table(table: Tensor, offsets: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 import re
@@ -15,9 +16,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from risbench import files
+from risbench.data.pretrained import Pretrained, timm_data
 from risbench.errors import InputError, first_sentence
 from risbench.nn.numpy_pickles import SAFE_GLOBALS
 
@@ -29,6 +31,9 @@ _COMPILED = "_orig_mod."  # torch.compile adds it wherever a compiled module sta
 _PARALLEL = "module."  # DataParallel and DistributedDataParallel add it before all names
 _WRAPPERS = (_PARALLEL, "model.", "network.", "net.")  # and Lightning's modules, as their authors named the network
 _OTHER_WEIGHTS = "The training that made them has diverged, or the file is damaged: give other weights."
+_COUNTER = "num_batches_tracked"  # of training steps; it changes no output, and older files lack it
+_SHOWN = 3  # names in a message
+_WHOLE = "Give those of the same network and size, all of them."
 _CONTAINERS = ("model", "state_dict", "module", "network", "net")  # under which training scripts store the weights
 
 
@@ -72,17 +77,104 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def from_timm(name: str, family: str) -> dict[str, Tensor]:
-    """Load the weights of a model of timm. Raises InputError when it is none of a family, or when it cannot be had."""
+def read_pretrained(part: str, source: str, family: str) -> tuple[dict[str, Tensor], Pretrained]:
+    """Read a file, or a model of a family of timm, into weights for a part of a network; return what they are, too.
+
+    Raises InputError when they cannot be had, or when `source` is the name of another model.
+    """
+    if is_file(source):
+        return read_tensors(Path(source)), of_file(part, Path(source))
+    return from_timm(part, source, family)
+
+
+def from_timm(
+    part: str, name: str, family: str, local: str = "the path of a file"
+) -> tuple[dict[str, Tensor], Pretrained]:
+    """Load the weights of a model of timm; return what they are, too.
+
+    Raises InputError when it is none of a family, or when it cannot be had; `local` is what may be given instead.
+    """
     import timm  # here: masks are read without it
 
-    if not timm.is_model(name) and ":" not in name:  # hf-hub:NAME
+    is_elsewhere = ":" in name  # hf-hub:NAME
+    if not timm.is_model(name) and not is_elsewhere:
         known = ", ".join(timm.list_models(family, pretrained=True)[:40])
         raise InputError(f"{name!r} is neither a weights file ({', '.join(SUFFIXES)}) nor one of {known}.")
-    with explain_hub_errors(name):
+    with explain_hub_errors(name, local):
+        chosen = None if is_elsewhere else timm.models.get_pretrained_cfg(name)  # timm adds a tag to a name without one
         tensors: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     check_finite(tensors, f"timm {name}")
-    return tensors
+    full_name = f"{chosen.architecture}.{chosen.tag}" if chosen and chosen.tag else name
+    data = None if is_elsewhere else timm_data(full_name)
+    hashed = hash_tensors(tensors)
+    return tensors, Pretrained(
+        part=part, source=f"timm {full_name}", sha256=hashed, hashed="tensors", training_data=data
+    )
+
+
+def of_file(part: str, path: Path, limit: int = LIMIT, detail: str = "") -> Pretrained:
+    """Describe a file that was loaded into a part of a network; what it was trained on is unknown."""
+    return Pretrained(part=part, source=path.name, sha256=files.sha256(path, limit), hashed="file", detail=detail)
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hash names, types, shapes and values of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_whole(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    kind: str,
+    heads: tuple[str, ...] = (),
+    cure: str = _WHOLE,
+) -> None:
+    """Copy weights into all of a network, or into nothing of it.
+
+    Weights whose names begin as `heads` are left out. Raises InputError, which names the first ones, when weights are
+    missing, left over or of another shape or type.
+    """
+    state = network.state_dict()
+    tensors = {name: tensor for name, tensor in tensors.items() if name in state or not name.startswith(heads)}
+    missing = [name for name in state if name not in tensors and not name.endswith(_COUNTER)]
+    left = [name for name in tensors if name not in state]
+    other = [name for name in state if name in tensors and not _are_alike(tensors[name], state[name])]
+    problems = [
+        f"{len(names)} {problem}, first {', '.join(names[:_SHOWN])}"
+        for names, problem in (
+            (missing, f"of its {len(state)} weights are missing"),
+            (left, "of the file are left over"),
+            ([_name_both(name, tensors[name], state[name]) for name in other], "of another shape or type"),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(f"The weights {source} do not fit this {kind}: {'; '.join(problems)}. {cure}")
+    network.load_state_dict(tensors, strict=False)  # all but a counter of training steps is there
+
+
+def _are_alike(tensor: Tensor, expected: Tensor) -> bool:
+    same_type = tensor.is_floating_point() == expected.is_floating_point()
+    return _is_dense(tensor) and tensor.shape == expected.shape and same_type
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.device.type != "meta"
+
+
+def _name_both(name: str, tensor: Tensor, expected: Tensor) -> str:
+    held = describe_tensor(tensor) if _is_dense(tensor) else "no dense tensor"
+    return f"{name} ({held}, here {describe_tensor(expected)})"
+
+
+def describe_tensor(tensor: Tensor) -> str:
+    """Describe shape and type of a tensor: 96 x 3 x 4 x 4 float32."""
+    return f"{' x '.join(map(str, tensor.shape)) or 'one'} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def is_file(source: str) -> bool:
@@ -131,12 +223,6 @@ def explain_hub_errors(name: str, local: str = "the path of a file") -> Iterator
         ) from None
 
 
-def misfit(source: str, network: str, error: Exception) -> InputError:
-    """Return the error for weights that torch could not load into a network; the last line of its message says why."""
-    reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
-    return InputError(f"The weights {source} do not fit this {network}: {reason}. Give those of its size.")
-
-
 def _check_kind(path: Path, contents: str) -> None:
     """Refuse what is no file of weights, and say what it is."""
     if path.is_dir():
@@ -169,8 +255,7 @@ def _has_safetensors_header(path: Path) -> bool:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    has_numbers = tensor.layout == torch.strided and tensor.device.type != "meta"
-    if not has_numbers or not (tensor.is_floating_point() or tensor.is_complex()):
+    if not _is_dense(tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())
 

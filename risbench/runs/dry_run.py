@@ -8,6 +8,8 @@ from typing import Any
 
 from risbench import files
 from risbench.data import loader
+from risbench.data.pretrained import describe
+from risbench.engine import optim
 from risbench.engine.checkpoint import Checkpoint
 from risbench.runs.duration import estimate_duration
 from risbench.runs.job import Job
@@ -48,7 +50,12 @@ def describe_run(
     else:
         description["training"], model = _describe_training(run)
         description |= _estimate(run, splits, records, description["training"])
-    return {**description, "parameters": sum(p.numel() for p in model.parameters()), "weights": model.weights}
+    return {
+        **description,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weights": describe(model.pretrained),
+        "pretrained": [one.model_dump(mode="json") for one in model.pretrained],
+    }
 
 
 def _describe_training(run: Run) -> tuple[dict[str, Any], Any]:
@@ -56,6 +63,7 @@ def _describe_training(run: Run) -> tuple[dict[str, Any], Any]:
     rows, train = run.training_rows, run.settings.train
     sources = [(index, index.split("train")) for index in run.training_indices]
     model, tokenizer = build_model(run, sources, rows)
+    optim.parameter_groups(model, train)  # refuses train.rates of other names
     batches = loader.training_batches(training_samples(run, sources, rows, tokenizer), train.batch_size)
     last = run.folder / "checkpoints" / "last"
     finished = Checkpoint(last, run.job.method).facts.epoch or 0 if run.resumed and last.exists() else 0

@@ -107,7 +107,7 @@ def _record(
         "seed": checkpoint.facts.seed,
         "training_data": checkpoint.facts.training_data,
         "leaked": leaks.leaked_percent(checkpoint.facts.training_data, run.index, split, run.job.data_root),
-        "weights": checkpoint.facts.weights,
+        "pretrained": checkpoint.facts.pretrained,
         "training_code": checkpoint.facts.code,
         "device": distributed.device_name(run.fabric),
         "cost": cost,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from risbench import files, methods, progress, recipe
+from risbench.data.pretrained import training_data
 from risbench.engine import distributed
 from risbench.errors import InputError
 from risbench.failures import translate
@@ -252,11 +253,10 @@ def _is_result_of(run: Run, result: Record) -> bool:
     part = (result.partial, result.limit, result.training_limit)
     if part != (run.index.partial or training_limit > 0, job.limit, training_limit):
         return False
-    has_initial = result.weights.startswith(f"checkpoint {initial.sha256[:12] if initial else ''}")
-    pretraining = set(run.settings.train.pretraining)
-    names = {index.card.name for index in run.training_indices} | set(initial.training_data if initial else [])
-    same_data = set(result.training_data) - pretraining == names - pretraining
-    if has_initial != bool(initial) or not same_data or recipe.differences(result.recipe, run.settings):
+    begun_with = {one.source for one in result.pretrained if one.source.startswith("checkpoint ")}
+    names = {index.card.name for index in run.training_indices} | {*training_data(result.pretrained)}
+    has_initial = begun_with == ({initial.as_pretrained().source} if initial else set())
+    if not has_initial or names != {*result.training_data} or recipe.differences(result.recipe, run.settings):
         return False
     methods.warn_of_other_code(result.method, result.code, f"The record of {result.split} under {result.protocol}")
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from risbench import methods, progress
 from risbench.api import Method, Tokenizer
+from risbench.data import pretrained
 from risbench.data.index import Index
 from risbench.data.loader import TrainingSamples
 from risbench.data.split import Split
@@ -81,19 +83,24 @@ def check_checkpoints(run: Run) -> None:
 
 def build_model(run: Run, sources: Sources, rows: Rows) -> tuple[Method, Tokenizer]:
     """Build the model and its tokenizer: as the run left them, from --init, or new with pretrained weights."""
-    last = run.folder / "checkpoints" / "last"
-    if run.resumed and last.exists():
-        return _resumed_model(run, Checkpoint(last, run.job.method))
+    if last := _last_checkpoint(run):
+        return _resumed_model(run, last)
     if run.initial_checkpoint:
         return _initialised_model(run, run.initial_checkpoint)
     return _new_model(run, sources, rows)
+
+
+def _last_checkpoint(run: Run) -> Checkpoint | None:
+    """Return the checkpoint from which a resumed run goes on, if there is one."""
+    last = run.folder / "checkpoints" / "last"
+    return Checkpoint(last, run.job.method) if run.resumed and last.exists() else None
 
 
 def _resumed_model(run: Run, last: Checkpoint) -> tuple[Method, Tokenizer]:
     """Build the network only: the trainer loads the weights with the rest of the training state."""
     tokenizer = last.tokenizer()
     model = methods.load(run.job.method).build(run.settings, tokenizer)
-    model.weights = last.facts.weights
+    model.pretrained = last.facts.pretrained
     return model, tokenizer
 
 
@@ -101,7 +108,7 @@ def _initialised_model(run: Run, initial: Checkpoint) -> tuple[Method, Tokenizer
     tokenizer = initial.tokenizer()
     model = methods.load(run.job.method).build(run.settings, tokenizer)
     initial.load_weights(model)
-    model.weights = f"checkpoint {initial.facts.sha256[:12]} ({initial.facts.weights})"
+    model.pretrained = pretrained.declare([initial.facts.as_pretrained()], run.settings.train.pretraining)
     return model, tokenizer
 
 
@@ -110,7 +117,8 @@ def _new_model(run: Run, sources: Sources, rows: Rows) -> tuple[Method, Tokenize
     texts = [split.texts(run.settings.text.field) for _, split in sources]
     tokenizer = method.tokenizer(run.settings, [texts[source][row] for source, row in rows])
     model = method.build(run.settings, tokenizer)
-    model.load_pretrained(run.settings, tokenizer)
+    loaded = pretrained.check(model.load_pretrained(run.settings, tokenizer), run.job.method)
+    model.pretrained = pretrained.declare(loaded, run.settings.train.pretraining)
     return model, tokenizer
 
 
@@ -124,6 +132,7 @@ def training_samples(run: Run, sources: Sources, rows: Rows, tokenizer: Tokenize
         image=run.settings.image,
         per_image=train.per_image,
         min_scale=train.min_scale,
+        flip=train.flip,
         sentences=train.sentences,
         ground_truth=train.ground_truth,
     )
@@ -131,19 +140,17 @@ def training_samples(run: Run, sources: Sources, rows: Rows, tokenizer: Tokenize
 
 def _facts(run: Run, model: Method) -> Facts:
     """Describe the weights before the first epoch."""
-    initial = run.initial_checkpoint.facts.training_data if run.initial_checkpoint else []
-    has_pretraining = not all("from scratch" in part or "random" in part for part in model.weights.split("; "))
-    pretraining = run.settings.train.pretraining if has_pretraining else []
-    training_data = [*(index.card.name for index in run.training_indices), *pretraining, *initial]
+    last = _last_checkpoint(run)
+    names = [*(index.card.name for index in run.training_indices), *pretrained.training_data(model.pretrained)]
     initial_limit = run.initial_checkpoint.facts.limit if run.initial_checkpoint else 0
     return Facts(
         method=run.job.method,
         origin=methods.origin(run.job.method),
         code=methods.code_hash(run.job.method),
         variants=run.variants,
-        training_data=list(dict.fromkeys(training_data)),
+        training_data=last.facts.training_data if last else list(dict.fromkeys(names)),
         limit=run.job.limit or initial_limit,
-        weights=model.weights,
+        pretrained=model.pretrained,
         seed=run.job.seed,
         epoch=0,
         training_seconds=0.0,
@@ -167,7 +174,7 @@ def _validation(run: Run, tokenizer: Tokenizer) -> Validate:
             method=type(model).__module__,
         )
         origin = secrets.token_hex(8)  # parts of an interrupted validation come from other weights
-        predictions = predict.predict_split(predictor, run.index, split, header, path, "val", origin)
+        predictions = predict.predict_split(predictor, run.index, split, header, path, "val", origin, math.inf)
         rows = score_rows(predictions, run.index, "val", protocol)
         return metrics.compute(metrics.Sums.from_rows(rows, protocol.score))
 

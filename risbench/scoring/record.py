@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 import risbench
 from risbench import errors, files
 from risbench.data.index import Index
+from risbench.data.pretrained import Pretrained, upgraded
 from risbench.errors import InputError
 from risbench.scoring import metrics, parquet, statistics
 from risbench.scoring.bounds import Ends, Percent
@@ -56,10 +57,10 @@ class Record(BaseModel):
     resized: bool = False  # masks of the image's size were resized to the protocol's size
     control: str = ""  # how the method was broken on purpose
     training_data: list[str]
-    leaked: Percent | None = None  # of the expressions whose image is in a training set that was available
+    leaked: Percent | None = None  # of the expressions whose image was trained on; None: not known
     recipe: dict[str, Any]
     checkpoint: str  # sha256 of the weights
-    weights: str  # which pretrained weights were loaded
+    pretrained: tuple[Pretrained, ...] = Field(default=(), strict=False)  # what training began with; (): from scratch
     code: str = ""  # sha256 of the method's code that predicted; records from before 0.3 do not have it
     training_code: str = ""  # sha256 of the method's code that trained the weights
     commit: str
@@ -67,6 +68,12 @@ class Record(BaseModel):
     device: str
     cost: dict[str, Annotated[float | int, Field(ge=0, allow_inf_nan=False)] | None]
     created: str  # UTC
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prose_becomes_data(cls, values: Any) -> Any:
+        """Read old records, which describe the pretrained weights in words."""
+        return upgraded(values)
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +86,7 @@ class Record(BaseModel):
 
 
 def make(score: Score, index: Index, header: Header, protocol: Protocol, **details: Any) -> Record:
-    """Return the record of a score; `details` are fields that predictions files lack: seed, weights, cost, ..."""
+    """Return the record of a score; `details` are fields that predictions files lack: seed, pretrained, cost, ..."""
     summary = score.summary
     known: dict[str, Any] = {
         **header.model_dump(include={"method", "variants", "recipe", "checkpoint", "code", "training_limit"}),
@@ -94,7 +101,7 @@ def make(score: Score, index: Index, header: Header, protocol: Protocol, **detai
         "resized": summary.get("resized", False),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    unknown: dict[str, Any] = {"seed": None, "training_data": [], "weights": "", "cost": {}}
+    unknown: dict[str, Any] = {"seed": None, "training_data": [], "cost": {}}
     return Record(**{**unknown, **environment(), **known, **details})
 
 

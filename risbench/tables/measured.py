@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from risbench import datasets, methods, recipe
+from risbench.data import pretrained
 from risbench.recipe import Recipe
 from risbench.render import Cell
 from risbench.scoring import protocol
@@ -18,8 +19,8 @@ from risbench.scoring.record import Record
 from risbench.tables.published import Published, headline_protocols
 
 TRAINING_DATA_NOTE = (
-    "cross-data set: trained on other data sets, too; leaked: the share of expressions whose image was trained on, as"
-    " far as the training sets were available."
+    "cross-data set: trained on other data sets, too; leaked: the share of expressions whose image was trained on,"
+    " which is unknown where not all of the training data are known and at hand."
 )
 """Explains `training_data_badges`."""
 PROTOCOL_NOTES = {
@@ -134,7 +135,9 @@ def _settings(run: Record) -> tuple[str, ...]:
     """Return everything beyond the label and the seed that makes two numbers incomparable, as `name=value`."""
     sections = {part: v if isinstance(v, dict) else {"": v} for part, v in run.recipe.items()}  # foreign ones are flat
     settings = {f"{part}.{key}".strip("."): v for part, values in sections.items() for key, v in values.items()}
-    facts = {"trained on": ", ".join(run.training_data), "weights": run.weights, "annotations": run.index[:8]}
+    settings.pop(pretrained.KEY, None)  # it is part of what the run was trained on
+    weights = pretrained.describe(run.pretrained)
+    facts = {"trained on": ", ".join(run.training_data), "weights": weights, "annotations": run.index[:8]}
     return tuple(f"{name}={value}" for name, value in {**settings, **facts}.items())
 
 
@@ -154,8 +157,8 @@ def changed_settings(
     """Return the resolved settings that differ from a method's recipe with these variants, as `section.key=value`.
 
     `max_words` is the card's value if the recipe leaves text.max_tokens to the card; None for a card that is not at
-    hand, whose value any may be. Whether training began from pretrained weights, and the paths of weights, are left
-    out: a record states the weights separately.
+    hand, whose value any may be. Whether training began from pretrained weights, the paths of weights and what they
+    were trained on are left out: a record states the weights separately.
     """
     settings = _todays_recipe(method, tuple(variants), os.environ.get("RISBENCH_METHODS", ""))
     if settings is None:
@@ -167,7 +170,7 @@ def changed_settings(
     return [
         f"{name}={value}"
         for name, value in changed.items()
-        if name != "model.pretrained" and not _is_weights_path(value, usual.get(name))
+        if name not in ("model.pretrained", pretrained.KEY) and not _is_weights_path(value, usual.get(name))
     ]
 
 
@@ -209,11 +212,13 @@ def _is_weights_path(value: object, usual: object) -> bool:
 def training_data_badges(run: Record) -> list[str]:
     """Return what weakens a run's result in its training data: other data sets, leaked images, or unknown data."""
     trained_on = set(run.training_data)
+    is_unknown = pretrained.UNKNOWN in trained_on
     badges = {
         "cross-data set": trained_on & _known_datasets(_cards_folders()) - {run.dataset}
-        or any("COCO" in x for x in trained_on),
+        or any(pretrained.coco_split(name) is not None for name in trained_on),
         f"leaked {run.leaked or 0:.2f} %": run.leaked,
-        "training data unknown": "unknown" in trained_on,
+        "training data unknown": is_unknown,
+        "leaked unknown": trained_on and run.leaked is None and not is_unknown,
     }
     return [badge for badge, applies in badges.items() if applies]
 
@@ -234,11 +239,10 @@ def protocol_mark(name: str) -> str:
 
 
 def trained_as_published(run: Record) -> bool:
-    """Whether a run began from pretrained weights and was trained on its data set only, as the sources' networks."""
+    """Whether all parts of a run began pretrained and it was trained on its data set only, as the sources' networks."""
     known = _known_datasets(_cards_folders())
     trained_on = set(run.training_data) & known  # the rest was seen by the pretrained weights
-    pretrained = not any(word in run.weights for word in ("from scratch", "random"))
-    return pretrained and trained_on == {run.dataset}
+    return pretrained.are_loaded(run.pretrained) and trained_on == {run.dataset}
 
 
 def scored_as_published(run: Record) -> bool:

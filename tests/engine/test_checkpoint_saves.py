@@ -37,7 +37,7 @@ def save(folder: Path, model: Any, epoch: int) -> None:
     """Save weights and a state that all have the value of the epoch."""
     for parameter in model.parameters():
         nn.init.constant_(parameter, epoch)
-    names: dict[str, Any] = {"method": "lts", "variants": ["tiny"], "training_data": [], "weights": "", "seed": 0}
+    names: dict[str, Any] = {"method": "lts", "variants": ["tiny"], "training_data": [], "pretrained": [], "seed": 0}
     facts = Facts(**names, epoch=epoch, training_seconds=0)
     state = {"optimizer": {}, "position": {"epoch": torch.full((20_000,), epoch)}}
     checkpoint.save(folder, model, TOKENIZER, SETTINGS, facts, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from argparse import Namespace
 from collections.abc import Callable
@@ -50,7 +51,9 @@ def test_the_checkpoint_records_the_origin_of_the_weights(
         None,
     )
     assert facts.training_data == ["refcocog", "ImageNet-22k", "BookCorpus", "English Wikipedia"]
-    assert facts.weights.startswith("released lavt, lavt.pth sha256 ")
+    file = hashlib.sha256((tmp_path / "lavt.pth").read_bytes()).hexdigest()
+    assert [(one.source, one.sha256, one.hashed) for one in facts.pretrained] == [("lavt.pth", file, "file")]
+    assert list(facts.pretrained[0].training_data or ()) == facts.training_data
     assert (model["width"], model["depths"], model["heads"], model["window"]) == (8, [1, 1, 1, 1], [1, 2, 2, 4], 3)
     assert (model["patch"], model["decoder_channels"]) == (4, 6)
     assert (model["text_width"], model["text_layers"], model["text_heads"]) == (64, 1, 1)
@@ -197,4 +200,4 @@ def test_a_converted_checkpoint_is_evaluated_by_the_command_line(
         ("lavt", "val", 4, None),
         ("lavt", "testA", 3, None),
     ]
-    assert records[0]["training_data"][0] == "refcocog" and records[0]["weights"].startswith("released lavt, lavt.pth")
+    assert records[0]["training_data"][0] == "refcocog" and records[0]["pretrained"][0]["source"] == "lavt.pth"

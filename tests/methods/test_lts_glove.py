@@ -45,7 +45,7 @@ def test_a_folder_is_no_glove_file(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
         (b"PK\x03\x04" + bytes(100), "is a zip archive. Unpack it and give the file in it"),
         (b"", "is empty"),
-        (b"hat 1 2\n", "holds none of the 2 words of the expressions. Give a GloVe .txt as model.glove"),
+        (b"hat 1 2\n", "has vectors for 0 of the 2 words .*, fewer than 50%.* Give a GloVe .txt as model.glove"),
         (b"red nan 2\n", "line 1: 'red' has numbers that are not finite"),
         (b"red 1 1e400\n", "line 1: 'red' has numbers that are not finite"),
         (b"red 1 1e39\n", "line 1: 'red' has numbers that are not finite"),
@@ -69,3 +69,14 @@ def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             glove.read_vectors(path, ["red"], width=2)
+
+
+def test_a_file_with_vectors_for_less_than_half_of_the_words_is_refused(tmp_path: Path) -> None:
+    words = ["red", "cup", "left", "right"]
+    (tmp_path / "glove.txt").write_text("red 1 2\nrouge 1 2\ntasse 3 4\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has vectors for 1 of the 4 words of the expressions, fewer than 50%: it"):
+        glove.read_vectors(tmp_path / "glove.txt", words, width=2)
+    assert len(glove.read_vectors(tmp_path / "glove.txt", words[:2], width=2)) == 1
+    table = glove.random_vectors(2 + 2, 2)
+    loaded = glove.load_glove(table, words[:2], str(tmp_path / "glove.txt"))
+    assert loaded.detail == "for 1 of 2 words" and len(loaded.sha256) == 64 and loaded.training_data is None

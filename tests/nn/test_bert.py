@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_weights_are_loaded_from_a_folder(bert: Any, words: Words, tmp_path: Pat
     save(bert, tmp_path / "bert")
     other: Any = Bert(PIECES, WIDTH, LAYERS, HEADS, dropout=0.0)
     assert not torch.allclose(other.double().eval().hidden_states(words), bert.hidden_states(words), atol=1e-2)
-    assert other.load_pretrained(str(tmp_path / "bert")) == f"BERT {tmp_path / 'bert'}"
+    loaded = other.load_pretrained(str(tmp_path / "bert"))
+    hashed = hashlib.sha256((tmp_path / "bert" / "model.safetensors").read_bytes()).hexdigest()
+    assert (loaded.part, loaded.source, loaded.sha256) == ("BERT", str(tmp_path / "bert"), hashed)
     assert torch.allclose(other.double().eval().hidden_states(words), bert.hidden_states(words), rtol=0, atol=1e-12)
 
 
@@ -125,7 +128,8 @@ def test_a_weight_that_a_file_lacks_does_not_stay_random(bert: Any, tmp_path: Pa
     tensors = bert.state_dict()
     del tensors["embeddings.LayerNorm.weight"]
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    assert_refused(bert, tmp_path, 'do not fit this BERT: Missing key.* "embeddings.LayerNorm.weight"')
+    says = "do not fit this BERT: 1 of its 53 weights are missing, first embeddings.LayerNorm.weight. Give those of"
+    assert_refused(bert, tmp_path, says)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_what_is_no_folder_is_one_sentence(bert: Any, tmp_path: Path) -> None:
 def test_weights_of_another_size_are_one_sentence(bert: Any, tmp_path: Path, size: tuple[int, int, int]) -> None:
     pieces, width, layers = size
     save(Bert(pieces, width, layers, HEADS, 0.0), tmp_path)
-    assert_refused(bert, tmp_path, "do not fit this BERT: .*Give those of its size")
+    assert_refused(bert, tmp_path, "do not fit this BERT: .*Give those of the same network and size")
 
 
 def test_without_the_hub_the_cure_leads_to_weights(bert: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -187,4 +191,13 @@ def test_a_model_in_the_cache_of_the_hub_is_found(bert: Any, monkeypatch: pytest
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0123")
     assert local_folder("bert-base-uncased") == cached / "snapshots" / "0123"
-    assert bert.load_pretrained("bert-base-uncased") == "BERT bert-base-uncased"
+    loaded = bert.load_pretrained("bert-base-uncased")
+    assert (loaded.source, loaded.training_data) == ("bert-base-uncased", ("BookCorpus", "English Wikipedia"))
+
+
+def test_a_folder_of_the_name_of_a_published_bert_is_the_user_s(
+    bert: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(bert, tmp_path / "bert-base-uncased")
+    assert bert.load_pretrained("bert-base-uncased").training_data is None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from risbench.errors import InputError
@@ -44,22 +47,26 @@ def test_its_stages_are_those_of_the_whole_network(network: Darknet) -> None:
 
 
 def test_checkpointing_changes_neither_gradients_nor_statistics(network: Darknet) -> None:
-    """A block that is computed twice counts its batch once."""
-    network.train()
+    """Nor with the normalisation that several processes on CUDA share, which is torch's own in one process."""
+    network = copy.deepcopy(network).train()
     image, state = torch.randn(2, 3, 32, 32), {key: value.clone() for key, value in network.state_dict().items()}
     results = []
     computed: list[int] = []
     for number, block in enumerate(network.blocks()):
         block.register_forward_pre_hook(lambda *_, number=number: computed.append(number))
-    for network.checkpointing in (False, True):
+    for network.checkpointing, synchronised in ((False, False), (True, False), (True, True)):
+        converted = convert_sync_batchnorm(network) if synchronised else network  # type: ignore[no-untyped-call]
+        assert converted is network and synchronised == any(isinstance(m, nn.SyncBatchNorm) for m in network.modules())
         network.load_state_dict(state)
         network.zero_grad()
         torch.autograd.backward(maps(network, image)[3].square().mean())
         gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
         results.append((gradients, {key: value.clone() for key, value in network.state_dict().items()}))
-    assert all(map(torch.equal, results[0][0], results[1][0])) and len(results[0][0]) == 3 * 52
-    assert all(torch.equal(results[0][1][key], results[1][1][key]) for key in state)
-    assert set(Counter(computed).values()) == {1 + 2}  # once without, twice with
+    assert len(results[0][0]) == 3 * 52
+    for gradients, statistics in results[1:]:
+        assert all(map(torch.equal, results[0][0], gradients))
+        assert all(torch.equal(results[0][1][key], statistics[key]) for key in state)
+    assert set(Counter(computed).values()) == {1 + 2 + 2}  # once without, twice with
 
 
 def test_other_weights_than_timm_s_are_one_sentence(network: Darknet) -> None:
@@ -78,7 +85,9 @@ def write_darknet(path: Path, network: nn.Module, extra: int = 0) -> list[Tensor
 def test_a_darknet_file_fills_every_convolution_in_order(tmp_path: Path) -> None:
     network = darknet.darknet53(4, [6, 8, 10, 12, 14], [1, 1, 1, 1, 1], 0.1)
     [numbers] = write_darknet(tmp_path / "darknet.weights", network, extra=100)
-    assert "darknet.weights" in darknet.load_weights(network, str(tmp_path / "darknet.weights"), 0.1)
+    loaded = darknet.load_weights(network, str(tmp_path / "darknet.weights"), 0.1)
+    hashed = hashlib.sha256((tmp_path / "darknet.weights").read_bytes()).hexdigest()
+    assert (loaded.source, loaded.sha256, loaded.training_data) == ("darknet.weights", hashed, None)
 
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from risbench.errors import InputError
@@ -42,22 +43,26 @@ def test_maps_are_those_of_timm_with_channels_last(resnet: Any) -> None:
 
 
 def test_checkpointing_changes_neither_gradients_nor_statistics(resnet: Any) -> None:
+    """Nor with the normalisation that several processes on CUDA share, which is torch's own in one process."""
     image = torch.randn(2, 3, 64, 64)
     start = {key: tensor.clone() for key, tensor in resnet.state_dict().items()}
     results = []
     computed: list[int] = []
     for number, block in enumerate(resnet.blocks()):
         block.register_forward_pre_hook(lambda *_, number=number: computed.append(number))
-    for resnet.checkpointing in (False, True):
+    for resnet.checkpointing, synchronised in ((False, False), (True, False), (True, True)):
+        network = convert_sync_batchnorm(resnet) if synchronised else resnet  # type: ignore[no-untyped-call]
+        assert network is resnet and synchronised == isinstance(resnet.net.layer1[0].bn1, nn.SyncBatchNorm)
         resnet.load_state_dict(start)
         resnet.train().zero_grad()
         torch.autograd.backward(maps(resnet, image)[3].square().sum())
         gradients = {name: parameter.grad.clone() for name, parameter in resnet.named_parameters()}
         results.append(gradients | {name: buffer.clone() for name, buffer in resnet.named_buffers()})
-    assert results[0].keys() == results[1].keys()
-    for name, tensor in results[0].items():
-        assert torch.allclose(tensor, results[1][name], rtol=1e-4, atol=1e-5), name
-    assert set(Counter(computed).values()) == {1 + 2}  # once without, twice with
+    for result in results[1:]:
+        assert result.keys() == results[0].keys()
+        for name, tensor in results[0].items():
+            assert torch.allclose(tensor, result[name], rtol=1e-4, atol=1e-5), name
+    assert set(Counter(computed).values()) == {1 + 2 + 2}  # once without, twice with
 
 
 def test_blocks_are_all_residual_blocks(resnet: Any) -> None:
@@ -67,7 +72,7 @@ def test_blocks_are_all_residual_blocks(resnet: Any) -> None:
 def test_weights_are_loaded_from_a_file_with_its_classifier(resnet: Any, tmp_path: Path) -> None:
     weights = timm.create_model("resnet14t").state_dict()
     torch.save(weights, tmp_path / "resnet.pth")
-    assert "fc.weight" in weights and resnet.load_pretrained(str(tmp_path / "resnet.pth")) == "ResNet resnet.pth"
+    assert "fc.weight" in weights and resnet.load_pretrained(str(tmp_path / "resnet.pth")).source == "resnet.pth"
     assert all(torch.equal(tensor, weights[key]) for key, tensor in resnet.net.state_dict().items())
 
 

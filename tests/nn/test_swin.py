@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from risbench.errors import InputError
 from risbench.nn.swin import Swin, shift_mask
+from risbench.nn.weights import hash_tensors
 
 WIDTH, DEPTHS, HEADS, WINDOW, PATCH = 8, (2, 2), (1, 2), 4, 2
 
@@ -224,15 +226,18 @@ def test_weights_as_their_authors_publish_them_are_loaded(swin: Any, tmp_path: P
     """From a window of 7 to one of 4, whose bias tables are sampled from the larger ones."""
     tensors = published(swin, 7)
     torch.save({"model": tensors}, tmp_path / "swin.pth")
-    assert swin.load_pretrained(str(tmp_path / "swin.pth")) == "Swin swin.pth"
-    loaded = swin.state_dict()
+    loaded = swin.load_pretrained(str(tmp_path / "swin.pth"))
+    hashed = hashlib.sha256((tmp_path / "swin.pth").read_bytes()).hexdigest()
+    assert (loaded.part, loaded.source, loaded.sha256, loaded.hashed) == ("Swin", "swin.pth", hashed, "file")
+    assert loaded.training_data is None
+    state = swin.state_dict()
     for key in ("layers.0.blocks.1.attn.qkv.weight", "patch_embed.proj.weight", "layers.1.blocks.0.mlp.fc1.bias"):
-        assert torch.equal(loaded[key].float(), tensors[key])
-    assert torch.equal(loaded["layers.1.downsample.norm.bias"].float(), tensors["layers.0.downsample.norm.bias"])
+        assert torch.equal(state[key].float(), tensors[key])
+    assert torch.equal(state["layers.1.downsample.norm.bias"].float(), tensors["layers.0.downsample.norm.bias"])
     key = "layers.1.blocks.0.attn.relative_position_bias_table"
     for head in (0, 1):
         expected = resized(tensors[key][:, head].view(13, 13).numpy(), 7)
-        assert np.allclose(loaded[key][:, head].view(7, 7).numpy(), expected, atol=1e-5)
+        assert np.allclose(state[key][:, head].view(7, 7).numpy(), expected, atol=1e-5)
 
 
 def resized(grid: NDArray[np.float32], side: int) -> NDArray[np.float64]:
@@ -250,7 +255,7 @@ def resized(grid: NDArray[np.float32], side: int) -> NDArray[np.float64]:
 def test_weights_of_the_same_window_are_loaded_as_they_are(swin: Any, tmp_path: Path) -> None:
     tensors = {key: torch.rand_like(tensor) for key, tensor in swin.state_dict().items()}
     save_file(tensors, tmp_path / "swin.safetensors")
-    assert swin.load_pretrained(str(tmp_path / "swin.safetensors")) == "Swin swin.safetensors"
+    assert swin.load_pretrained(str(tmp_path / "swin.safetensors")).source == "swin.safetensors"
     assert all(torch.equal(tensor, tensors[key]) for key, tensor in swin.state_dict().items())
 
 
@@ -285,5 +290,7 @@ def test_without_the_hub_the_sentence_says_what_else_can_be_done(swin: Any, monk
 def test_weights_of_timm_are_loaded_by_name(swin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrained: Any = Swin(WIDTH, DEPTHS, HEADS, 7, PATCH, 0.0)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pretrained)
-    assert swin.load_pretrained("swin_tiny_patch4_window7_224") == "Swin timm swin_tiny_patch4_window7_224"
+    loaded = swin.load_pretrained("swin_tiny_patch4_window7_224")
+    assert loaded.source == "timm swin_tiny_patch4_window7_224.ms_in1k" and loaded.training_data == ("ImageNet-1k",)
+    assert (loaded.sha256, loaded.hashed) == (hash_tensors(pretrained.state_dict()), "tensors")
     assert torch.equal(swin.patch_embed.proj.weight.float(), pretrained.patch_embed.proj.weight)

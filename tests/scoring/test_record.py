@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from risbench import datasets
+from risbench.data import pretrained
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.scoring import protocol, record, references, statistics
@@ -219,7 +220,16 @@ def test_the_device_is_the_cpu_unless_the_caller_says_otherwise(floor: Record) -
 
 
 def test_a_record_with_half_a_pair_of_surrogates_is_refused(floor: Record, tmp_path: Path) -> None:
-    values = floor.model_dump(mode="json") | {"weights": "\ud800"}
+    values = floor.model_dump(mode="json") | {"device": "\ud800"}
     (tmp_path / "one.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"one.json is not a record: half a pair of surrogates stands in its text\."):
         record.read(tmp_path / "one.json")
+
+
+def test_committed_records_of_networks_from_scratch_say_so_and_keep_their_numbers() -> None:
+    folder = Path(__file__).parents[2] / "results" / "records"
+    for path in folder.rglob("*.json"):
+        values, read = json.loads(path.read_bytes()), record.read(path)
+        assert pretrained.describe(read.pretrained) == "from scratch" and not pretrained.are_loaded(read.pretrained)
+        assert (read.training_data, read.leaked) == (values["training_data"], values.get("leaked")), path
+        assert Record.model_validate(read.model_dump(mode="json")) == read

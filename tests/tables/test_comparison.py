@@ -32,9 +32,10 @@ def record(**changes: Any) -> Record:
         "card": "",
         "index": "a" * 64,
         "training_data": ["refcoco", "ImageNet-1k"],
+        "leaked": 0.0,
         "recipe": {"train": {"lr": 0.001}},
         "checkpoint": "one",
-        "weights": "darknet53",
+        "pretrained": [{"part": "Darknet53", "source": "darknet53.weights", "training_data": ["ImageNet-1k"]}],
         "commit": "",
         "versions": {},
         "device": "cpu",
@@ -85,8 +86,9 @@ def test_mean_is_empty_where_one_run_lacks_the_metric() -> None:
         {"partial": True},
         {"control": "expressions permuted within each image"},
         {"variants": ["tiny"]},
-        {"weights": "from scratch"},
-        {"weights": "Darknet53 from scratch; word vectors random"},
+        {"pretrained": []},
+        {"pretrained": [{"part": "Darknet53", "source": "darknet53.weights"}, {"part": "word vectors"}]},
+        {"pretrained": [{"part": "network", "source": "checkpoint 0123", "pretrained": [{"part": "network"}]}]},
         {"training_data": ["refcoco", "refcoco+"]},
     ],
 )
@@ -129,7 +131,10 @@ def test_partial_and_control_are_shown_beside_the_method() -> None:
         ({"training_data": ["refcoco", "refcoco+"]}, "cross-data set"),
         ({"training_data": ["refcocog"], "leaked": 3.25}, "cross-data set; leaked 3.25 %"),
         ({"training_data": ["refcoco", "COCO train2017"]}, "cross-data set"),
-        ({"training_data": ["unknown", "ImageNet-22k"]}, "training data unknown"),
+        ({"training_data": ["refcoco", "MS-COCO"], "leaked": None}, "cross-data set; leaked unknown"),
+        ({"training_data": ["refcoco", "refcoco+"], "leaked": None}, "cross-data set; leaked unknown"),
+        ({"training_data": ["refcoco", "LVIS"], "leaked": None}, "leaked unknown"),
+        ({"training_data": ["unknown", "ImageNet-22k"], "leaked": None}, "training data unknown"),
     ],
 )
 def test_what_was_trained_on_is_a_badge_of_the_row(changes: dict[str, Any], badge: str) -> None:
@@ -141,7 +146,7 @@ def test_what_was_trained_on_is_a_badge_of_the_row(changes: dict[str, Any], badg
 
 @pytest.mark.parametrize("format", ["terminal", "markdown", "html"])
 def test_a_protocol_that_is_not_comparable_is_marked_and_has_no_difference(format: str) -> None:
-    trained = {"method": "lavt", "training_data": ["refcoco"], "weights": "swin", "recipe": {}}
+    trained = {"method": "lavt", "training_data": ["refcoco"], "recipe": {}}
     records = [record(**trained, protocol=name) for name in ("lavt", "lavt-train")]
     built = comparison_table(records)
     test, train = built.as_dicts()

@@ -40,3 +40,8 @@ def test_a_card_in_a_named_folder_decides_exactly(
     monkeypatch.setenv("RISBENCH_DATASETS", os.fspath(tmp_path))
     assert overridden_settings(run("own", 7)) == []
     assert overridden_settings(run("own", 8)) == ["text.max_tokens=8"]
+
+
+def test_what_pretrained_weights_were_trained_on_is_no_setting() -> None:
+    """Records before 0.3 hold what their recipe declared of names that now say it themselves."""
+    assert overridden_settings(run("refcoco", 15, pretraining=["ImageNet-22k", "BookCorpus"])) == []
