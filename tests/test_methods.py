@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from risbench import methods, recipe
-from risbench.api import Method
+from risbench.api import Batch, Method, Words
 from risbench.errors import InputError
 from risbench.gate import contract
 from risbench.gate.contract import Demand
@@ -117,6 +118,18 @@ def test_a_shorter_tokenizer_gives_the_first_tokens(case: Case) -> None:
 def test_more_expressions_are_more_work(case: Case) -> None:
     model = case.evaluated
     assert count_flops(model, case.batch) > count_flops(model, case.one(0)) > 0
+
+
+def test_a_step_and_a_prediction_never_wait_for_the_device(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device meta, where tensors have no values, all is computed that does not bring a value to the CPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know this device
+    model = case.build().to("meta")
+    image, image_index, words, mask = case.batch
+    assert mask is not None
+    ids = Words(words.ids.to("meta"), words.mask.to("meta"))
+    batch = Batch(image.to("meta"), image_index.to("meta"), ids, mask.to("meta"))
+    torch.autograd.backward(model.loss(batch)["total"])
+    assert len(model.eval().predict(batch).probability) == len(case.expressions)
 
 
 def _build_without_memory(case: Case, variants: list[str]) -> Method:

@@ -11,12 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from risbench.api import Converted
+from risbench.data.pretrained import bert_data
 from risbench.errors import InputError
 from risbench.recipe import Value
 
@@ -29,6 +31,8 @@ _DATASETS = {  # by the arguments dataset and splitBy
     ("refcocog", "umd"): "refcocog",
     ("refcocog", "google"): "refcocog-google",
 }
+_SWIN = re.compile(r"swin_(tiny|small|base|large)_patch4_window\d+_\d+(_22k|_22kto1k)?\.pth")  # of Swin's authors
+_SWIN_DATA = {None: ("ImageNet-1k",), "_22k": ("ImageNet-22k",), "_22kto1k": ("ImageNet-22k", "ImageNet-1k")}
 _HEAD_WIDTH = 64  # of every published BERT
 
 
@@ -52,12 +56,20 @@ def convert(content: dict[str, Any]) -> Converted:
         vocabulary="bert-base-uncased",
         pieces=_shape(tensors, f"{text}.embeddings.word_embeddings.weight", 2)[0],
         dataset=_DATASETS.get((str(getattr(args, "dataset", "")), str(getattr(args, "splitBy", ""))), ""),
+        pretraining=_read_pretraining(args),
         epoch=epoch if isinstance(epoch, int) else None,
         needless={**buffers, **{key: 1 for key in _TRAINING if key in content}},
         left=[str(key) for key in content if key not in (container, _BERT, *_TRAINING, "args", "epoch")]
         if container
         else [],
     )
+
+
+def _read_pretraining(args: Any) -> tuple[str, ...] | None:
+    """Return the training data of the Swin and BERT that training began from, by its arguments; None: not known."""
+    swin = _SWIN.fullmatch(Path(str(getattr(args, "pretrained_swin_weights", ""))).name)
+    bert = bert_data(str(getattr(args, "ck_bert", "")))
+    return (*_SWIN_DATA[swin[2]], *bert) if swin and bert else None
 
 
 def _find_network(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:

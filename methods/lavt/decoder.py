@@ -17,7 +17,7 @@ from risbench.nn.segmentation import ASPPDeconvolution
 
 
 class Decoder(nn.Module):
-    """Up-sample, join the next finer map, two convolutions; three times (eq. 8); then the logits."""
+    """Up-sample, join the next finer map, two convolutions; three times; then the logits."""
 
     def __init__(
         self, widths: Sequence[int], channels: int, prior: float, segmentation: ASPPDeconvolution | None = None

@@ -27,7 +27,7 @@ class PWAM(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """Pixels (B, h, w, C), words (B, T, D) and their mask (B, T) to F_i (B, h, w, C), eq. 1-5."""
+        """Pixels (B, h, w, C), words (B, T, D) and their mask (B, T) to F_i (B, h, w, C)."""
         flat = pixels.flatten(1, 2)  # (B, hw, C)
         visual = self.dropout(functional.gelu(self.visual(flat)))
         gathered = functional.scaled_dot_product_attention(  # one head; scale C^-0.5
@@ -49,7 +49,7 @@ class PWAM(nn.Module):
 
 
 class LanguageGate(nn.Module):
-    """Decide how much of the language flows into the next stage (eq. 6-7)."""
+    """Decide how much of the language flows into the next stage."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

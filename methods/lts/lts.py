@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Batch, Method, Panel, Prediction, Words, peak_of, repeat_for_expressions
+from risbench.api import Batch, Method, Panel, Prediction, Pretrained, Words, peak_of, repeat_for_expressions
+from risbench.data.pretrained import from_scratch
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 from risbench.nn.darknet import darknet53, load_weights
@@ -58,14 +59,18 @@ class Fusion(nn.Module):
         self.multi2 = projection(2 * channels, channels, slope)
         self.visual3 = projection(fine, channels, slope)
 
-    def forward(self, visual: Sequence[Tensor], sentence: Tensor) -> Tensor:
-        """F_v1 (B, C1, H/32, W/32), F_v2, F_v3 and f_text (B, C_t) to F_m3 (B, 2 channels, H/8, W/8)."""
+    def project_image(self, visual: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what is of the image alone: F_vi (I, C_i, h_i, w_i) to g(F_vi W_vi) (I, channels, h_i, w_i)."""
         coarse, middle, fine = visual
-        multi1 = self.visual1(coarse)
+        return self.visual1(coarse), self.visual2(middle), self.visual3(fine)
+
+    def forward(self, projected: Sequence[Tensor], sentence: Tensor) -> Tensor:
+        """The projected levels (B, channels, h_i, w_i) and f_text (B, C_t) to F_m3 (B, 2 channels, H/8, W/8)."""
+        multi1, middle, fine = projected
         if self.text is not None:
             multi1 = multi1 * self.text(sentence)[:, :, None, None]
-        multi2 = torch.cat((self.multi1(upsample_twofold(multi1)), self.visual2(middle)), dim=1)
-        return torch.cat((self.multi2(upsample_twofold(multi2)), self.visual3(fine)), dim=1)
+        multi2 = torch.cat((project_upsampled(self.multi1, multi1), middle), dim=1)  # (B, 2 channels, H/16, W/16)
+        return torch.cat((project_upsampled(self.multi2, multi2), fine), dim=1)
 
 
 class LTS(nn.Module):
@@ -80,13 +85,13 @@ class LTS(nn.Module):
         self.localisation = localisation
         self.segmentation = segmentation
 
-    def forward(self, visual: Sequence[Tensor], words: Words) -> tuple[Tensor | None, Tensor]:
-        """Visual levels (B, C, h, w) to the logits of H_mask (B, H/8, W/8) and of P_mask (B, H/4, W/4).
+    def forward(self, projected: Sequence[Tensor], words: Words) -> tuple[Tensor | None, Tensor]:
+        """Projected visual levels (B, C, h, w) to the logits of H_mask (B, H/8, W/8) and of P_mask (B, H/4, W/4).
 
         H_mask is None without localisation. P_mask is H_mask without segmentation; without both it is at H/8.
         """
         text: Text = self.text(words)
-        multi = self.fusion(visual, text.sentence)  # (B, C, H/8, W/8)
+        multi = self.fusion(projected, text.sentence)  # (B, C, H/8, W/8)
         if self.localisation is None:
             assert self.segmentation is not None  # P_mask needs one of the two
             return None, self.segmentation(multi)
@@ -159,25 +164,25 @@ class Model(Method):
             _build_localisation(settings),
             _build_segmentation(settings),
         )
-        return cls(backbone, network, settings.loc_weight)
+        layout = torch.channels_last
+        return cls(backbone.to(memory_format=layout), network.to(memory_format=layout), settings.loc_weight)
 
-    def load_pretrained(self, recipe: Recipe, tokenizer: WordTokenizer) -> None:
+    def load_pretrained(self, recipe: Recipe, tokenizer: WordTokenizer) -> list[Pretrained]:
         """Load Darknet53's weights and GloVe's vectors, as [model] names them."""
         settings = validate_section(Settings, recipe.model, "model")
         if not settings.pretrained:
-            return
-        backbone, vectors = load_weights(self.backbone, settings.backbone_weights, settings.backbone_slope), "random"
+            return []
+        backbone = load_weights(self.backbone, settings.backbone_weights, settings.backbone_slope)
         if settings.glove:
-            vectors = load_glove(self.network.text.vectors, tokenizer.vocabulary, settings.glove)
-        else:
-            _log.warning("No GloVe file is given (model.glove): word vectors start random; the paper's are GloVe's.")
-        self.weights = f"Darknet53 {backbone}; word vectors {vectors}"
+            return [backbone, load_glove(self.network.text.vectors, tokenizer.vocabulary, settings.glove)]
+        _log.warning("No GloVe file is given (model.glove): word vectors start random; the paper's are GloVe's.")
+        return [backbone, from_scratch("word vectors")]
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Compute F_v1 (I, C1, H/32, W/32), F_v2 (I, C2, H/16, W/16), F_v3 (I, C3, H/8, W/8)."""
+        """Compute g(F_vi W_vi) (I, C, h, w), the coarsest level first: at H/32, H/16 and H/8."""
         _check_side(batch.image.shape[-1])  # a protocol may set another size than the recipe
         fine, middle, coarse = self.backbone(batch.image)
-        return coarse, middle, fine
+        return self.network.fusion.project_image((coarse, middle, fine))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + lambda L_loc (eq. 11-13), on the grids of P_mask and H_mask; only L_seg when lambda is 0."""
@@ -262,11 +267,21 @@ def _check_side(side: int) -> None:
         raise InputError(f"image.size={side} does not fit LTS, whose coarsest map is H/32: give a multiple of 32.")
 
 
-def projection(in_channels: int, channels: int, slope: float) -> nn.Module:
+def projection(in_channels: int, channels: int, slope: float) -> nn.Sequential:
     """Return g(x W): 1x1 convolution, batch normalisation, LeakyReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels), nn.LeakyReLU(slope)
     )
+
+
+def project_upsampled(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Return g(F' W), where F' is x up-sampled twofold: (B, C, h, w) to (B, channels, 2h, 2w).
+
+    A 1x1 convolution and bilinear up-sampling are linear and commute; the convolution comes first, at a quarter of the
+    cost.
+    """
+    convolution, normalisation, activation = layers
+    return cast(Tensor, activation(normalisation(upsample_twofold(convolution(x)))))
 
 
 def upsample_twofold(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from risbench import failures
-from risbench.data import images, pictures, rle
+from risbench.data import flips, images, pictures, rle
 from risbench.data.images import Frame
 from risbench.data.index import Index
 from risbench.data.split import Split
@@ -70,6 +70,15 @@ class EvaluationSamples(Dataset[Item]):
         return Item(batch, positions, frames)
 
 
+class _Group(NamedTuple):
+    """Training expressions of one image."""
+
+    pixels: Tensor  # (3, side, side)
+    masks: Tensor  # (G, side, side)
+    texts: list[str]  # (G,)
+    frame: Frame
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSamples(Dataset[Item]):
     """Training expressions of one or several data sets; `samples[positions]` is the batch of these expressions.
@@ -85,6 +94,7 @@ class TrainingSamples(Dataset[Item]):
     image: Image
     per_image: int = 1
     min_scale: float = 1.0  # see images.shrink_at_random
+    flip: float = 0.0  # share of images that are mirrored, if left and right can be exchanged in their words
     sentences: Literal["each", "random"] = "each"  # of a ref in one epoch
     ground_truth: Literal["union", "once"] = "union"  # as in protocol.ScoreHalf
     epoch_seed: tuple[int, int] = (0, 0)  # seed of the run, epoch
@@ -94,21 +104,14 @@ class TrainingSamples(Dataset[Item]):
 
     def __getitem__(self, positions: list[int]) -> Item:
         rows = [self.rows[position] for position in positions]
-        image_index = [i // self.per_image for i in range(len(rows))]
-        image_keys = [(source, self._image_id(source, row)) for source, row in rows[:: self.per_image]]
-        frames = [self._frame(*key) for key in image_keys]
-        pixels = [
-            _pixels(self.sources[source][0], image_id, frame, self.image)
-            for (source, image_id), frame in zip(image_keys, frames, strict=True)
-        ]
-        masks = [self._mask(*row, frames[i]) for row, i in zip(rows, image_index, strict=True)]
+        groups = [self._group(rows[low : low + self.per_image]) for low in range(0, len(rows), self.per_image)]
         batch = Batch(
-            image=torch.stack(pixels),  # (I, 3, side, side)
-            image_index=torch.tensor(image_index),
-            words=self.tokenizer([self.sources[source][1].texts(self.field)[row] for source, row in rows]),
-            mask=torch.stack(masks),  # (B, side, side)
+            image=torch.stack([group.pixels for group in groups]),  # (I, 3, side, side)
+            image_index=torch.tensor([i // self.per_image for i in range(len(rows))]),
+            words=self.tokenizer([text for group in groups for text in group.texts]),
+            mask=torch.cat([group.masks for group in groups]),  # (B, side, side)
         )
-        return Item(batch, positions, frames)
+        return Item(batch, positions, [group.frame for group in groups])
 
     def draw_epoch(self) -> NDArray[np.int64]:
         """Return the positions of one epoch, rising: all, or one drawn for each ref."""
@@ -126,6 +129,22 @@ class TrainingSamples(Dataset[Item]):
         _, image = np.unique(np.array(keys), axis=0, return_inverse=True)
         order = np.argsort(image, kind="stable")
         return np.split(positions[order], np.flatnonzero(np.diff(image[order])) + 1)
+
+    def _group(self, rows: Sequence[tuple[int, int]]) -> _Group:
+        """Read an image with expressions of it, all of them mirrored or none."""
+        source, image_id = rows[0][0], self._image_id(*rows[0])
+        frame = self._frame(source, image_id)
+        pixels = _pixels(self.sources[source][0], image_id, frame, self.image)
+        masks = torch.stack([self._mask(*row, frame) for row in rows])
+        texts = [self.sources[source][1].texts(self.field)[row] for source, row in rows]
+        exchanged = flips.exchange_all(texts) if self._is_drawn_to_flip(image_id) else None
+        if exchanged is None:
+            return _Group(pixels, masks, texts, frame)
+        return _Group(pixels.flip(-1), masks.flip(-1), exchanged, images.mirror(frame))
+
+    def _is_drawn_to_flip(self, image_id: int) -> bool:
+        generator = np.random.default_rng([*self.epoch_seed, image_id, 1])  # 1: not the one that shrinks it
+        return self.flip > 0 and generator.random() < self.flip
 
     def _image_id(self, source: int, row: int) -> int:
         return int(self.sources[source][1].image_id[row])
@@ -213,24 +232,6 @@ def check_epoch(expressions: int, batch_size: int) -> None:
             f"There are {expressions} training expressions in an epoch, fewer than train.batch_size={batch_size}. "
             "Lower it."
         )
-
-
-def check_batch_size(batch_size: int, accumulate: int, processes: int, per_image: int) -> None:
-    """Refuse a batch size that cannot be cut into equal micro-batches of whole groups for every process."""
-    unit = accumulate * processes * per_image
-    if batch_size % unit:
-        raise InputError(
-            f"train.batch_size={batch_size} cannot be cut into {accumulate} micro-batches (train.accumulate) for "
-            f"{processes} processes with {per_image} expressions of an image (train.per_image): take a multiple of "
-            f"{unit}."
-        )
-
-
-def micro_batches(batches: Sequence[list[int]], accumulate: int, rank: int, processes: int) -> list[list[int]]:
-    """Cut each batch into micro-batches and return those of one process: `accumulate` of them for each batch."""
-    pieces = accumulate * processes
-    size = len(batches[0]) // pieces if batches else 0
-    return [batch[piece * size : (piece + 1) * size] for batch in batches for piece in range(rank, pieces, processes)]
 
 
 def load(samples: Dataset[Item], batches: Sequence[list[int]], workers: int) -> Iterator[Item]:

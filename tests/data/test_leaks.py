@@ -9,6 +9,7 @@ import pickle
 import random
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,77 @@ def test_missing_training_sets_are_refused(root: Path, tmp_path: Path) -> None:
 def test_the_leaked_percentage_counts_expressions_on_training_images(root: Path) -> None:
     one, two = refs_of(root, "one"), refs_of(root, "two")
     index = source.open_index("one", str(root))
-    for named, ids in (({"one", "ImageNet-1k"}, trained(one)), ({"one", "two", "three"}, trained(one) | trained(two))):
+    known = ({"one", "ImageNet-1k"}, trained(one)), ({"one", "two", "BookCorpus"}, trained(one) | trained(two))
+    for named, ids in (*known, (set(), set()), ({"English Wikipedia", "imagenet 22K"}, set())):
         for split in set(index.split_names()) - {"train"}:
             *_, expressions, on_shared = shared(one, split, ids)
             assert leaks.leaked_percent(named, index, split, str(root)) == 100 * on_shared / expressions
-    assert leaks.leaked_percent(["three", "ImageNet-1k", "unknown"], index, "val", str(root)) is None
 
-    without_two = leaks.leaked_percent(["one"], index, "val", str(root))
+
+@pytest.mark.parametrize("name", ["three", "unknown", "LVIS", "COCO", "coco_val2017", "MS-COCO", "COCO without testA"])
+def test_what_is_not_known_or_not_at_hand_makes_the_percentage_unknown(root: Path, name: str) -> None:
+    """A number from the other training sets would be too low."""
+    index = source.open_index("one", str(root))
+    assert leaks.leaked_percent(["one", name], index, "val", str(root)) is None
+    assert leaks.leaked_percent([name], index, "val", str(root)) is None
+
+
+def test_a_damaged_or_incomplete_copy_makes_the_percentage_unknown(root: Path) -> None:
+    index = source.open_index("one", str(root))
+    assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) is not None
+    counted = (root / "two.toml").read_text()
+    (root / "two.toml").write_text(counted.replace("train = { evaluation = false }", "train = { images = 9 }"))
+    assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) is None
+    (root / "two.toml").write_text(counted)
     (root / "two" / "instances.json").write_text("damaged")
-    assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) == without_two
+    assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) is None
     (root / "three.toml").write_text("damaged")
-    assert leaks.leaked_percent(["one", "two"], index, "val", str(root)) == without_two
+    assert leaks.leaked_percent(["one", "three"], index, "val", str(root)) is None
+    assert leaks.leaked_percent(["one"], index, "val", str(root)) is not None
+
+
+def test_a_card_of_another_folder_of_images_shares_none(root: Path) -> None:
+    index = source.open_index("one", str(root))
+    elsewhere = (root / "three.toml").read_text().replace("images/small", "images/others")
+    (root / "three.toml").write_text(elsewhere)
+    alone = leaks.leaked_percent(["one"], index, "val", str(root))
+    assert leaks.leaked_percent(["one", "three"], index, "val", str(root)) == alone is not None
+
+
+@pytest.mark.parametrize("folder", ["", "annotations", "images/annotations", "coco/annotations"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("COCO", "instances_train2014.json"),
+        ("MS COCO", "instances_train2017.json"),
+        ("coco_train2014", "instances_train2014.json"),
+        ("COCO 2017 train", "instances_train2017.json"),
+    ],
+)
+def test_coco_is_counted_where_its_list_of_images_is_at_hand(root: Path, folder: str, name: str, file: str) -> None:
+    index = source.open_index("one", str(root))
+    ids = {2, 4, 5, 7_000}
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / folder / file).write_text(f'{{"images": {[{"id": number} for number in ids]}}}'.replace("'", '"'))
+    for split in set(index.split_names()) - {"train"}:
+        *_, expressions, on_shared = shared(refs_of(root, "one"), split, ids | trained(refs_of(root, "one")))
+        assert leaks.leaked_percent(["one", name], index, split, str(root)) == 100 * on_shared / expressions
+    other = "COCO train2017" if "2014" in file else "COCO train2014"
+    assert leaks.leaked_percent(["one", other], index, "val", str(root)) is None
+    (root / folder / file).write_text("{}")
+    assert leaks.leaked_percent(["one", name], index, "val", str(root)) is None
+
+
+def test_ids_of_images_that_are_not_coco_s_are_not_compared_with_coco(root: Path) -> None:
+    (root / "instances_train2014.json").write_text('{"images": [{"id": 999999}]}')
+    index = source.open_index("one", str(root))
+    assert leaks.leaked_percent(["COCO"], index, "val", str(root)) == 0
+    for folder in ("one", "two"):
+        path = root / folder / "instances.json"
+        path.write_text(path.read_text().replace("COCO_train2014_000", "drawn_"))
+    assert leaks.leaked_percent(["COCO"], source.open_index("one", str(root)), "val", str(root)) is None
+    drawn = replace(index, card=index.card.model_copy(update={"generator": "mini"}))
+    assert leaks.leaked_percent(["COCO"], drawn, "val", str(root)) is None
 
 
 def test_the_command_prints_the_overlaps(root: Path) -> None:

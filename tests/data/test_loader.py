@@ -156,23 +156,6 @@ def test_a_batch_larger_than_the_training_set_is_refused(small_index: Index) -> 
         loader.training_batches(training_samples(small_index), 11)
 
 
-@pytest.mark.parametrize(("accumulate", "processes", "per_image"), [(1, 1, 1), (3, 1, 2), (1, 2, 3), (2, 3, 1)])
-def test_micro_batches_cut_every_batch_without_loss(accumulate: int, processes: int, per_image: int) -> None:
-    batches = [list(range(12)), list(range(12, 24))]
-    shares = [loader.micro_batches(batches, accumulate, rank, processes) for rank in range(processes)]
-    assert {len(share) for share in shares} == {accumulate * len(batches)}
-    for number, batch in enumerate(batches):
-        pieces = [piece for share in shares for piece in share[number * accumulate : (number + 1) * accumulate]]
-        assert sorted(n for piece in pieces for n in piece) == batch
-        assert all(piece[0] % per_image == 0 for piece in pieces)
-
-
-def test_a_batch_that_cannot_be_cut_evenly_is_refused() -> None:
-    loader.check_batch_size(16, accumulate=2, processes=2, per_image=2)
-    with pytest.raises(InputError, match="batch_size=12 .*take a multiple of 8"):
-        loader.check_batch_size(12, accumulate=2, processes=2, per_image=2)
-
-
 def test_several_data_sets_leave_out_the_images_of_every_evaluation_split(small_index: Index) -> None:
     other = _validating_on_image_1(small_index)
     places = loader.training_rows([small_index, other], small_index)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from risbench import methods, recipe
 from risbench.api import Batch, Words
+from risbench.data.pretrained import from_scratch
 from risbench.data.text import WordTokenizer
 from risbench.errors import InputError
 
@@ -118,14 +119,37 @@ def test_glove_vectors_stand_under_their_words(tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_text("cup 1 2 3\nred 4 5 6\n", encoding="utf-8")
     settings, _ = recipe.load(RECIPE, ["tiny"], [f"model.glove={tmp_path / 'glove.txt'}", "model.word_width=3"])
     model: Any = methods.load("lts").build(settings, WordTokenizer.build(["red red cup unicorn"], 5))
-    model.load_pretrained(settings, WordTokenizer.build(["red red cup unicorn"], 5))
+    _, vectors = model.load_pretrained(settings, WordTokenizer.build(["red red cup unicorn"], 5))
     assert model.network.text.vectors.weight[2:4].tolist() == [[4, 5, 6], [1, 2, 3]]
-    assert "glove.txt for 2 of 3 words" in model.weights
+    assert (vectors.part, vectors.source, vectors.detail) == ("word vectors", "glove.txt", "for 2 of 3 words")
 
 
 def test_without_glove_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     settings, _ = recipe.load(RECIPE, ["tiny"])
     model = methods.load("lts").build(settings, tokenizer := WordTokenizer.build(["red"], 5))
-    model.load_pretrained(settings, tokenizer)
+    loaded = model.load_pretrained(settings, tokenizer)
     assert "word vectors start random" in caplog.text
-    assert "word vectors random" in model.weights
+    assert loaded == [from_scratch("Darknet53"), from_scratch("word vectors")]
+
+
+def test_f_m3_is_that_of_equations_5_to_7_with_every_map_upsampled_before_its_transformation() -> None:
+    torch.manual_seed(0)
+    fusion = lts.Fusion([6, 5, 4], 7, 3, slope=0.1).double()
+    levels = [torch.randn(2, c, side, side).double() for c, side in ((6, 2), (5, 4), (4, 8))]
+    sentence, images = torch.randn(4, 7).double(), torch.tensor([0, 0, 1, 1])
+    coarse, middle, fine = (level[images] for level in levels)
+    multi = fusion.visual1(coarse) * fusion.text(sentence)[:, :, None, None]
+    multi = torch.cat((fusion.multi1(lts.upsample_twofold(multi)), fusion.visual2(middle)), dim=1)
+    expected = torch.cat((fusion.multi2(lts.upsample_twofold(multi)), fusion.visual3(fine)), dim=1)
+    projected = [level[images] for level in fusion.project_image(levels)]
+    torch.testing.assert_close(fusion(projected, sentence), expected)
+
+
+def test_features_of_an_image_have_the_width_of_the_projections() -> None:
+    settings, _ = recipe.load(RECIPE, ["tiny"])
+    tokenizer = WordTokenizer.build(["red"], 5)
+    batch = Batch(torch.randn(1, 3, 64, 64), torch.tensor([0]), tokenizer(["red"]), None)
+    features = methods.load("lts").build(settings, tokenizer).encode_image(batch)
+    assert [tuple(feature.shape) for feature in features] == [
+        (1, settings.model["fusion_channels"], s, s) for s in (2, 4, 8)
+    ]
