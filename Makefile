@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+export OMP_WAIT_POLICY ?= PASSIVE# as in risbench/__main__.py: threads that wait leave their cores to others
 export NO_MKDOCS_2_WARNING = 1# mkdocs-material's notice about MkDocs 2, which is not used here
 FLOORS := whole-image,largest-object,random-object,oracle-32
 

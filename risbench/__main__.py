@@ -19,6 +19,7 @@ except KeyboardInterrupt:  # before signals are handled
 
 def main() -> None:
     """Run the command line; signals are handled before anything else is imported."""
+    _let_threads_sleep()
     signals.install()
     try:
         from risbench.cli import app
@@ -27,6 +28,15 @@ def main() -> None:
     finally:
         if signals.received():
             signals.end()
+
+
+def _let_threads_sleep() -> None:
+    """Let OpenMP's threads, and those of processes started from here, sleep while they wait, before torch is loaded.
+
+    They would spin: where the machine has other work, each parallel loop then waits for a thread without a core. A
+    user's OMP_WAIT_POLICY stays, and GOMP_SPINCOUNT and KMP_BLOCKTIME count before it. Results do not depend on it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def _memory(error: BaseException) -> str:
     more = f" ({amount[2] or f'{int(amount[1]) / 2**30:.2f} GiB'} more were needed)" if amount else ""
     where = "Memory of the GPU" if "CUDA" in str(error) or "CUBLAS" in str(error) else "Memory"
     return (
-        f"{where} ran out{more}. Training needs less with a higher "
-        "train.accumulate (smaller micro-batches) or a lower train.batch_size, prediction with a lower "
-        "predict.images_per_batch, both with a lower image.size or train.workers; a machine with more helps everything."
+        f"{where} ran out{more}. Training needs less with a lower train.micro_batch (train.per_image at least; "
+        "the batch stays the same), prediction with a lower predict.images_per_batch, both with a lower image.size or "
+        "train.workers; a machine with more helps everything."
     )
 
 

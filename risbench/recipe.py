@@ -120,13 +120,26 @@ class Image(Section):
     std: list[PositiveFloat] = Field(min_length=3, max_length=3)
 
 
+def _with_micro_batch(train: Any) -> Any:
+    """Translate a [train] from before 0.3, which counts the micro-batches of a step as `accumulate`."""
+    if not isinstance(train, dict) or "micro_batch" in train:
+        return train
+    size, count = train.get("batch_size"), train.get("accumulate")
+    if type(size) is not int or type(count) is not int or count < 1:
+        return train  # the schema says what is wrong
+    rest = {key: value for key, value in train.items() if key != "accumulate"}
+    return {**rest, "micro_batch": max(size // count, 1)}
+
+
 class Train(Section):
     """How the method is trained."""
 
     datasets: Annotated[list[str], AfterValidator(_distinct)] = Field(
         description="data sets trained on together; empty: the one that is evaluated"
     )
-    pretraining: list[str] = Field(description="data that the pretrained weights were trained on, for leak badges")
+    pretraining: list[str] = Field(
+        description="data that weights were trained on whose names do not say it, such as a file's; empty: unknown"
+    )
     epochs: _Epochs
     batch_size: _Expressions = Field(description="expressions per optimiser step, over all processes")
     micro_batch: _Expressions = Field(description="most expressions that one process computes at once")
@@ -158,16 +171,8 @@ class Train(Section):
     @model_validator(mode="before")
     @classmethod
     def _accumulate_is_a_micro_batch(cls, values: Any) -> Any:
-        """Read recipes of checkpoints from before 0.3, which count the micro-batches of a step."""
-        if not isinstance(values, dict) or "accumulate" not in values or "micro_batch" in values:
-            return values
-        rest = {key: value for key, value in values.items() if key != "accumulate"}
-        return {**rest, "micro_batch": max(values["batch_size"] // values["accumulate"], 1)}
-
-    @property
-    def accumulate(self) -> int:
-        """Micro-batches of a step in one process. (For the time being.)"""
-        return -(-self.batch_size // self.micro_batch)
+        """Read recipes from before 0.3."""
+        return _with_micro_batch(values)
 
 
 class Predict(Section):
@@ -196,6 +201,8 @@ def load(
     """
     tables = read(path)
     known = _variant_tables(tables, path)
+    if "train" in tables:
+        tables["train"] = _with_micro_batch(tables["train"])
     applied = list(dict.fromkeys(variants))
     if default_variant in known and FULL not in applied:
         applied = [default_variant, *(name for name in applied if name != default_variant)]
@@ -315,6 +322,11 @@ def _override(tables: dict[str, Any], changes: Mapping[str, Any], where: str) ->
         if not isinstance(tables.get(section), Mapping):
             raise unknown("recipe section", section, tables, f"It stands in {where}; write section.key=value.")
         for key, value in values.items():
+            if (section, key) == ("train", "accumulate"):
+                raise InputError(
+                    f"{where} sets train.accumulate, which is no key any more: set train.micro_batch, the most "
+                    "expressions that one process computes at once. The batch stays what it is."
+                )
             if key not in tables[section]:
                 known = [f"{section}.{k}" for k in tables[section]]
                 raise unknown("recipe key", f"{section}.{key}", known, f"It stands in {where}.")

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from risbench import failures
 from risbench.errors import InputError
 
-LIMITS = ["train.accumulate", "train.batch_size", "predict.images_per_batch", "image.size"]
+LIMITS = ["train.micro_batch", "train.per_image", "predict.images_per_batch", "image.size"]
 WORKER = "DataLoader worker (pid 8) is killed by signal: "
 
 

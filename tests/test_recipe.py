@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,50 @@ def test_a_wrong_override_is_one_sentence_that_names_it(overrides: list[str], wo
         recipe.load(LTS, [], overrides)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_former_key_names_the_one_in_its_place(tmp_path: Path) -> None:
+    text = LTS.read_text(encoding="utf-8") + "\n[variant.old.train]\naccumulate = 4\n"
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    cases: dict[str, tuple[list[str], list[str]]] = {
+        "^the override 'train.accumulate=4' sets train.accumulate, .*: set train.micro_batch": (
+            [],
+            ["train.accumulate=4"],
+        ),
+        "^variant 'old' of .* sets train.accumulate, .*: set train.micro_batch": (["old"], []),
+    }
+    for message, (variants, overrides) in cases.items():
+        with pytest.raises(InputError, match=message):
+            recipe.load(tmp_path / "recipe.toml", variants, overrides)
+    assert recipe.load(tmp_path / "recipe.toml", [], ["train.micro_batch=4"])[0].train.micro_batch == 4
+
+
+def former_recipe(folder: Path, batch_size: object, accumulate: object) -> Path:
+    """Write a recipe from before 0.3."""
+    train = {**TINY.train.model_dump(), "batch_size": batch_size, "accumulate": accumulate}
+    new = ("micro_batch", "flip", "rates", "ema", "matmul")
+    tables = {**TINY.model_dump(), "train": {key: value for key, value in train.items() if key not in new}}
+    (folder / "recipe.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
+    return folder / "recipe.toml"
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate", "micro_batch"), [(32, 1, 32), (32, 4, 8), (18, 4, 4), (1, 2, 1)])
+def test_a_former_recipe_is_read_with_the_micro_batches_it_had(
+    tmp_path: Path, batch_size: int, accumulate: int, micro_batch: int
+) -> None:
+    file = former_recipe(tmp_path, batch_size, accumulate)
+    settings = recipe.validate(recipe.read(file), "here")
+    assert settings == recipe.load(file)[0]
+    assert (settings.train.batch_size, settings.train.micro_batch) == (batch_size, micro_batch)
+    assert recipe.load(file, [], ["train.micro_batch=2"])[0].train.micro_batch == 2
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(32, 0), (32, -1), (32, "4"), (32, True), ("32", 4), (32, 1.5)])
+def test_a_damaged_former_recipe_is_one_sentence(tmp_path: Path, batch_size: object, accumulate: object) -> None:
+    file = former_recipe(tmp_path, batch_size, accumulate)
+    for read in (lambda: recipe.load(file), lambda: recipe.validate(recipe.read(file), str(file))):
+        with pytest.raises(InputError, match="train"):
+            read()
 
 
 def test_an_unknown_variant_lists_the_known_ones() -> None:

@@ -6,10 +6,13 @@ NCCL on CUDA and gloo on the CPU.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +24,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from risbench.errors import InputError
 
@@ -40,7 +45,7 @@ def start(precision: str = "32-true") -> Fabric:
         accelerator="cuda" if cuda else "cpu",
         devices=world // nodes,
         num_nodes=nodes,
-        strategy=DDPStrategy() if world > 1 else "auto",
+        strategy=_strategy() if world > 1 else "auto",
         precision=precision,  # type: ignore[arg-type]
         plugins=[environment],  # Fabric's detection takes any Slurm allocation for a launch by srun
     )
@@ -48,6 +53,13 @@ def start(precision: str = "32-true") -> Fabric:
         fabric.launch()
     _log.info("Device: %s, precision %s.", device_name(fabric), precision)
     return fabric
+
+
+def _strategy() -> DDPStrategy:
+    """Return the exchange of gradients alone: `synchronise_buffers` exchanges the buffers, less often."""
+    is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters  # after torch 2.6
+    buffers: dict[str, Any] = {"forward_sync_buffers" if is_new else "broadcast_buffers": False}
+    return DDPStrategy(**buffers)
 
 
 def _launched() -> tuple[int, int, ClusterEnvironment]:
@@ -96,6 +108,15 @@ def from_main(fabric: Fabric, value: T) -> T:
     return fabric.broadcast(value, src=0)
 
 
+def from_all(fabric: Fabric, value: T) -> list[T]:
+    """Return the values of all processes, by rank, in every process."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 def synchronise_normalisation(model: nn.Module, fabric: Fabric) -> nn.Module:
     """Let batch normalisation see the batches of all processes; only CUDA supports it."""
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -105,11 +126,44 @@ def synchronise_normalisation(model: nn.Module, fabric: Fabric) -> nn.Module:
     return model
 
 
-def copy_buffers(model: nn.Module, fabric: Fabric) -> None:
-    """Copy the main process's buffers to every process: running statistics differ while training."""
-    if fabric.world_size > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+def synchronise_buffers(model: nn.Module, fabric: Fabric) -> None:
+    """Give all processes the mean of their running statistics, and the main process's other buffers.
+
+    While training nothing reads a running statistic, so that they are exchanged once an epoch and not in each step.
+    """
+    if fabric.world_size == 1:
+        return
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    statistics = {id(buffer) for layer in layers for buffer in (layer.running_mean, layer.running_var)}
+    for buffer in model.buffers():
+        common = buffer.clone()
+        torch.distributed.broadcast(common, src=0)
+        if id(buffer) in statistics:
+            difference = buffer - common  # 0 if they are frozen, so that they stay bit for bit what they are
+            torch.distributed.all_reduce(difference)
+            common += difference / fabric.world_size
+        buffer.copy_(common)
+
+
+@contextmanager
+def arithmetic(matmul: str, fixed_sizes: bool = False) -> Iterator[None]:
+    """Set how float32 is multiplied, and set it back: other runs of this process may have other settings.
+
+    `matmul` is train.matmul; above "highest" cuDNN's convolutions take TF32 too. With `fixed_sizes` cuDNN tries its
+    algorithms once for each size of input, and takes the fastest.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    _set_arithmetic(matmul, matmul != "highest", fixed_sizes)
+    try:
+        yield
+    finally:
+        _set_arithmetic(*before)
+
+
+def _set_arithmetic(matmul: str, convolution_tf32: bool, benchmark: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = convolution_tf32
+    torch.backends.cudnn.benchmark = benchmark
 
 
 def device_name(fabric: Fabric) -> str:

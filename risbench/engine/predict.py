@@ -23,7 +23,7 @@ from risbench.data.loader import EvaluationSamples, Item
 from risbench.data.split import Split
 from risbench.engine import distributed, sanity
 from risbench.recipe import Image, Recipe
-from risbench.scoring import predictions_file
+from risbench.scoring import prediction_parts, predictions_file
 from risbench.scoring.prediction_parts import PredictionParts
 from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import InputHalf, Protocol, ScoreHalf
@@ -79,20 +79,27 @@ def resolve_input(recipe: Recipe, protocol: Protocol) -> InputHalf:
 
 
 def predict_split(
-    predictor: Predictor, index: Index, split: Split, header: Header, path: Path, label: str, origin: str = ""
+    predictor: Predictor,
+    index: Index,
+    split: Split,
+    header: Header,
+    path: Path,
+    label: str,
+    origin: str = "",
+    seconds: float = prediction_parts.SECONDS,
 ) -> Predictions:
     """Predict a split to the file `path`; batches that a killed run has stored are not computed again.
 
     They are computed again if header, images, device or code differ, or `origin`, which names what else the masks
-    depend on. Each process predicts its share of the batches, and the main process joins them. Every process returns
-    all predictions.
+    depend on. Each process predicts its share of the batches, which it stores every `seconds` or more seldom, and the
+    main process joins them. Every process returns all predictions.
     """
     fabric = predictor.fabric
     split = predictor.input_half.select_expressions(split)
     batches = loader.evaluation_batches(split, predictor.recipe.predict.images_per_batch)
     origin = distributed.from_main(fabric, "\n".join([origin, *_origin(predictor, index, split)]))
     folder = path.with_name(f"{path.stem}.parts")
-    parts = PredictionParts(folder, header, [split.sent_id[batch] for batch in batches], origin)
+    parts = PredictionParts(folder, header, [split.sent_id[batch] for batch in batches], origin, seconds)
     if fabric.is_global_zero:
         parts.prepare()
     distributed.barrier(fabric)
@@ -102,9 +109,12 @@ def predict_split(
     items = loader.load(samples, [batches[number] for number in numbers], predictor.recipe.train.workers)
     predictor.model.eval()
     with torch.inference_mode(), progress.bar(label, len(numbers), shown=fabric.is_global_zero) as step:
-        for number, item in zip(numbers, items, strict=True):
-            parts.add(number, _predict_batch(predictor, item, split, header))
-            step()
+        try:
+            for number, item in zip(numbers, items, strict=True):
+                parts.add(number, _predict_batch(predictor, item, split, header))
+                step()
+        finally:  # a run that is stopped loses no batch
+            parts.store()
     distributed.barrier(fabric)
     if fabric.is_global_zero:
         parts.merge(path)
@@ -145,27 +155,44 @@ def measure_speed(predictor: Predictor, index: Index, split: Split, seconds: flo
 def predict_masks(
     predictor: Predictor, item: Item, expressions: Sequence[str] = ()
 ) -> tuple[list[Tensor], list[tuple[int, int] | None]]:
-    """Return the mask (H, W, bool) of each expression at its scored size, and its peak (row, column) in that size.
+    """Return the mask (H, W, bool, on the CPU) of each expression at its scored size, and its peak in that size.
 
     Raises InputError, which names the expression of `expressions`, for a prediction that is none.
     """
     batch = predictor.fabric.to_device(item.batch)
-    with predictor.fabric.autocast():
+    with predictor.fabric.autocast(), distributed.arithmetic(predictor.recipe.train.matmul):
         prediction = predictor.model.predict(batch)
     method = type(predictor.model).__module__.rpartition(".")[2]
-    sanity.check_prediction(prediction, len(item.positions), method, expressions)
-    masks: list[Tensor] = [torch.empty(0)] * len(item.positions)
-    image_index = item.batch.image_index
+    sanity.check_shapes(prediction, len(item.positions), method)
+    probability = prediction.probability
     frames = [frame._replace(size=predictor.score_half.size(frame.size)) for frame in item.frames]
-    for image, frame in enumerate(frames):
-        rows = (image_index == image).nonzero()[:, 0]  # the b expressions of this image
-        probability = prediction.probability[rows.to(prediction.probability.device)]  # (b, h, w)
-        cut_masks = images.to_masks(
-            probability, frame, float(predictor.input_half.threshold), predictor.input_half.cut_at
-        )  # (b, H, W)
-        for row, mask in zip(rows.tolist(), cut_masks, strict=True):
-            masks[row] = mask
-    return masks, scaled_peaks(prediction, [frames[image] for image in image_index.tolist()])
+    order = item.batch.image_index.argsort(stable=True)  # (B,) the expressions image by image
+    cut_masks = _cut_masks(predictor, probability[order.to(probability.device)], item.batch.image_index, frames)
+    cells = (peak_of(probability) if prediction.peak is None else prediction.peak).to(probability.device)  # (B, 2)
+    cells, ranges, *cut_masks = _on_cpu([cells.long(), sanity.ranges(probability), *cut_masks])
+    sanity.check_values(ranges, cells, tuple(probability.shape[1:]), method, expressions)
+    masks: list[Tensor] = [torch.empty(0)] * len(item.positions)
+    for row, mask in zip(order.tolist(), (mask for image_masks in cut_masks for mask in image_masks), strict=True):
+        masks[row] = mask
+    peaked = prediction._replace(peak=cells)
+    return masks, scaled_peaks(peaked, [frames[image] for image in item.batch.image_index.tolist()])
+
+
+def _cut_masks(predictor: Predictor, probability: Tensor, image_index: Tensor, frames: Sequence[Frame]) -> list[Tensor]:
+    """Cut the probabilities (B, h, w), image by image, to the masks of each image: (b, H, W) of bool."""
+    half = predictor.input_half
+    by_image = probability.split_with_sizes(image_index.bincount(minlength=len(frames)).tolist())
+    return [
+        images.to_masks(maps, frame, float(half.threshold), half.cut_at)
+        for maps, frame in zip(by_image, frames, strict=True)
+    ]
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors of one device to the CPU, in one transfer; those of larger elements come first."""
+    pieces = [tensor.contiguous().view(torch.uint8).flatten() for tensor in tensors]
+    copied = torch.cat(pieces).cpu().split_with_sizes([len(piece) for piece in pieces])
+    return [piece.view(tensor.dtype).view(tensor.shape) for piece, tensor in zip(copied, tensors, strict=True)]
 
 
 def scaled_peaks(prediction: Prediction, frames: Sequence[Frame]) -> list[tuple[int, int] | None]:
@@ -182,6 +209,6 @@ def _predict_batch(predictor: Predictor, item: Item, split: Split, header: Heade
         header,
         split.sent_id[item.positions].tolist(),
         [(mask.shape[0], mask.shape[1]) for mask in masks],
-        [rle.encode(mask.cpu().numpy()) for mask in masks],
+        [rle.encode(mask.numpy()) for mask in masks],
         peaks,
     )

@@ -18,7 +18,15 @@ def check_prediction(
     prediction: Prediction, num_expressions: int, method: str, expressions: Sequence[str] = ()
 ) -> None:
     """Refuse a method's prediction of a batch; the message names the expression, if the texts are given."""
-    probability = prediction.probability
+    check_shapes(prediction, num_expressions, method)
+    probability, peak = prediction.probability, prediction.peak
+    cells = None if peak is None else peak.cpu()
+    check_values(ranges(probability).cpu(), cells, tuple(probability.shape[1:]), method, expressions)
+
+
+def check_shapes(prediction: Prediction, num_expressions: int, method: str) -> None:
+    """Refuse tensors of another shape or type; this does not wait for the device."""
+    probability, peak = prediction.probability, prediction.peak
     shape = tuple(probability.shape)
     if (
         probability.ndim != 3
@@ -30,17 +38,28 @@ def check_prediction(
             f"{method} gives probabilities {shape} of {probability.dtype} for {num_expressions} expressions. Return "
             "floating-point numbers (B, h, w) from predict_from, one map for each expression."
         )
-    lowest, highest = probability.flatten(1).aminmax(dim=1)  # NaN where any is NaN
-    wrong = ~((lowest >= -ROUNDING) & (highest <= 1 + ROUNDING))
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        which = repr(expressions[row]) if expressions else f"expression {row + 1} of a batch"
-        raise _wrong_probability(method, which, float(lowest[row]), float(highest[row]))
-    if prediction.peak is not None and not _lies_on_grid(prediction.peak, probability):
-        raise InputError(
-            f"{method} gives peaks that are no cells of its grid of {shape[1]} x {shape[2]}. Return the row and column "
-            "of a cell for each expression, (B, 2) int64."
-        )
+    if peak is not None and (
+        peak.is_floating_point() or peak.is_complex() or tuple(peak.shape) != (num_expressions, 2)
+    ):
+        raise _no_cells(method, shape[1:])
+
+
+def ranges(probability: Tensor) -> Tensor:
+    """Return the lowest and the highest number of each map, NaN where any is NaN: (B, h, w) to (B, 2)."""
+    return torch.stack(tuple(probability.flatten(1).aminmax(dim=1)), dim=1)
+
+
+def check_values(
+    ranges: Tensor, peak: Tensor | None, grid: tuple[int, ...], method: str, expressions: Sequence[str] = ()
+) -> None:
+    """Refuse ranges (B, 2) of numbers that are no probabilities, and peaks (B, 2) off the grid; both lie on the CPU."""
+    for row, (lowest, highest) in enumerate(ranges.tolist()):
+        if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):
+            which = repr(expressions[row]) if expressions else f"expression {row + 1} of a batch"
+            raise _wrong_probability(method, which, lowest, highest)
+    cells = [] if peak is None else peak.tolist()
+    if not all(0 <= row < grid[0] and 0 <= column < grid[1] for row, column in cells):
+        raise _no_cells(method, grid)
 
 
 def _wrong_probability(method: str, which: str, lowest: float, highest: float) -> InputError:
@@ -55,7 +74,8 @@ def _wrong_probability(method: str, which: str, lowest: float, highest: float) -
     )
 
 
-def _lies_on_grid(peak: Tensor, probability: Tensor) -> bool:
-    grid = torch.tensor(probability.shape[1:], device=peak.device)
-    whole = not (peak.is_floating_point() or peak.is_complex())
-    return whole and peak.shape == (len(probability), 2) and bool(((peak >= 0) & (peak < grid)).all())
+def _no_cells(method: str, grid: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"{method} gives peaks that are no cells of its grid of {grid[0]} x {grid[1]}. Return the row and column "
+        "of a cell for each expression, (B, 2) int64."
+    )

@@ -76,7 +76,7 @@ def draw_segmentation(
 
 def explanation_panels(predictor: Predictor, item: Item, tokens: Sequence[int]) -> list[Panel]:
     """Return the maps behind the prediction of one expression, at the size of its image: values (H, W)."""
-    with predictor.fabric.autocast():
+    with predictor.fabric.autocast(), distributed.arithmetic(predictor.recipe.train.matmul):
         panels = predictor.model.explain(predictor.fabric.to_device(item.batch), tokens)
     return [Panel(title, images.sample_to_size(values[None], item.frames[0])[0]) for title, values in panels]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from risbench.data import loader
+from risbench.data import loader, micro_batches
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.runs.inputs import check_places
@@ -19,7 +19,7 @@ def check(run: Run) -> None:
     check_places(run.stored_job)
     if trains:
         train = run.settings.train
-        loader.check_batch_size(train.batch_size, train.accumulate, run.fabric.world_size, train.per_image)
+        micro_batches.check(train.batch_size, train.micro_batch, train.per_image)
     if run.initial_checkpoint:  # opening it refuses one of another method
         run.initial_checkpoint.method()
     if not run.job.protocols:

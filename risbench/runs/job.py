@@ -18,6 +18,7 @@ from risbench.recipe import Recipe
 
 RUN_FILE, RECIPE_FILE = "run.toml", "recipe.toml"
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
+_EVALUATED = ("train.workers", "train.precision", "train.matmul")  # keys of [train] that an evaluation reads
 PLACES = ("method_path", "dataset", "data_root", "images", "init", "checkpoint")  # which a resumed run may change
 
 
@@ -95,8 +96,10 @@ def resolve_settings(job: Job, resume: Path | None = None) -> tuple[Recipe, list
     if job.checkpoint:
         return _checkpoint_settings(job)
     methods.load(job.method)  # code that cannot be imported is refused before a folder is made
-    settings, variants = training_settings(job)
-    return (settings if resume is None else _stored_settings(resume)), variants
+    if resume is None:
+        return training_settings(job)
+    # what its overrides made of the recipe is stored; a later risbench may not know their keys any more
+    return _stored_settings(resume), training_settings(job.model_copy(update={"overrides": []}))[1]
 
 
 def _stored_settings(folder: Path) -> Recipe:
@@ -116,8 +119,8 @@ def _checkpoint_settings(job: Job) -> tuple[Recipe, list[str]]:
         raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
     if job.init:
         raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
-    settings, _ = recipe.load(checkpoint.folder / "recipe.toml", [], job.overrides)
     _refuse_training_overrides(job.overrides)
+    settings, _ = recipe.load(checkpoint.folder / "recipe.toml", [], job.overrides)
     return _with_max_tokens(settings, [job.dataset]), checkpoint.facts.variants
 
 
@@ -139,11 +142,11 @@ def _with_max_tokens(settings: Recipe, names: list[str]) -> Recipe:
 def _refuse_training_overrides(overrides: list[str]) -> None:
     """Refuse overrides of training or network settings, which are fixed in a checkpoint."""
     for assignment in overrides:
-        key = assignment.partition("=")[0].strip()
-        if not key.startswith(("image.", "text.", "predict.")) and key not in ("train.workers", "train.precision"):
+        key, is_override = assignment.partition("=")[0].strip(), "=" in assignment
+        if is_override and not key.startswith(("image.", "text.", "predict.")) and key not in _EVALUATED:
             raise InputError(
                 f"{key} has no effect on a trained checkpoint, so it cannot be overridden: leave it out. Only image.*, "
-                "text.*, predict.*, train.workers and train.precision can."
+                "text.*, predict.*, train.workers, train.precision and train.matmul can."
             )
 
 

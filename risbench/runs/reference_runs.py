@@ -52,6 +52,8 @@ def describe_references(names: Sequence[str], job: Job, seeds: Sequence[int], ru
             "seconds": None,
             "parameters": None,
             "weights": "none",
+            "pretrained": [],
+            "training_data": [],
         }
         for name in names
         for seed in (seeds if name == "random-object" else seeds[:1])
@@ -88,4 +90,4 @@ def _make_folder(runs: Path, name: str) -> Path:
 def _run_reference(name: str, index: Index, split: str, seed: int, protocol: Protocol, folder: Path) -> Record:
     predictions = references.predict(name, index, split, seed, protocol)
     predictions_file.write(folder / "predictions" / f"{split}-{protocol.name}.parquet", predictions)
-    return record.score_and_write(folder, predictions, index, split, protocol, seed=seed, weights="none")
+    return record.score_and_write(folder, predictions, index, split, protocol, seed=seed)

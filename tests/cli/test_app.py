@@ -183,7 +183,7 @@ def test_memory_that_runs_out_is_one_sentence(
     }
     code, _, err = run_command(command, *arguments[command])
     assert code == 2 and err.startswith("error: Memory ran out") and err.count("\n") == 1
-    assert all(key in err for key in ("train.accumulate", "train.batch_size", "predict.images_per_batch", "image.size"))
+    assert all(key in err for key in ("train.micro_batch", "predict.images_per_batch", "image.size"))
 
 
 def test_a_bug_keeps_its_traceback(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:

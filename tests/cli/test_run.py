@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from risbench import recipe
 from risbench.engine import predict
+from risbench.errors import InputError
 from risbench.runs.job import Job, resolve_settings
 from risbench.scoring import predictions_file
 from risbench.scoring.predictions import Predictions
@@ -111,6 +113,30 @@ def test_overrides_of_a_checkpoint_set_the_number_of_words(
 
     job = Job(checkpoint=str(trained), dataset=str(small_card), overrides=[words])
     assert resolve_settings(job)[0].text.max_tokens == expected  # 0: the max_words of the card
+
+
+@pytest.mark.parametrize(
+    "override", ["train.accumulate=2", "train.micro_batch=2", "train.lr=1", "model.stem_channels=8"]
+)
+def test_overrides_that_a_checkpoint_cannot_follow_are_refused(trained: Path, small_card: Path, override: str) -> None:
+    job = Job(checkpoint=str(trained), dataset=str(small_card), overrides=[override])
+    with pytest.raises(InputError, match=f"{override.partition('=')[0]} has no effect on a trained checkpoint"):
+        resolve_settings(job)
+
+
+def test_a_run_begun_with_a_former_key_is_resumed_with_its_stored_recipe(
+    tmp_path: Path, small_card: Path, small_root: Path
+) -> None:
+    """Its run.toml keeps the override, which nobody can take back."""
+    job = Job(method="lts", dataset=str(small_card), data_root=str(small_root), overrides=["train.batch_size=8"])
+    stored, variants = resolve_settings(job)
+    text = recipe.dumps(stored).replace("micro_batch = 32", "accumulate = 2")
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    former = job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=2"]})
+    with pytest.raises(InputError, match="set train.micro_batch"):
+        resolve_settings(former)
+    settings, names = resolve_settings(former, tmp_path)
+    assert (settings.train.batch_size, settings.train.micro_batch, names) == (8, 4, variants)
 
 
 @pytest.mark.parametrize("protocol", ["original", "lavt"])

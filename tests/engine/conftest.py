@@ -38,7 +38,16 @@ def content() -> File:
         "bert_model": _filled(_bert_manifest()),
         "optimizer": optimizer.state_dict(),
         "epoch": 37,
-        "args": Namespace(dataset="refcocog", splitBy="umd", model="lavt", mha="", lr=5e-5, device="cuda:0"),
+        "args": Namespace(
+            dataset="refcocog",
+            splitBy="umd",
+            model="lavt",
+            mha="",
+            lr=5e-5,
+            device="cuda:0",
+            ck_bert="bert-base-uncased",
+            pretrained_swin_weights="./pretrained_weights/swin_base_patch4_window12_384_22k.pth",
+        ),
         "lr_scheduler": scheduler.state_dict(),
     }
 

@@ -56,6 +56,14 @@ BLOCK = "backbone.layers.0.blocks.0"
             without("model", "backbone.norm2.bias", "backbone.layers.1.res_gate.2.weight"),
             "2 of 1.. weights are missing: backbone.layers.1.res_gate.2.weight, backbone.norm2.bias. Give a whole file",
         ),
+        (
+            lambda content: content["bert_model"].update({f"bert.{QUERY}": content["bert_model"].pop(QUERY)}),
+            f"1 of 1.. weights are missing: bert_model.{QUERY}. Give",
+        ),
+        (
+            lambda content: [content["model"].pop(key) for key in list(content["model"]) if ".fusion." in key],
+            "48 of 1.. weights are missing: ([^,]*, ){2}[^,]* and 45 more. Give a whole file",
+        ),
         (without("bert_model", QUERY), f"1 of 1.. weights are missing: bert_model.{QUERY}. Give"),
         (
             without("model", "backbone.patch_embed.proj.weight"),

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from risbench import methods, recipe
@@ -17,7 +20,7 @@ from risbench.data.index import Index
 from risbench.data.split import Split
 from risbench.engine import distributed, predict
 from risbench.engine.predict import Predictor
-from risbench.scoring import predictions_file, protocol
+from risbench.scoring import prediction_parts, predictions_file, protocol
 from risbench.scoring.predictions import Header, Predictions
 from risbench.scoring.protocol import ScoreHalf
 
@@ -124,10 +127,66 @@ def test_parts_of_other_data_images_or_code_are_computed_again(
     elif change == "damage":
         next((tmp_path / "killed.parts").glob("*.parquet")).write_bytes(b"")
     predictions = predict.predict_split(predictor, index, train, mine, path, "", origin)
-    stored = {"nothing": 2, "damage": 1}.get(change, 0)
+    stored = 2 if change == "nothing" else 0  # the two batches lie in one file
     assert len(computed) == 3 + 3 - stored  # three batches
     assert predictions.sent_id.tolist() == train.sent_id.tolist()
     assert [entry.name for entry in tmp_path.glob("killed*")] == ["killed.parquet"]
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(0.0, 3), (math.inf, 1)])
+def test_a_part_is_written_again_and_again_or_once_at_the_end(
+    predictor: Predictor,
+    small_index: Index,
+    train: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    written: int,
+) -> None:
+    """Three batches."""
+    write, paths = predictions_file.write, []
+
+    def recorded(path: Path, predictions: Predictions) -> None:
+        paths.append(path)
+        write(path, predictions)
+
+    monkeypatch.setattr(predictions_file, "write", recorded)
+    monkeypatch.setattr(prediction_parts, "_SHARE", 0.0)
+    path = tmp_path / "file.parquet"
+    predict.predict_split(predictor, small_index, train, header(predictor), path, "", seconds=seconds)
+    assert len(paths) == written + 1 and paths[-1] == path and len(set(paths)) == 2
+
+
+def test_a_batch_waits_for_its_device_once(
+    predictor: Predictor, small_index: Index, train: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of the device `meta` have no values: whatever waits for one raises an error."""
+    item = predictor.samples(small_index, train)[loader.evaluation_batches(train, 3)[0]]
+    prediction = Prediction(
+        torch.empty(len(item.positions), 16, 16, device="meta"),
+        torch.empty(len(item.positions), 2, dtype=torch.int64, device="meta"),
+    )
+    copied = []
+
+    def copy(tensors: Sequence[Tensor]) -> list[Tensor]:
+        copied.append({tensor.device.type for tensor in tensors})
+        return [torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in tensors]
+
+    monkeypatch.setattr(predict, "_on_cpu", copy)
+    for made in (prediction, prediction._replace(peak=None)):
+        masks, peaks = predict.predict_masks(under(made, train, "original"), item)
+        assert copied.pop() == {"meta"} and copied == []
+        sizes = [small_index.image_size(int(train.image_id[position])) for position in item.positions]
+        assert [tuple(mask.shape) for mask in masks] == sizes and len(peaks) == len(sizes)
+
+
+def test_expressions_in_another_order_than_their_images_keep_their_masks(small_index: Index, train: Split) -> None:
+    probability = torch.rand(4, 480, 480, generator=torch.Generator().manual_seed(0))
+    predictor = under(Prediction(probability), train)
+    item = predictor.samples(small_index, train)[[0, 1, 9, 8]]
+    mixed = item._replace(batch=item.batch._replace(image_index=torch.tensor([1, 0, 1, 0])))
+    masks, _ = predict.predict_masks(predictor, mixed)
+    assert torch.equal(torch.stack(masks), probability > 0.5)
 
 
 def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(

@@ -108,7 +108,7 @@ def saved(tmp_path: Path) -> tuple[Path, Callable[[float], None]]:
     tokenizer = WordTokenizer(["red"], 4)
     torch.manual_seed(0)
     model = methods.load("lts").build(settings, tokenizer)
-    facts = Facts(method="lts", variants=[], training_data=[], weights="", seed=0, epoch=0, training_seconds=0.0)
+    facts = Facts(method="lts", variants=[], training_data=[], seed=0, epoch=0, training_seconds=0.0)
 
     def save(value: float) -> None:
         with torch.no_grad():

@@ -110,7 +110,7 @@ def lavt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     cls = methods.load("lavt")
     tokenizer = cls.tokenizer(settings, ["the red cup", "a teacup, left"])
-    facts = Facts(method="lavt", variants=["tiny"], training_data=[], weights="", seed=0, epoch=0, training_seconds=0.0)
+    facts = Facts(method="lavt", variants=["tiny"], training_data=[], seed=0, epoch=0, training_seconds=0.0)
     folder = tmp_path_factory.mktemp("lavt") / "best"
     checkpoint.save(folder, cls.build(settings, tokenizer), tokenizer, settings, facts)
     return folder

@@ -17,8 +17,9 @@ from lightning_fabric.plugins.precision.precision import Precision
 from safetensors.torch import load_file
 
 from risbench import methods
-from risbench.api import Method
+from risbench.api import Method, Pretrained
 from risbench.data.loader import TrainingSamples
+from risbench.data.pretrained import from_scratch
 from risbench.engine import distributed
 from risbench.engine.checkpoint import Checkpoint
 from risbench.engine.train import Trainer
@@ -28,6 +29,9 @@ from risbench.runs.evaluation import evaluate
 from risbench.runs.job import Job
 from risbench.runs.opening import open_run
 from risbench.runs.training import build_model, train
+
+PARTS = (from_scratch("Darknet53"), from_scratch("word vectors"))
+BY_HAND = Pretrained(part="backbone", source="by hand", training_data=("ImageNet-1k",))
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """Let the process die in the middle of the following epoch."""
     step = Trainer._step
 
-    def dying(self: Trainer, *arguments: object) -> dict[str, float]:
+    def dying(self: Trainer, *arguments: object) -> list[dict[str, torch.Tensor]]:
         if self.position.epoch == epochs:
             raise KeyboardInterrupt
         return step(self, *arguments)  # type: ignore[arg-type]
@@ -128,9 +132,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[type[Method]]:
     """The classes of the models that pretrained weights were loaded into."""
     calls: list[type[Method]] = []
 
-    def load(model: Method, *_: object) -> None:
+    def load(model: Method, *_: object) -> list[Pretrained]:
         calls.append(type(model))
-        model.weights = "pretrained by hand"
+        return [BY_HAND]
 
     monkeypatch.setattr(methods.load("lts"), "load_pretrained", load)
     return calls
@@ -147,20 +151,24 @@ def test_pretrained_weights_are_loaded_once_for_a_new_run_alone(
             train(run)
     assert loaded == [methods.load("lts")]
     last = run.folder / "checkpoints" / "last"
-    assert Checkpoint(last).facts.weights == "pretrained by hand"
+    assert Checkpoint(last).facts.pretrained == (BY_HAND,)
+    assert Checkpoint(last).facts.training_data == ["small", "ImageNet-1k"]
 
     resumed = open_run(Job.read(run.folder), tmp_path, resume=run.folder)
     opened = train(resumed)
-    assert opened.facts.weights == Checkpoint(last).facts.weights == "pretrained by hand"
-    assert evaluate(resumed, opened)[0].weights == "pretrained by hand"
+    assert opened.facts.pretrained == Checkpoint(last).facts.pretrained == (BY_HAND,)
+    assert evaluate(resumed, opened)[0].pretrained == (BY_HAND,)
 
     evaluated = job.model_copy(update={"method": "", "overrides": [], "checkpoint": str(opened.folder)})
     evaluation = open_run(evaluated, tmp_path / "evaluated")
-    assert evaluate(evaluation, train(evaluation))[0].weights == "pretrained by hand"
+    assert evaluate(evaluation, train(evaluation))[0].pretrained == (BY_HAND,)
 
     once = {"overrides": [*job.overrides, "train.epochs=1", "train.milestones=[]"], "init": str(opened.folder)}
     second = train(open_run(job.model_copy(update=once), tmp_path / "second"))
-    assert second.facts.weights == f"checkpoint {opened.facts.sha256[:12]} (pretrained by hand)"
+    assert second.facts.pretrained == (opened.facts.as_pretrained(),)
+    assert (
+        second.facts.pretrained[0].pretrained == (BY_HAND,) and second.facts.pretrained[0].sha256 == opened.facts.sha256
+    )
     assert len(loaded) == 1
 
 
@@ -173,7 +181,7 @@ def test_a_run_killed_before_its_first_checkpoint_loads_pretrained_weights_again
         with pytest.raises(KeyboardInterrupt):
             train(run)
     resumed = open_run(Job.read(run.folder), tmp_path, resume=run.folder)
-    assert train(resumed).facts.weights == "pretrained by hand"
+    assert train(resumed).facts.pretrained == (BY_HAND,)
     assert len(loaded) == 2
 
 
@@ -191,7 +199,8 @@ def test_init_starts_from_the_weights_and_words_of_a_checkpoint(job: Job, tmp_pa
     before, after = weights(first.folder), weights(second.folder)
     learned = [name for name in before if "running" not in name and "num_batches" not in name]
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learned)
-    assert opened.facts.weights.startswith("checkpoint ")
+    (begun_with,) = opened.facts.pretrained
+    assert begun_with.source.startswith("checkpoint ") and begun_with.pretrained == PARTS
 
 
 def test_the_training_data_of_an_initial_checkpoint_count(
@@ -236,33 +245,27 @@ def test_accumulation_is_the_mean_of_its_micro_batches(job: Job, tmp_path: Path)
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_with_accumulation_trains(job: Job, tmp_path: Path) -> None:
-    run = open_run(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=2"]}), tmp_path)
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_run_with_micro_batches_trains(job: Job, tmp_path: Path, size: int) -> None:
+    run = open_run(job.model_copy(update={"overrides": [*job.overrides, f"train.micro_batch={size}"]}), tmp_path)
     assert (train(run).facts.epoch or 0) >= 1
 
 
 @pytest.mark.parametrize(
-    ("overrides", "multiple"),
+    ("overrides", "words"),
     [
-        (["train.batch_size=6", "train.per_image=4"], 4),
-        (["train.batch_size=2", "train.per_image=4"], 4),
-        (["train.batch_size=4", "train.accumulate=3"], 3),
+        (["train.batch_size=6", "train.per_image=4"], "take a multiple of 4"),
+        (["train.batch_size=8", "train.per_image=4", "train.micro_batch=3"], "raise train.micro_batch to 4"),
+        (["train.accumulate=2"], "no key any more: set train.micro_batch"),
     ],
 )
 def test_a_batch_that_cannot_be_cut_is_refused_before_data_are_read(
-    job: Job, tmp_path: Path, overrides: list[str], multiple: int
+    job: Job, tmp_path: Path, overrides: list[str], words: str
 ) -> None:
     wrong = job.model_copy(update={"overrides": [*job.overrides, *overrides], "data_root": str(tmp_path / "nowhere")})
-    with pytest.raises(InputError, match=f"take a multiple of {multiple}"):
+    with pytest.raises(InputError, match=words):
         open_run(wrong, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_network_from_scratch_has_no_pretraining_data(job: Job, tmp_path: Path) -> None:
-    declared = job.model_copy(
-        update={"overrides": [*job.overrides, 'train.pretraining=["ImageNet-1k"]', "train.epochs=1"]}
-    )
-    assert train(open_run(declared, tmp_path)).facts.training_data == ["small"]
 
 
 def test_a_setting_that_building_refuses_leaves_no_folder(job: Job, tmp_path: Path) -> None:
@@ -273,9 +276,9 @@ def test_a_setting_that_building_refuses_leaves_no_folder(job: Job, tmp_path: Pa
 
 
 @pytest.mark.parametrize("largest", [0.0, 0.25])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("micro_batch", [4, 2])
 def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float, accumulate: int
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float, micro_batch: int
 ) -> None:
     """Measured in the optimiser. LTS sums its loss, so the gradient is long unless it is clipped."""
     lengths = []
@@ -286,7 +289,7 @@ def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     overrides = [*job.overrides, "train.epochs=1", "train.milestones=[]", f"train.clip_norm={largest}"]
-    overrides.append(f"train.accumulate={accumulate}")
+    overrides.append(f"train.micro_batch={micro_batch}")
     train(open_run(job.model_copy(update={"overrides": overrides}), tmp_path))
     assert len(lengths) == 2
     if largest:
@@ -321,15 +324,26 @@ def test_mixed_precision_reaches_the_layers_in_training(job: Job, tmp_path: Path
         assert seen == {expected}
 
 
-def test_a_micro_batch_that_cannot_be_normalised_is_one_sentence(job: Job, tmp_path: Path) -> None:
-    run = open_run(job.model_copy(update={"overrides": [*job.overrides, "train.accumulate=4"]}), tmp_path)
-    with pytest.raises(InputError, match="one expression .*lower train.accumulate"):
+@pytest.mark.parametrize(
+    ("sizes", "cure"),
+    [
+        ((4, 1), r"raise train.micro_batch \(to 4 at most\), or raise image.size"),
+        ((3, 2), r"raise train.micro_batch \(to 3 at most\)"),
+        ((1, 1), r"raise train.batch_size \(to 2 at least\) and train.micro_batch \(to 2 at least\)"),
+    ],
+)
+def test_a_micro_batch_that_cannot_be_normalised_is_one_sentence(
+    job: Job, tmp_path: Path, sizes: tuple[int, int], cure: str
+) -> None:
+    overrides = [f"train.batch_size={sizes[0]}", f"train.micro_batch={sizes[1]}"]
+    run = open_run(job.model_copy(update={"overrides": [*job.overrides, *overrides]}), tmp_path)
+    with pytest.raises(InputError, match=f"one expression .*: {cure}"):
         train(run)
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(job: Job, tmp_path: Path) -> None:
     run = open_run(job.model_copy(update={"overrides": [*job.overrides, "train.lr=1e20"]}), tmp_path)
-    with pytest.raises(InputError, match="no longer finite .*Lower train.lr"):
+    with pytest.raises(InputError, match=r"no longer finite in epoch 1, step 2 of 2 .* of small. Lower train.lr\."):
         train(run)
 
 

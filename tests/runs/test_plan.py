@@ -34,7 +34,6 @@ def record(*variants: str, **changes: Any) -> Record:
         "training_data": ["mini"],
         "recipe": {},
         "checkpoint": "one",
-        "weights": "from scratch",
         "commit": "",
         "versions": {},
         "device": "cpu, 1 x 2 threads",

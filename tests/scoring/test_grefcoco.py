@@ -35,7 +35,7 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 
 def naive(cases: list[Case]) -> dict[str, float | None]:
-    """GRES, section 4, written out: a pixel and an expression at a time."""
+    """The counting of ReLA's refer_evaluation.py, a pixel and an expression at a time."""
     scores, overlap, whole, reached = [], 0, 0, {0.7: 0, 0.8: 0, 0.9: 0}
     seen = {"TP": 0, "FN": 0, "TN": 0, "FP": 0}
     for mask, truth, no_target, predicted_none in cases:
