@@ -55,6 +55,11 @@ def shrink_at_random(frame: Frame, min_scale: float, generator: np.random.Genera
     return frame._replace(top=top, left=left, height=height, width=width)
 
 
+def mirror(frame: Frame) -> Frame:
+    """Place an image where it lies when its network input is mirrored."""
+    return frame._replace(left=frame.side - frame.left - frame.width)
+
+
 def to_input(image: PIL.Image, frame: Frame, settings: Image) -> Tensor:
     """Resize, pad and normalise: float32 (3, side, side)."""
     resized = image.resize((frame.width, frame.height), _FILTERS[settings.resampling])

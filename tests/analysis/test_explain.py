@@ -45,7 +45,7 @@ def perfect(index: Index, split: str) -> Predictions:
 def kept(folder: Path, predictions: Predictions, index: Index, split: str, under: Protocol) -> Path:
     """A run with one record and its predictions; return the record."""
     predictions_file.write(folder / "predictions" / f"{split}-{under.name}.parquet", predictions)
-    record.score_and_write(folder, predictions, index, split, under, seed=0, weights="none")
+    record.score_and_write(folder, predictions, index, split, under, seed=0)
     return folder / "records" / f"{split}-{under.name}.json"
 
 

@@ -84,6 +84,14 @@ BROKEN: dict[str, tuple[str, str]] = {
         """,
         "1 of .* weights hold NaN or infinite numbers, first causal",
     ),
+    "_load_pretrained": (
+        """
+        class Model(Model):
+            def load_pretrained(self, recipe, tokenizer):
+                self.weights = "CLIP"
+        """,
+        "load_pretrained of Model returns NoneType, no list of risbench.api.Pretrained",
+    ),
     "_loss": (
         """
         class Model(Model):

@@ -207,21 +207,21 @@ def test_pretrained_weights_are_loaded_where_they_are_named(tmp_path: Path) -> N
     (tmp_path / "bert" / "vocab.txt").write_text("[PAD]\n", encoding="utf-8")
     files = {"backbone_weights": tmp_path / "swin.pth", "text_weights": tmp_path / "bert"}
 
-    def loaded(pretrained: str, *names: str) -> tuple[Any, str]:
+    def loaded(pretrained: str, *names: str) -> tuple[Any, list[tuple[str, str]]]:
         overrides = [f"model.{each}" for each in (*sizes, *(f"{name}={files[name]}" for name in names))]
         settings, _ = recipe.load(RECIPE, ["tiny"], [f"model.pretrained={pretrained}", *overrides])
         model: Any = methods.load("lavt").build(settings, range(30))
-        model.load_pretrained(settings, range(30))
-        return model.network, model.weights
+        parts = model.load_pretrained(settings, range(30))
+        return model.network, [(part.part, part.source) for part in parts]
 
-    network, description = loaded("true", "backbone_weights", "text_weights")
-    assert description == f"Swin swin.pth; BERT {tmp_path / 'bert'}"
+    network, parts = loaded("true", "backbone_weights", "text_weights")
+    assert parts == [("Swin", "swin.pth"), ("BERT", str(tmp_path / "bert"))]
     assert same(network.backbone, swin) and same(network.text, bert)
-    network, description = loaded("true", "text_weights")
-    assert description == f"backbone from scratch; BERT {tmp_path / 'bert'}"
+    network, parts = loaded("true", "text_weights")
+    assert parts == [("backbone", ""), ("BERT", str(tmp_path / "bert"))]
     assert not same(network.backbone, swin) and same(network.text, bert)
-    network, description = loaded("false", "backbone_weights", "text_weights")
-    assert description == "from scratch"
+    network, parts = loaded("false", "backbone_weights", "text_weights")
+    assert parts == []
     assert not same(network.backbone, swin) and not same(network.text, bert)
 
 
