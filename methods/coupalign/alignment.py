@@ -5,11 +5,14 @@ B expressions, T words, N masks, C and D channels, D_t text width, d channels of
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_FLOOR = 1e-6  # of areas in pixels, and of weights
 
 
 class WPA(nn.Module):
@@ -61,37 +64,56 @@ class WPA(nn.Module):
 
 
 class Proposals(NamedTuple):
-    """Mask proposals, weighted by their agreement with the sentence."""
+    """Mask proposals, weighted by the agreement of what they cover with the sentence."""
 
     weights: Tensor  # (B, N), of sum 1
-    masks: Tensor  # logits (B, N, h, w)
+    masks: Tensor  # logits of their shares of the pixels, (B, N, h, w)
+    regions: Tensor  # means of the pixel embeddings that they cover, (B, N, D)
 
 
 class SMA(nn.Module):
-    """Sentence-Mask Alignment: the sentence weights the mask embeddings, whose signals return to the pixels."""
+    """Sentence-Mask Alignment: the sentence weights the masks, which aggregate pixels and write back to them."""
 
-    def __init__(self, word_width: int, width: int, temperature: float) -> None:
+    def __init__(self, word_width: int, width: int, temperature: float | None) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature = temperature  # None: products instead of cosines
         self.sentence = nn.Linear(word_width, width)
-        self.proposal = nn.Linear(width, width)  # of Q_o, compared with the sentence
-        # of Q_o, multiplied with the pixels
-        self.embedding = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        self.project = nn.Linear(width, width)
+        self.proposal = nn.Linear(width, width)  # of a region, compared with the sentence
+        # of Q_o and of a region: what is written where the mask lies, and what every pixel is multiplied by
+        self.embedding = nn.Linear(width, 2 * width)
+        self.region = nn.Linear(width, 2 * width)
 
-    def align(self, queries: Tensor, sentence: Tensor, pixels: Tensor) -> Proposals:
-        """Q_o (B, N, D), L_g (B, D_t) and pixel embeddings (B, D, h, w) to the mask proposals."""
-        agreement = functional.cosine_similarity(self.proposal(queries), self.sentence(sentence)[:, None], dim=2)
-        weights = (agreement / self.temperature).softmax(dim=1)  # (B, N)
-        masks = torch.einsum("bnd,bdhw->bnhw", self.embedding(queries), pixels)
-        return Proposals(weights, masks)
+    def align(self, sentence: Tensor, masks: Tensor, pixels: Tensor) -> Proposals:
+        """L_g (B, D_t), the masks' logits (B, N, h, w) and pixel embeddings P (B, D, h, w) to the proposals."""
+        shares = masks.sigmoid()  # (B, N, h, w)
+        sums = torch.einsum("bnhw,bdhw->bnd", shares, pixels)
+        regions = sums / (shares.sum(dim=(2, 3))[:, :, None] + _FLOOR)  # (B, N, D)
+        proposal, direction = self.proposal(regions), self.sentence(sentence)[:, None]  # (B, N, D), (B, 1, D)
+        if self.temperature is None:
+            agreement = (proposal * direction).sum(dim=2)  # (B, N)
+        else:
+            agreement = functional.cosine_similarity(proposal, direction, dim=2) / self.temperature
+        return Proposals(agreement.float().softmax(dim=1), masks, regions)
 
-    def forward(self, queries: Tensor, sentence: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `align`, to the weighted embeddings at the pixels they cover (B, D, h, w) and the sum of Y_N (B, h, w)."""
-        weights, masks = self.align(queries, sentence, pixels)
-        shares = weights[:, :, None, None]
-        gathered = torch.einsum("bnhw,bnd->bdhw", shares * masks.sigmoid(), self.project(queries))
-        return gathered, (shares * masks).sum(dim=1)
+    def forward(self, queries: Tensor, sentence: Tensor, masks: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `align`, with Q_o (B, N, D), to the map Y_N (B, D, h, w) and the logit of the masks (B, h, w)."""
+        weights, masks, regions = self.align(sentence, masks, pixels)
+        local, common = (self.embedding(queries) + self.region(regions)).chunk(2, dim=2)  # (B, N, D) each
+        relative = weights * weights.shape[1]  # to uniform weights, so that N does not set the size of Y_N
+        written = torch.einsum("bnhw,bnd->bdhw", masks.sigmoid(), relative[:, :, None] * local)
+        factors = torch.einsum("bn,bnd->bd", weights, common)  # (B, D)
+        return written + factors[:, :, None, None] * pixels, _logit_over_uniform(weights, masks)
+
+
+def _logit_over_uniform(weights: Tensor, masks: Tensor) -> Tensor:
+    """Return log(s / (1 - s)) of the weighted shares s, less its value for uniform weights, where s is 1 / N.
+
+    Weights (B, N), and logits of shares that sum to 1 at each pixel, (B, N, h, w), to (B, h, w).
+    """
+    logarithm = weights.clamp_min(_FLOOR).log()[:, :, None, None]  # (B, N, 1, 1)
+    inside = (logarithm + functional.logsigmoid(masks)).logsumexp(dim=1)
+    outside = (logarithm + functional.logsigmoid(-masks)).logsumexp(dim=1)
+    return inside - outside + math.log(weights.shape[1] - 1)
 
 
 def mean_of_words(words: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ map. Stages count from the finest (H/4).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +44,13 @@ from risbench.recipe import (
     validate_section,
 )
 
-from .alignment import SMA, WPA, mean_of_words
-from .contrast import pixel_contrast
-from .generator import FPN, MaskGenerator
+from .alignment import SMA, WPA, Proposals, mean_of_words
+from .coherence import incoherence
+from .contrast import pixel_contrast, prototype_contrast
+from .generator import FPN, Attention, MaskGenerator
 
 _MASK_PANELS = 6  # mask proposals that `explain` shows
+_CONTRASTS = {"pairs": pixel_contrast, "prototype": prototype_contrast}
 
 
 class Settings(EncoderSettings):
@@ -64,10 +66,14 @@ class Settings(EncoderSettings):
     mask_layers: PositiveInt
     mask_heads: PositiveInt
     mask_dropout: Fraction
+    mask_attention: Attention
+    mask_weights: Literal["cosine", "product"]
     mask_temperature: PositiveFloat
+    mask_coherence: NonNegativeFloat
     prior: Probability
     class_weights: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)]
     contrast: NonNegativeFloat
+    contrast_with: Literal["pairs", "prototype"]
     contrast_samples: Annotated[int, Field(gt=1)]
     temperature: PositiveFloat
 
@@ -122,6 +128,14 @@ class CoupAlign(nn.Module):
         return shares
 
 
+class HeadOutput(NamedTuple):
+    """What the head makes of the encoders' output."""
+
+    features: Tensor  # of the pixels, (B, D, H/4, W/4)
+    logits: Tensor  # of background and target, (B, 2, H/4, W/4)
+    masks: Tensor | None  # logits of the proposals' shares (B, N, H/4, W/4), or None without proposals
+
+
 class Head(nn.Module):
     """Logits from pixel embeddings and mask proposals, or from pixel embeddings alone."""
 
@@ -135,17 +149,25 @@ class Head(nn.Module):
         self.join = ConvNormReLU(2 * width if generator else width, width)
         self.logits = two_logits(width, prior)
 
-    def forward(self, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
-        """Return features of the pixels (B, D, H/4, W/4) and logits of background and target (B, 2, H/4, W/4)."""
-        x = self.pixels(encoded.maps)  # (B, D, H/4, W/4)
-        if self.generator is not None and self.align is not None:
-            queries = self.generator(encoded.maps[-1])  # (B, N, D)
-            gathered, signal = self.align(queries, encoded.sentence, x)  # (B, D, H/4, W/4), (B, H/4, W/4)
-            features = self.join(torch.cat((x, gathered), dim=1))
-            background, target = self.logits(features).unbind(dim=1)
-            return features, torch.stack((background, target + signal), dim=1)
-        features = self.join(x)
-        return features, self.logits(features)
+    def forward(self, encoded: EncoderOutput) -> HeadOutput:
+        """Return features and logits of the pixels, and the masks."""
+        pyramid = self.pixels(encoded.maps)
+        x = pyramid[0]  # (B, D, H/4, W/4)
+        if self.generator is None or self.align is None:
+            features = self.join(x)
+            return HeadOutput(features, self.logits(features), None)
+        queries, masks = self.generator(pyramid)  # (B, N, D), (B, N, H/4, W/4)
+        written, signal = self.align(queries, encoded.sentence, masks, x)  # (B, D, H/4, W/4), (B, H/4, W/4)
+        features = self.join(torch.cat((x, written), dim=1))
+        background, target = self.logits(features).unbind(dim=1)
+        return HeadOutput(features, torch.stack((background, target + signal), dim=1), masks)
+
+    def proposals(self, encoded: EncoderOutput) -> Proposals:
+        """Return the weighted mask proposals; there must be some."""
+        assert self.generator is not None and self.align is not None
+        pyramid = self.pixels(encoded.maps)
+        _, masks = self.generator(pyramid)
+        return self.align.align(encoded.sentence, masks, pyramid[0])
 
 
 class Model(EncoderMethod):
@@ -176,26 +198,29 @@ class Model(EncoderMethod):
         return cls(network.to(memory_format=torch.channels_last), head.to(memory_format=torch.channels_last), settings)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy with class weights on the network input, and the contrast of pixels at H/4."""
+        """Cross-entropy on the network input, with class weights; contrast of pixels; incoherence of the masks."""
         assert batch.mask is not None
+        settings = self.settings
         first = repeat_for_expressions(self.encode_image(batch), batch.image_index)[0]
-        features, logits = self.head(self.network(first, batch.words))
+        features, logits, masks = self.head(self.network(first, batch.words))
         logits = upsample(logits, batch.mask.shape[1:], align_corners=False)  # (B, 2, H, W)
         weights = cast(Tensor, self.class_weights).to(logits.dtype)
         segmentation = functional.cross_entropy(logits, batch.mask.long(), weights)
         terms = {"total": segmentation, "segmentation": segmentation}
-        if self.settings.contrast:
+        if settings.contrast:
             truth = area_average(batch.mask, (features.shape[2], features.shape[3]))  # (B, H/4, W/4)
-            terms["auxiliary"] = pixel_contrast(
-                features, truth, self.settings.contrast_samples, self.settings.temperature
-            )
-            terms["total"] = segmentation + self.settings.contrast * terms["auxiliary"]
+            contrast = _CONTRASTS[settings.contrast_with]
+            terms["auxiliary"] = contrast(features, truth, settings.contrast_samples, settings.temperature)
+            terms["total"] = terms["total"] + settings.contrast * terms["auxiliary"]
+        if masks is not None and settings.mask_coherence:
+            terms["incoherence"] = incoherence(batch.image, batch.image_index, masks.sigmoid())
+            terms["total"] = terms["total"] + settings.mask_coherence * terms["incoherence"]
         return terms
 
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
         """Predict the target's probability on the network input."""
-        _, logits = self.head(self.network(features[0], words))  # (B, 2, H/4, W/4)
-        return Prediction(target_probability(logits, self.input_size(features[0]), align_corners=False))
+        output = self.head(self.network(features[0], words))
+        return Prediction(target_probability(output.logits, self.input_size(features[0]), align_corners=False))
 
     def explain(self, batch: Batch, tokens: Sequence[int]) -> list[Panel]:
         """Return the mask proposals of the highest weights, and a chosen word's attention to the pixels."""
@@ -213,9 +238,7 @@ class Model(EncoderMethod):
 
     def _mask_panels(self, encoded: EncoderOutput) -> list[Panel]:
         """Return the proposals with the highest weights for the first expression of a batch."""
-        generator, align = self.head.generator, self.head.align
-        assert generator is not None and align is not None  # the caller has checked that there are proposals
-        proposals = align.align(generator(encoded.maps[-1]), encoded.sentence, self.head.pixels(encoded.maps))
+        proposals = self.head.proposals(encoded)
         weights, order = proposals.weights[0].sort(descending=True, stable=True)
         panels = []
         for weight, number in zip(weights[:_MASK_PANELS].tolist(), order.tolist(), strict=False):
@@ -244,8 +267,9 @@ def _build_head(settings: Settings, widths: Sequence[int]) -> Head:
     width, generator, align = settings.mask_width, None, None
     if settings.masks:
         layers, heads, dropout = settings.mask_layers, settings.mask_heads, settings.mask_dropout
-        generator = MaskGenerator(settings.masks, widths[-1], width, layers, heads, dropout)
-        align = SMA(settings.text_width, width, settings.mask_temperature)
+        generator = MaskGenerator(settings.masks, width, layers, heads, dropout, settings.mask_attention)
+        temperature = settings.mask_temperature if settings.mask_weights == "cosine" else None
+        align = SMA(settings.text_width, width, temperature)
     return Head(FPN(widths, width), generator, align, width, settings.prior)
 
 

@@ -19,6 +19,7 @@ from risbench.recipe import Recipe
 RUN_FILE, RECIPE_FILE = "run.toml", "recipe.toml"
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])  # any error in options; typer does not export it
 _EVALUATED = ("train.workers", "train.precision", "train.matmul")  # keys of [train] that an evaluation reads
+_FORMER = "train.accumulate"  # a key of recipes before 0.3
 PLACES = ("method_path", "dataset", "data_root", "images", "init", "checkpoint")  # which a resumed run may change
 
 
@@ -119,7 +120,7 @@ def _checkpoint_settings(job: Job) -> tuple[Recipe, list[str]]:
         raise InputError("A checkpoint has its variants in its recipe: leave --variant out.")
     if job.init:
         raise InputError("--init starts training, and a --checkpoint is not trained on: leave one of them out.")
-    _refuse_training_overrides(job.overrides)
+    _refuse_training_overrides(job.overrides, checkpoint.recipe)
     settings, _ = recipe.load(checkpoint.folder / "recipe.toml", [], job.overrides)
     return _with_max_tokens(settings, [job.dataset]), checkpoint.facts.variants
 
@@ -139,11 +140,12 @@ def _with_max_tokens(settings: Recipe, names: list[str]) -> Recipe:
     return settings.model_copy(update={"text": settings.text.model_copy(update={"max_tokens": words})})
 
 
-def _refuse_training_overrides(overrides: list[str]) -> None:
+def _refuse_training_overrides(overrides: list[str], stored: Recipe) -> None:
     """Refuse overrides of training or network settings, which are fixed in a checkpoint."""
+    fixed = {f"{section}.{name}" for section in ("model", "train") for name in dict(getattr(stored, section))}
     for assignment in overrides:
-        key, is_override = assignment.partition("=")[0].strip(), "=" in assignment
-        if is_override and not key.startswith(("image.", "text.", "predict.")) and key not in _EVALUATED:
+        key = assignment.partition("=")[0].strip()
+        if key in {*fixed, _FORMER} - {*_EVALUATED}:
             raise InputError(
                 f"{key} has no effect on a trained checkpoint, so it cannot be overridden: leave it out. Only image.*, "
                 "text.*, predict.*, train.workers, train.precision and train.matmul can."

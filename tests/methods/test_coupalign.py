@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
 from risbench import methods, recipe
@@ -15,23 +16,29 @@ from risbench.api import Batch, Words, repeat_for_expressions
 from risbench.errors import InputError
 
 coupalign = methods.module("coupalign")
-alignment, contrast, generator = (
-    importlib.import_module(f"{coupalign.__package__}.{name}") for name in ("alignment", "contrast", "generator")
+alignment, generator = (
+    importlib.import_module(f"{coupalign.__package__}.{name}") for name in ("alignment", "generator")
 )
 RECIPE = methods.recipe_file("coupalign")
 PIECES = 90  # word pieces of the networks here
 PARAMETERS = {  # at full size, with a vocabulary of PIECES
-    "swin-base": 188_408_762,
-    "resnet101": 147_390_530,
-    "darknet53": 142_252_514,
+    "swin-base": 188_343_738,
+    "resnet101": 147_063_362,
+    "darknet53": 142_187_490,
     "masks-0": 180_749_754,
-    "masks-20": 188_388_282,
-    "masks-50": 188_395_962,
-    "masks-100": 188_408_762,
-    "masks-150": 188_421_562,
-    "masks-200": 188_434_362,
-    "no-wpa": 182_778_298,
-    "no-aux": 188_408_762,
+    "masks-20": 188_323_258,
+    "masks-50": 188_330_938,
+    "masks-100": 188_343_738,
+    "masks-150": 188_356_538,
+    "masks-200": 188_369_338,
+    "no-wpa": 182_713_274,
+    "no-aux": 188_343_738,
+    "no-coherence": 188_343_738,
+    "less-weights": 188_343_738,
+    "prototype-contrast": 188_343_738,
+    "hidden-pixels": 188_343_738,
+    "one-layer": 183_056_058,
+    "whole-attention": 188_343_738,
 }
 
 
@@ -128,50 +135,20 @@ def test_maps_words_and_masks_have_the_shapes_of_the_readme(batch: Batch) -> Non
     encoded = encode(model, batch)
     assert [tuple(fused.shape) for fused in encoded.maps] == [(3, 16 // 2**n, 16 // 2**n, 32 * 2**n) for n in range(4)]
     assert encoded.words.shape == (3, 6, 64) and encoded.sentence.shape == (3, 64)
-    pixels = model.head.pixels(encoded.maps)  # (B, D, H/4, W/4)
-    queries = model.head.generator(encoded.maps[-1])
-    proposals = model.head.align.align(queries, encoded.sentence, pixels)
-    assert pixels.shape == (3, 32, 16, 16) and queries.shape == (3, 7, 32)
-    assert proposals.masks.shape == (3, 7, 16, 16)
-    assert torch.allclose(proposals.weights.sum(dim=1), torch.ones(3))
-    assert model.predict(batch).probability.shape == (3, 64, 64)
+    pyramid = model.head.pixels(encoded.maps)  # four maps (B, D, h, w)
+    assert [tuple(level.shape) for level in pyramid] == [(3, 32, 16 // 2**n, 16 // 2**n) for n in range(4)]
+    queries, masks = model.head.generator(pyramid)
+    assert queries.shape == (3, 7, 32) and masks.shape == (3, 7, 16, 16)
+    assert torch.allclose(model.head.proposals(encoded).weights.sum(dim=1), torch.ones(3))
+    output = model.head(encoded)
+    assert output.features.shape == (3, 32, 16, 16) and output.logits.shape == (3, 2, 16, 16)
+    assert torch.equal(output.masks, masks) and model.predict(batch).probability.shape == (3, 64, 64)
 
 
 def test_the_sentence_is_the_mean_of_its_words_without_padding() -> None:
     words, mask = torch.randn(2, 5, 3), torch.arange(5) < torch.tensor([[5], [2]])
     expected = torch.stack((words[0].mean(dim=0), words[1, :2].mean(dim=0)))
     assert torch.allclose(alignment.mean_of_words(words, mask), expected, atol=1e-6)
-
-
-def test_the_signals_are_the_masks_by_the_sentence_s_weights_and_return_to_the_pixels_they_cover() -> None:
-    torch.manual_seed(0)
-    module = alignment.SMA(5, 4, temperature=0.5).double()
-    queries, sentence = torch.randn(1, 3, 4).double(), torch.randn(1, 5).double()
-    pixels = torch.randn(1, 4, 2, 2).double()
-    direction = functional.normalize(module.sentence(sentence[0]), dim=0)
-    agreement = [functional.normalize(module.proposal(q), dim=0) @ direction for q in queries[0]]
-    weights = (torch.stack(agreement) / 0.5).softmax(dim=0)
-    expected, signal = torch.zeros(4, 2, 2).double(), torch.zeros(2, 2).double()
-    for n in range(3):
-        for y in range(2):
-            for x in range(2):
-                mask = module.embedding(queries[0, n]) @ pixels[0, :, y, x]
-                expected[:, y, x] += weights[n] * mask.sigmoid() * module.project(queries[0, n])
-                signal[y, x] += weights[n] * mask
-    gathered, signals = module(queries, sentence, pixels)
-    assert torch.allclose(gathered[0], expected, rtol=0, atol=1e-12)
-    assert torch.allclose(signals[0], signal, rtol=0, atol=1e-12)
-
-
-def test_mask_embeddings_differ_even_for_similar_queries(batch: Batch) -> None:
-    """Learned queries that hardly differ, as after training, still give different proposals."""
-    model = build().eval()
-    with torch.no_grad():
-        queries = model.head.generator.queries
-        queries.copy_(10.0 + 0.01 * queries)
-    unit = functional.normalize(model.head.generator(encode(model, batch).maps[-1]), dim=2)  # (B, N, D)
-    pairs = ~torch.eye(unit.shape[1], dtype=torch.bool)
-    assert (unit @ unit.mT)[:, pairs].mean() < 0.2
 
 
 def test_the_order_of_the_queries_changes_nothing(batch: Batch) -> None:
@@ -190,50 +167,25 @@ def test_ids_in_padding_change_nothing(batch: Batch) -> None:
     assert torch.allclose(model.predict(changed).probability, model.predict(batch).probability, atol=1e-6)
 
 
-def test_the_contrast_is_its_formula_over_pairs_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the drawn pixels known, against a loop over them."""
+def test_the_total_is_segmentation_weighted_contrast_and_incoherence(batch: Batch) -> None:
     torch.manual_seed(0)
-    features = torch.randn(2, 3, 4, 4).double()
-    mask = torch.zeros(2, 4, 4)
-    mask[0, :2, :2] = mask[1, 1:3, :] = 1
-    places = {True: torch.tensor([[0, 1, 4], [5, 8, 8]]), False: torch.tensor([[2, 15, 8], [0, 3, 14]])}
-
-    def drawn(weights: Tensor, samples: int, replacement: bool) -> Tensor:
-        chosen = places[bool(weights[0, 0])]  # the first pixel belongs to the target of the first expression
-        assert samples == 3 and replacement and weights.gather(1, chosen).all()
-        return chosen
-
-    monkeypatch.setattr(torch, "multinomial", drawn)
-    losses = []
-    for n in range(2):
-        unit = functional.normalize(features[n].flatten(1).T, dim=1)
-        target, background = unit[places[True][n]], unit[places[False][n]]
-        for i in range(3):
-            for j in {0, 1, 2} - {i}:
-                near = torch.exp(target[i] @ target[j] / 0.5)
-                losses.append(-torch.log(near / (near + torch.exp(background @ target[i] / 0.5).sum())))
-    expected = torch.stack(losses).mean()
-    assert torch.allclose(contrast.pixel_contrast(features, mask, 3, 0.5).double(), expected, rtol=0, atol=1e-5)
+    terms = build("contrast=0.25", "mask_coherence=0.5").loss(batch)
+    assert set(terms) == {"total", "segmentation", "auxiliary", "incoherence"}
+    expected = terms["segmentation"] + 0.25 * terms["auxiliary"] + 0.5 * terms["incoherence"]
+    assert torch.allclose(terms["total"], expected)
+    assert set(build("contrast=0.0", "mask_coherence=0.0").loss(batch)) == {"total", "segmentation"}
+    assert set(build("masks=0").loss(batch)) == {"total", "segmentation", "auxiliary"}
 
 
-def test_the_contrast_draws_from_the_right_side_and_leaves_out_expressions_with_one_side() -> None:
-    """Equal target pixels, unlike the background: no loss. Without target or background: zero, with a gradient."""
-    mask = torch.zeros(2, 4, 4)
-    mask[0, :2] = 1
-    features = torch.stack((mask, 1 - mask), dim=1).requires_grad_()  # (B, 2, h, w)
-    assert contrast.pixel_contrast(features, mask, 8, 0.02) < 1e-6
-    for one_sided in (torch.zeros(2, 4, 4), torch.ones(2, 4, 4)):
-        loss = contrast.pixel_contrast(features, one_sided, 8, 0.1)
-        loss.backward()
-        assert loss == 0 and features.grad is not None and not features.grad.any()
-
-
-def test_the_total_is_segmentation_and_weighted_contrast(batch: Batch) -> None:
-    torch.manual_seed(0)
-    terms = build("contrast=0.25").loss(batch)
-    assert set(terms) == {"total", "segmentation", "auxiliary"}
-    assert torch.allclose(terms["total"], terms["segmentation"] + 0.25 * terms["auxiliary"])
-    assert set(build("contrast=0.0").loss(batch)) == {"total", "segmentation"}
+@pytest.mark.parametrize("variant", ["tiny", "prototype-contrast", "hidden-pixels", "less-weights", "masks-0"])
+def test_a_training_step_never_waits_for_the_device(variant: str, batch: Batch) -> None:
+    """Tensors without values stand for those of a device: a step that needs one to go on would be an error."""
+    model, mask = build(variants=("tiny", variant)), batch.mask
+    assert mask is not None
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        image, index, mask = map(mode.from_tensor, (batch.image, batch.image_index, mask))
+        words = Words(*map(mode.from_tensor, batch.words))
+        torch.autograd.backward(model.loss(Batch(image, index, words, mask))["total"])
 
 
 def test_segmentation_is_the_weighted_cross_entropy_on_the_input(batch: Batch) -> None:
@@ -245,19 +197,11 @@ def test_segmentation_is_the_weighted_cross_entropy_on_the_input(batch: Batch) -
     assert torch.allclose(terms["segmentation"].double(), (weights * losses).sum() / weights.sum(), atol=1e-5)
 
 
-def test_mixed_precision_keeps_class_weights_and_cosines_whole(batch: Batch) -> None:
+def test_mixed_precision_keeps_the_terms_whole(batch: Batch) -> None:
     model = build().train()
     with torch.autocast("cpu", torch.bfloat16):
         terms = model.loss(batch)
-    torch.manual_seed(0)
-    features, mask = 5 + 0.1 * torch.randn(2, 8, 4, 4), torch.eye(4).expand(2, 4, 4)
-    torch.manual_seed(1)
-    expected = contrast.pixel_contrast(features, mask, 16, 0.1)
-    torch.manual_seed(1)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = contrast.pixel_contrast(features, mask, 16, 0.1)
-    assert torch.equal(loss, expected)
-    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    assert len(terms) == 4 and all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
 
 
 @pytest.mark.parametrize("variant", recipe.variant_names(RECIPE))
@@ -300,9 +244,7 @@ def test_explanations_show_the_heaviest_masks_and_where_a_word_looks(batch: Batc
     with torch.inference_mode():
         panels = model.explain(one, [2, 3])
         encoded = encode(model, one)
-        proposals = model.head.align.align(
-            model.head.generator(encoded.maps[-1]), encoded.sentence, model.head.pixels(encoded.maps)
-        )
+        proposals = model.head.proposals(encoded)
         heaviest = int(proposals.weights[0].argmax())
         looks = model.network.attention(model.encode_image(one)[0], one.words)
         assert len(panels) == 6 + 4 and len(model.explain(one, [])) == 6
@@ -364,28 +306,3 @@ def test_weights_that_decay_are_those_of_layers() -> None:
     assert undecayed == {n for n in names.values() if n.endswith(("generator.queries", "position_bias_table"))}
     assert len(decayed) + len(free) == len(names)
     assert [group.get("weight_decay") for group in model.parameter_groups()] == [None, 0.0]
-
-
-def test_the_generator_knows_positions() -> None:
-    """The same pixels at other positions give other proposals, though attention alone ignores positions."""
-    torch.manual_seed(0)
-    module = generator.MaskGenerator(4, pixel_width=6, width=8, layers=1, heads=2, dropout=0.0).eval()
-    pixels = torch.randn(1, 3, 3, 6)
-    assert not torch.allclose(module(pixels), module(pixels.flip(2)), atol=1e-4)
-
-
-def test_dropout_of_the_generator_is_the_recipe_s() -> None:
-    layers = build("mask_dropout=0.3").head.generator.decoder.layers
-    assert all(layer.dropout.p == 0.3 for layer in layers)
-
-
-def test_half_covered_pixels_are_background_to_the_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Tensor] = []
-
-    def first(pixels: Tensor, among: Tensor, samples: int) -> Tensor:
-        drawn.append(among)
-        return pixels[:, :samples]
-
-    monkeypatch.setattr(contrast, "_draw_pixels", first)
-    contrast.pixel_contrast(torch.randn(1, 3, 1, 4), torch.tensor([[[0.0, 0.5, 0.51, 1.0]]]), 2, 0.1)
-    assert drawn[0].tolist() == [[False, False, True, True]] and drawn[1].tolist() == [[True, True, False, False]]
