@@ -12,6 +12,7 @@ import math
 import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -68,6 +69,12 @@ _COMPUTATION_KEYS = {  # where and how a run is computed, which changes no setti
     "predict.images_per_batch",
     "model.activation_checkpointing",
     "model.compile",
+}
+
+_EXAMPLES = {  # of keys that are empty by default, as they are written
+    "train.rates": '{"network.text." = 0.1}',
+    "train.pretraining": '["COCO"]',
+    "train.datasets": '["refcoco", "refcoco+"]',
 }
 
 Scalar = bool | int | float | str
@@ -174,6 +181,11 @@ class Train(Section):
         """Read recipes from before 0.3."""
         return _with_micro_batch(values)
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the values of the keys that recipes of an older risbench lack."""
+        return {name: deepcopy(f.default) for name, f in cls.model_fields.items() if not f.is_required()}
+
 
 class Predict(Section):
     """How probabilities become masks."""
@@ -201,8 +213,8 @@ def load(
     """
     tables = read(path)
     known = _variant_tables(tables, path)
-    if "train" in tables:
-        tables["train"] = _with_micro_batch(tables["train"])
+    if isinstance(tables.get("train"), dict):  # of an older risbench, it lacks keys that may be set
+        tables["train"] = Train.defaults() | _with_micro_batch(tables["train"])
     applied = list(dict.fromkeys(variants))
     if default_variant in known and FULL not in applied:
         applied = [default_variant, *(name for name in applied if name != default_variant)]
@@ -280,6 +292,9 @@ def _input_error(defect: ErrorDetails, path: list[str], known: Iterable[str], wh
     if defect["type"] == "missing":
         return InputError(f"{key} is missing in {where}: add it.")
     reason = defect["msg"].removeprefix("Value error, ")
+    if path[:2] == ["train", "rates"] and len(defect["loc"]) > 2:
+        key += f'["{defect["loc"][2]}"]'
+        reason += f"; write {key.partition('[')[0]} = {_EXAMPLES['train.rates']}, the prefix in quotes"
     if defect["loc"][0] == "model" and len(defect["loc"]) > 2:  # the message is about one type of several
         reason = "it must be a boolean, a finite number, a string, or a list of finite numbers or of strings"
     return InputError(f"{where}: {key} = {_short(defect['input'])} is wrong: {reason}. Give it another value.")
@@ -344,7 +359,7 @@ def _checked_type(value: Any, old: Any, key: str, where: str) -> Any:
     if type(value) is not type(old):
         raise InputError(
             f"{where} sets {key} to {_short(value)}, which is a {type(value).__name__}; it must be a "
-            f"{type(old).__name__} like {old!r}."
+            f"{type(old).__name__} like {_EXAMPLES.get(key, repr(old))}."
         )
     return value
 

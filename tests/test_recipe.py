@@ -224,3 +224,26 @@ def test_a_section_of_a_method_is_checked_against_its_own_schema(values: dict[st
     with pytest.raises(InputError) as error:
         recipe.validate_section(ModelSettings, values, "model")
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["train.flip=0.5", "train.ema=0.9", 'train.matmul="high"', "train.rates={a = 2.0}"]
+)
+def test_keys_that_a_former_recipe_lacks_may_be_set(tmp_path: Path, override: str) -> None:
+    file = former_recipe(tmp_path, 32, 1)
+    key = override.partition("=")[0].removeprefix("train.")
+    assert getattr(recipe.load(file, [], [override])[0].train, key) != getattr(recipe.load(file)[0].train, key)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.rates=0.1", r"must be a dict like \{\"network.text.\" = 0.1\}"),
+        ("train.rates={network.text=0.1}", r"rates\[\"network\"\] = \{'text': 0.1\} is wrong: .* the prefix in quotes"),
+        ('train.rates={"network." = 0}', r"rates\[\"network.\"\] = 0 is wrong: .* greater than 0"),
+        ("train.pretraining=COCO", r"must be a list like \[\"COCO\"\]"),
+    ],
+)
+def test_a_wrong_list_or_mapping_is_shown_how_it_is_written(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe.load(LTS, [], [override])

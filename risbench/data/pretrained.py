@@ -77,7 +77,8 @@ def _describe(one: Pretrained) -> str:
         return f"{one.part} from scratch"
     data = "training data unknown" if one.training_data is None else ", ".join(one.training_data)
     hashed = f"sha256{' of its tensors' if one.hashed == 'tensors' else ''} {one.sha256[:12]}" if one.sha256 else ""
-    begun = f"begun with {describe(one.pretrained)}" if one.pretrained else ""
+    loaded = any(other.source for other in one.pretrained)
+    begun = f"begun {'with ' * loaded}{describe(one.pretrained)}" if one.pretrained else ""
     return f"{one.part} {one.source} ({'; '.join(filter(None, [one.detail, data, hashed, begun]))})"
 
 
@@ -99,11 +100,8 @@ def declare(pretrained: Sequence[Pretrained], names: Sequence[str]) -> tuple[Pre
     names = [_canonical(name) for name in names]
     if not names or UNKNOWN in names:
         return tuple(pretrained)
-    if any(one.source and one.training_data is None for one in pretrained):
-        return tuple(
-            one.model_copy(update={"training_data": tuple(names)}) if one.training_data is None else one
-            for one in pretrained
-        )
+    if UNKNOWN in training_data(pretrained):
+        return tuple(_declared(one, names) for one in pretrained)
     if not {*names} <= {*training_data(pretrained)}:
         loaded = "; ".join(_describe(one) for one in pretrained if one.source)
         problem = f"of those that are loaded other data are recorded: {loaded}" if loaded else "none are loaded"
@@ -112,6 +110,14 @@ def declare(pretrained: Sequence[Pretrained], names: Sequence[str]) -> tuple[Pre
             f"Leave {KEY} empty: '{KEY}=[]'."
         )
     return tuple(pretrained)
+
+
+def _declared(one: Pretrained, names: Sequence[str]) -> Pretrained:
+    """Put names in the place of what is unknown, also in what a checkpoint had begun with."""
+    data = (UNKNOWN,) if one.training_data is None else one.training_data
+    known = dict.fromkeys(name for each in data for name in (names if each == UNKNOWN else [each]))
+    begun = tuple(_declared(other, names) for other in one.pretrained)
+    return one.model_copy(update={"training_data": tuple(known), "pretrained": begun})
 
 
 def _canonical(name: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from risbench import files, methods, progress, recipe
+from risbench.data import pretrained
 from risbench.data.pretrained import training_data
 from risbench.engine import distributed
 from risbench.errors import InputError
@@ -256,7 +257,15 @@ def _is_result_of(run: Run, result: Record) -> bool:
     begun_with = {one.source for one in result.pretrained if one.source.startswith("checkpoint ")}
     names = {index.card.name for index in run.training_indices} | {*training_data(result.pretrained)}
     has_initial = begun_with == ({initial.as_pretrained().source} if initial else set())
-    if not has_initial or names != {*result.training_data} or recipe.differences(result.recipe, run.settings):
+    if not has_initial or names != {*result.training_data} or _differs(result, run):
         return False
     methods.warn_of_other_code(result.method, result.code, f"The record of {result.split} under {result.protocol}")
     return True
+
+
+def _differs(result: Record, run: Run) -> bool:
+    """Whether settings differ; before 0.3 recipes declared training data that weights say themselves."""
+    different = recipe.differences(result.recipe, run.settings)
+    if {*different.get(pretrained.KEY, [])} <= {*training_data(result.pretrained)}:
+        different.pop(pretrained.KEY, None)
+    return bool(different)

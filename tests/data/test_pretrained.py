@@ -180,3 +180,13 @@ def test_an_old_share_of_leaked_images_that_may_be_too_low_is_unknown(others: li
     old = {"dataset": "refcoco", "training_data": ["refcoco", *others], "leaked": 0.0, "weights": "from scratch"}
     assert pretrained.upgraded(old)["leaked"] is None
     assert pretrained.upgraded({**old, "pretrained": []})["leaked"] == 0.0
+
+
+def test_a_declaration_reaches_what_a_checkpoint_had_begun_with() -> None:
+    begun = Pretrained(
+        part="network", source="checkpoint 1", training_data=("mini", "unknown"), pretrained=(FILE, BERT)
+    )
+    (declared,) = pretrained.declare([begun], ["COCO"])
+    assert declared.training_data == ("mini", "COCO")
+    assert [one.training_data for one in declared.pretrained] == [("COCO",), BERT.training_data]
+    assert "unknown" not in training_data([declared]) and declared.source == begun.source

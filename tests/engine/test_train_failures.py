@@ -37,7 +37,8 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_are_not_kept(
         steps.append(1)
         if len(steps) == 2 * last_epoch:
             with torch.no_grad():
-                optimizer.param_groups[0]["params"][0].view(-1)[0] = value
+                parameter = optimizer.param_groups[0]["params"][0]
+                parameter[(0,) * parameter.ndim] = value
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     run = open_run(job, tmp_path)

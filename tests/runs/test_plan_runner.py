@@ -19,6 +19,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from risbench.cli import app
+from risbench.data.pretrained import Pretrained
 from risbench.engine.checkpoint import Checkpoint
 from risbench.engine.train import Trainer
 from risbench.errors import InputError
@@ -227,8 +228,14 @@ def test_a_run_with_other_training_data_is_another_run(plan: Plan, command: Any)
     file = Path("runs") / folders()[0] / "records" / "val-original.json"
     prepared = prepare_run(entry.job, entry.runs)
     assert plan_runner._remaining_work(prepared, entry.runs).splits == []
-    record.write(file, record.read(file).model_copy(update={"training_data": ["refcoco"]}))
+    first = record.read(file)
+    record.write(file, first.model_copy(update={"training_data": ["refcoco"]}))
     assert plan_runner._remaining_work(prepared, entry.runs).splits == ["val"]
+    swin = Pretrained(part="Swin", source="timm swin.ms_in22k", training_data=("ImageNet-22k",))
+    former = {**first.recipe, "train": {**first.recipe["train"], "pretraining": ["ImageNet-22k"]}}  # before 0.3
+    known = {"recipe": former, "pretrained": (swin,), "training_data": [*first.training_data, "ImageNet-22k"]}
+    record.write(file, first.model_copy(update=known))
+    assert plan_runner._remaining_work(prepared, entry.runs).splits == []
 
 
 def test_a_run_that_another_process_works_on_is_skipped(plan: Plan, command: Any) -> None:
