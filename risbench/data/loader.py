@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +22,9 @@ from risbench.data.split import Split
 from risbench.data.text import Tokenizer, Words
 from risbench.errors import InputError
 from risbench.recipe import Image
+
+
+_NOTICE = 0.2  # seconds in which the end of a loader process becomes known
 
 
 class Batch(NamedTuple):
@@ -251,6 +256,8 @@ def _received(items: Iterator[Item | InputError]) -> Iterator[Item]:
             yield item
     except (ConnectionError, EOFError, FileNotFoundError) as error:  # what was to send the rest of an item has ended
         error.__traceback__ = None  # it holds the loader
+        with suppress(RuntimeError):  # torch's signal handler raises it, which nobody could catch in a destructor
+            time.sleep(_NOTICE)
         raise InputError(failures.lost_loader("its connection is lost")) from None
     finally:
         del items  # ends the loader processes now, not when the error is forgotten
