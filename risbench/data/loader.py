@@ -23,7 +23,6 @@ from risbench.data.text import Tokenizer, Words
 from risbench.errors import InputError
 from risbench.recipe import Image
 
-
 _NOTICE = 0.2  # seconds in which the end of a loader process becomes known
 
 
