@@ -72,5 +72,8 @@ def test_groups_of_an_image_are_never_cut(batch: int, most: int, per_image: int,
 
 
 @pytest.mark.parametrize(("batch", "most", "per_image"), [(18, 18, 1), (18, 5, 1), (7, 1, 1), (8, 6, 4), (8, 100, 8)])
-def test_any_other_sizes_are_accepted(batch: int, most: int, per_image: int) -> None:
+def test_any_other_sizes_are_cut_into_whole_groups(batch: int, most: int, per_image: int) -> None:
     micro_batches.check(batch, most, per_image)
+    pieces = [piece.positions for piece in micro_batches.cut(range(batch), most, per_image, 0, 1)]
+    assert sum(pieces, []) == list(range(batch))
+    assert all(len(piece) <= most and len(piece) % per_image == 0 for piece in pieces)
