@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
-export OMP_WAIT_POLICY ?= PASSIVE# as in risbench/__main__.py: threads that wait leave their cores to others
+ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT)$(KMP_BLOCKTIME),)# as in risbench/__main__.py: threads that wait leave their cores to others
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 2000
+endif
 export NO_MKDOCS_2_WARNING = 1# mkdocs-material's notice about MkDocs 2, which is not used here
 FLOORS := whole-image,largest-object,random-object,oracle-32
 

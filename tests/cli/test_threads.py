@@ -18,17 +18,18 @@ import os, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"))
+            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"))
             sys.stdout.flush()
             os._exit(0)
 sys.meta_path.insert(0, Finder())
 """
+CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 AS_MODULE = "import runpy; sys.argv = ['risbench', 'doctor']; runpy.run_module('risbench', run_name='__main__')"
 AS_SCRIPT = "sys.argv = ['risbench', 'doctor']; from risbench.__main__ import main; main()"
 
 
 def run(program: str, **variables: str) -> str:
-    inherited = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    inherited = {key: value for key, value in os.environ.items() if key not in CHOICES}
     environment = {**inherited, "PYTHONPATH": str(FOLDER), **variables}
     answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -37,11 +38,19 @@ def run(program: str, **variables: str) -> str:
 
 @pytest.mark.parametrize("start", [AS_MODULE, AS_SCRIPT])
 def test_the_policy_is_set_before_torch_is_imported(start: str) -> None:
-    assert run(WATCH + start) == "PASSIVE"
+    assert run(WATCH + start) == "PASSIVE 2000"
 
 
-def test_the_policy_of_the_user_stays() -> None:
-    assert run(WATCH + AS_SCRIPT, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+@pytest.mark.parametrize(
+    ("name", "value", "seen"),
+    [
+        ("OMP_WAIT_POLICY", "ACTIVE", "ACTIVE None"),
+        ("GOMP_SPINCOUNT", "7", "None 7"),
+        ("KMP_BLOCKTIME", "1", "None None"),
+    ],
+)
+def test_what_the_user_chose_stays_alone(name: str, value: str, seen: str) -> None:
+    assert run(WATCH + AS_SCRIPT, **{name: value}) == seen
 
 
 def test_importing_the_package_changes_no_environment() -> None:
@@ -50,12 +59,18 @@ def test_importing_the_package_changes_no_environment() -> None:
 
 
 def test_make_sets_it_as_the_command_does_unless_the_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is restored
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    entry._let_threads_sleep()
-    policy = os.environ["OMP_WAIT_POLICY"]
-    makefile = (FOLDER / "Makefile").read_text(encoding="utf-8")
-    assert f"export OMP_WAIT_POLICY ?= {policy}#" in makefile
+    for choice in CHOICES:
+        monkeypatch.setenv(choice, "")  # so that it is restored
+        monkeypatch.delenv(choice)
+    assert printed_by_make() == [f"{name}={value}" for name, value in entry._WAITING.items()]
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert printed_by_make() == ["OMP_WAIT_POLICY=ACTIVE"]
+
+
+def printed_by_make() -> list[str]:
+    rule = f"include {FOLDER / 'Makefile'}\nshow-threads:\n\t@env | grep -E '^({'|'.join(CHOICES)})=' | sort -r\n"
+    answer = subprocess.run(["make", "-f", "-", "show-threads"], input=rule, capture_output=True, text=True, check=True)
+    return answer.stdout.split()
 
 
 STEP = """
@@ -69,5 +84,5 @@ print(torch.get_num_threads(), hashlib.sha256(content).hexdigest())
 
 
 def test_neither_the_threads_nor_the_bits_depend_on_it() -> None:
-    results = {run(STEP, OMP_NUM_THREADS="2", **policy) for policy in ({}, {"OMP_WAIT_POLICY": "PASSIVE"})}
+    results = {run(STEP, OMP_NUM_THREADS="2", **policy) for policy in ({}, entry._WAITING)}
     assert len(results) == 1 and results.pop().startswith("2 ")
