@@ -98,7 +98,8 @@ class LTS(nn.Module):
         heat = self.localisation(multi, text)  # (B, H/8, W/8)
         if self.segmentation is None:
             return heat, heat
-        return heat, self.segmentation(torch.cat((multi, heat[:, None]), dim=1))
+        both = torch.cat((multi, heat[:, None]), dim=1)  # (B, C + 1, H/8, W/8)
+        return heat, self.segmentation(both.to(memory_format=torch.channels_last))  # cat lost the layout
 
 
 class Settings(Section):

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from risbench import progress
+from risbench.cli import processes
 from risbench.errors import InputError
 from risbench.runs.job import option_label
 
@@ -44,11 +45,15 @@ class _Command(TyperCommand):
 
 
 def set_detail(quiet: bool = False, verbose: bool = False) -> None:
-    """Print results and errors only (`quiet`), or also what is done meanwhile (`verbose`)."""
+    """Print results and errors only (`quiet`), or also what is done meanwhile (`verbose`).
+
+    Of several processes the first alone warns, since all of them come upon the same things.
+    """
     if quiet and verbose:
         raise InputError("--quiet and --verbose contradict each other: leave one of them out.")
     progress.console.quiet = quiet
-    logging.getLogger().setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    warnings = logging.WARNING if processes.is_main() else logging.ERROR
+    logging.getLogger().setLevel(logging.ERROR if quiet else logging.INFO if verbose else warnings)
 
 
 def _refuse_undecoded(name: str, value: Any) -> None:

@@ -88,6 +88,18 @@ def test_a_wrong_use_is_one_sentence_that_names_the_help(
     assert code == 2 and not out and err.startswith(f"error: {sentence}") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("rank", "warns"), [("0", True), ("1", False)])
+def test_the_first_of_several_processes_warns_for_all(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, rank: str, warns: bool
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    run_command("list")
+    assert logging.getLogger("risbench").isEnabledFor(logging.WARNING) is warns
+    assert logging.getLogger("risbench").isEnabledFor(logging.ERROR)
+    run_command("list", "-v")
+    assert logging.getLogger("risbench").isEnabledFor(logging.INFO)
+
+
 @pytest.mark.parametrize("arguments", [["-q", "list"], ["list", "-q"], ["list", "--quiet"]], ids=" ".join)
 def test_quiet_prints_results_and_errors_only(run_command: RunCommand, arguments: list[str]) -> None:
     code, out, err = run_command(*arguments)
