@@ -133,15 +133,15 @@ def test_an_untrained_network_predicts_its_prior(batch: Batch) -> None:
 def test_maps_words_and_masks_have_the_shapes_of_the_readme(batch: Batch) -> None:
     model = build("masks=7").eval()
     encoded = encode(model, batch)
-    assert [tuple(fused.shape) for fused in encoded.maps] == [(3, 16 // 2**n, 16 // 2**n, 32 * 2**n) for n in range(4)]
-    assert encoded.words.shape == (3, 6, 64) and encoded.sentence.shape == (3, 64)
+    assert [tuple(fused.shape) for fused in encoded.maps] == [(3, 16 // 2**n, 16 // 2**n, 16 * 2**n) for n in range(4)]
+    assert encoded.words.shape == (3, 6, 32) and encoded.sentence.shape == (3, 32)
     pyramid = model.head.pixels(encoded.maps)  # four maps (B, D, h, w)
-    assert [tuple(level.shape) for level in pyramid] == [(3, 32, 16 // 2**n, 16 // 2**n) for n in range(4)]
+    assert [tuple(level.shape) for level in pyramid] == [(3, 16, 16 // 2**n, 16 // 2**n) for n in range(4)]
     queries, masks = model.head.generator(pyramid)
-    assert queries.shape == (3, 7, 32) and masks.shape == (3, 7, 16, 16)
+    assert queries.shape == (3, 7, 16) and masks.shape == (3, 7, 16, 16)
     assert torch.allclose(model.head.proposals(encoded).weights.sum(dim=1), torch.ones(3))
     output = model.head(encoded)
-    assert output.features.shape == (3, 32, 16, 16) and output.logits.shape == (3, 2, 16, 16)
+    assert output.features.shape == (3, 16, 16, 16) and output.logits.shape == (3, 2, 16, 16)
     assert torch.equal(output.masks, masks) and model.predict(batch).probability.shape == (3, 64, 64)
 
 
@@ -275,8 +275,8 @@ def test_what_cannot_be_shown_is_one_sentence(
         (("masks=0", "alignment=false"), "nothing that reads the words"),
         (("text_taps=[1, 2, 3, 3]",), "must rise"),
         (("text_taps=[1, 2, 3, 5]",), "must rise and end with the last of 4"),
-        (("alignment_heads=3",), "cannot share 32"),
-        (("mask_heads=3",), "cannot share 32"),
+        (("alignment_heads=3",), "cannot share 16"),
+        (("mask_heads=3",), "cannot share 16"),
         (("mask_width=18",), "multiple of 4"),
         (("masks=1",), "nothing to choose"),
         (("backbone=resnetv2_50",), "no ResNet"),

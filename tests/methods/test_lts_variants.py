@@ -263,7 +263,7 @@ def test_without_localisation_there_is_no_h_mask_to_show(variant: str, batch: Ba
         (["filters-2", "word-filter"], [], "model.filters=2 with model.word_filter=true"),
         ([], ["segmentation=false"], "model.loc_weight=0.1 trains H_mask beside P_mask"),
         (["fusion-seg"], ["loc_weight=0.2"], "model.loc_weight=0.2 trains H_mask beside P_mask"),
-        (["transformer"], ["transformer_heads=5"], "model.transformer_heads=5.* 96 channels .*multiple of 20"),
+        (["transformer"], ["transformer_heads=5"], "model.transformer_heads=5.* 48 channels .*multiple of 20"),
         (["star"], ["fusion_channels=5"], "cannot share 10 channels .*multiple of 4"),
         ([], ["filters=-1"], "model.filters = -1 is wrong"),
     ],
