@@ -69,7 +69,9 @@ def test_make_sets_it_as_the_command_does_unless_the_user_does(monkeypatch: pyte
 
 def printed_by_make() -> list[str]:
     rule = f"include {FOLDER / 'Makefile'}\nshow-threads:\n\t@env | grep -E '^({'|'.join(CHOICES)})=' | sort -r\n"
-    answer = subprocess.run(["make", "-f", "-", "show-threads"], input=rule, capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-s", "-f", "-", "show-threads"]
+    answer = subprocess.run(command, input=rule, env=environment, capture_output=True, text=True, check=True)
     return answer.stdout.split()
 
 

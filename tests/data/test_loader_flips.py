@@ -22,7 +22,7 @@ ALWAYS = 1 - 1e-12  # the key's values end below 1
 
 def samples(index: Index, per_image: int = 1, *overrides: str) -> TrainingSamples:
     """Training samples with these overrides, and with a vocabulary that knows exchanged words, too."""
-    settings, _ = recipe.load(methods.recipe_file("lts"), ["tiny"], ["image.size=96", *overrides])
+    settings, _ = recipe.load(methods.recipe_file("lts"), ["tiny"], ["image.size=96", "train.flip=0", *overrides])
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"per_image": per_image})})
     split = index.split("train")
     tokenizer = WordTokenizer.build([*split.sent, *filter(None, map(flips.exchange, split.sent))], 8)
@@ -104,5 +104,10 @@ def _is_mirrored(samples: TrainingSamples, row: int) -> bool:
     return not torch.equal(item.batch.image, plain.batch.image)
 
 
-def test_recipes_mirror_nothing_unless_they_say_so(small_index: Index) -> None:
-    assert samples(small_index).flip == 0 and samples(small_index, 1, "train.flip=0.5").flip == 0.5
+@pytest.mark.parametrize("method", ["lts", "lavt", "coupalign"])
+def test_the_papers_recipes_mirror_nothing(method: str) -> None:
+    assert recipe.load(methods.recipe_file(method), [], [])[0].train.flip == 0
+
+
+def test_the_recipe_says_how_many_are_mirrored(small_index: Index) -> None:
+    assert samples(small_index, 1, "train.flip=0.25").flip == 0.25

@@ -283,11 +283,11 @@ def test_the_gradient_of_a_step_is_no_longer_than_the_recipe_says(
     """Measured in the optimiser. LTS sums its loss, so the gradient is long unless it is clipped."""
     lengths = []
 
-    def step(optimizer: torch.optim.Adam, *_: object) -> None:
+    def step(optimizer: torch.optim.AdamW, *_: object) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         lengths.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
     overrides = [*job.overrides, "train.epochs=1", "train.milestones=[]", f"train.clip_norm={largest}"]
     overrides.append(f"train.micro_batch={micro_batch}")
     train(open_run(job.model_copy(update={"overrides": overrides}), tmp_path))

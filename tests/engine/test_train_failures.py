@@ -30,9 +30,9 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_are_not_kept(
 ) -> None:
     """The small data set makes two steps an epoch. The loss, which is computed before a step, stays finite."""
     steps = []
-    original = torch.optim.Adam.step
+    original = torch.optim.AdamW.step
 
-    def step(optimizer: torch.optim.Adam, *arguments: Any) -> None:
+    def step(optimizer: torch.optim.AdamW, *arguments: Any) -> None:
         original(optimizer, *arguments)
         steps.append(1)
         if len(steps) == 2 * last_epoch:
@@ -40,7 +40,7 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_are_not_kept(
                 parameter = optimizer.param_groups[0]["params"][0]
                 parameter[(0,) * parameter.ndim] = value
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
     run = open_run(job, tmp_path)
     with pytest.raises(InputError, match=rf"no longer finite after epoch {last_epoch} .*Lower train.lr"):
         train(run)

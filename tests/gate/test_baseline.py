@@ -23,9 +23,9 @@ def test_a_committed_baseline_is_read_also_after_a_byte_order_mark(path: Path, t
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("scores.original.n", -1, "n, intersection, union .-1, 74769, 302088. are of no predictions"),
+        ("scores.original.n", -1, "n, intersection, union .-1, 108299, 351437. are of no predictions"),
         ("scores.original.n", "1168", "scores.original.n.*: Input should be a valid integer"),
-        ("scores.original.intersection", 302089, "are of no predictions"),
+        ("scores.original.intersection", 351438, "are of no predictions"),
         ("scores.original.union", 10**400, "are of no predictions"),
         ("scores.original.union", None, "n, intersection, union are not all whole numbers"),
         ("scores.original.oIoU", 100.5, "oIoU"),

@@ -99,7 +99,7 @@ def test_a_record_that_fills_no_cell_does_not_count(change: dict[str, Any]) -> N
 
 
 def test_paths_of_weights_and_workers_do_not_change_the_row() -> None:
-    recipe = {"model": {"glove": "glove.6B.300d.txt", "pretrained": True}, "train": {"workers": 9, "epochs": 11}}
+    recipe = {"model": {"glove": "glove.6B.300d.txt", "pretrained": True}, "train": {"workers": 9, "epochs": 9}}
     assert variants(make_plan("lts-2", on_mini("fusion", recipe=recipe), dataset="mini")) == SEVEN[1:]
 
 
