@@ -17,7 +17,7 @@ from risbench import __main__ as entry
 
 STEPS = 40
 PROGRAM = """
-import sys, time, torch
+import sys, torch
 from risbench import methods, recipe
 from risbench.api import Batch, Words
 from risbench.data.text import WordTokenizer
@@ -37,7 +37,7 @@ sys.stdin.readline()
 for _ in range(int(sys.argv[1])):
     step()
 """
-POLICIES = {"spinning": {}, "asleep at once": {"OMP_WAIT_POLICY": "PASSIVE"}, "as risbench": entry._WAITING}
+POLICIES = {"spinning": {}, "asleep at once": {"OMP_WAIT_POLICY": "PASSIVE"}, "as risbench": entry.WAITING}
 
 
 @pytest.mark.parametrize("policy", POLICIES)

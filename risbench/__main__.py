@@ -17,10 +17,10 @@ except KeyboardInterrupt:  # before signals are handled
     raise SystemExit(130) from None
 
 
-_WAITING = {
+WAITING = {  # how threads of OpenMP wait: the first for each OpenMP, the second for GCC's, which torch has on Linux
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "2000",
-}  # of every OpenMP; of GCC's, which torch has on Linux
+}
 
 
 def main() -> None:
@@ -40,11 +40,11 @@ def _let_threads_sleep() -> None:
     """Let OpenMP's threads that wait sleep soon, here and in processes started from here, before torch is loaded.
 
     They would spin for milliseconds: where the machine has other work, each parallel loop then waits for a thread
-    without a core. Threads that sleep at once are woken too late where it has none; 2,000 rounds last microseconds.
+    without a core. Threads that sleep at once are woken too late where it has none: they spin 2,000 rounds first.
     What a user has set stays as a whole. Results do not depend on it.
     """
-    if not {*_WAITING, "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ.update(_WAITING)
+    if not {*WAITING, "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ.update(WAITING)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_make_sets_it_as_the_command_does_unless_the_user_does(monkeypatch: pyte
     for choice in CHOICES:
         monkeypatch.setenv(choice, "")  # so that it is restored
         monkeypatch.delenv(choice)
-    assert printed_by_make() == [f"{name}={value}" for name, value in entry._WAITING.items()]
+    assert printed_by_make() == [f"{name}={value}" for name, value in entry.WAITING.items()]
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert printed_by_make() == ["OMP_WAIT_POLICY=ACTIVE"]
 
@@ -86,5 +86,5 @@ print(torch.get_num_threads(), hashlib.sha256(content).hexdigest())
 
 
 def test_neither_the_threads_nor_the_bits_depend_on_it() -> None:
-    results = {run(STEP, OMP_NUM_THREADS="2", **policy) for policy in ({}, entry._WAITING)}
+    results = {run(STEP, OMP_NUM_THREADS="2", **policy) for policy in ({}, entry.WAITING)}
     assert len(results) == 1 and results.pop().startswith("2 ")
