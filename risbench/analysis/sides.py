@@ -43,15 +43,10 @@ def short_names(sides: Sequence[Side]) -> dict[str, str]:
 
     Empty where neither tells the sides apart.
     """
-    for names in ([_configuration(side) for side in sides], [_place(side) for side in sides]):
+    for names in ([side.runs[0].method for side in sides], [_place(side) for side in sides]):
         if all(names) and len(set(names)) == len(names):
             return {side.name: name for side, name in zip(sides, names, strict=True)}
     return {side.name: "" for side in sides}
-
-
-def _configuration(side: Side) -> str:
-    run = side.runs[0]
-    return " ".join([run.method, *(run.record.variants if run.record else [])])
 
 
 def _place(side: Side) -> str:

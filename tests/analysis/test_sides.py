@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -256,3 +257,12 @@ def test_sides_are_called_by_what_tells_them_apart(run: Run, tmp_path: Path) -> 
     alike = open_sides([seeds[0], ",".join(seeds[1:])], options)
     assert short_names(alike) == {"A": "random-object-0", "B": "random-object-1 and 1 more"}
     assert short_names(open_sides([seeds[0], seeds[0]], options)) == {"A": "", "B": ""}
+
+
+def test_variants_are_named_once(run: Run) -> None:
+    folders = [run("random-object", seed) for seed in (0, 1)]
+    for folder, variants in zip(folders, (["tiny"], ["tiny", "masks-0"]), strict=True):
+        file = folder / "records" / "val-original.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"variants": variants}))
+    sides = open_sides([str(folder) for folder in folders], RunOptions(split="val", protocol="original"))
+    assert short_names(sides) == {"A": "reference/random-object tiny", "B": "reference/random-object tiny masks-0"}
