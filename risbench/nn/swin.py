@@ -33,21 +33,35 @@ _MASKED = -100.0  # added to the attention between positions that only the cycli
 
 
 class Block(nn.Module):
-    """The parts of a timm block, with attention on the padded map."""
+    """The parts of a timm block, with attention on the padded map.
+
+    The rate of its drop path is a tensor. With timm's number torch.compile would make code for each block, since the
+    rates differ; like this the blocks of one width and shift share it.
+    """
+
+    keep_rate: Tensor  # (): share of the images whose paths are kept in training
 
     def __init__(self, block: SwinTransformerBlock) -> None:
         super().__init__()
         self.window: int = block.window_size[0]
         self.shift: int = block.shift_size[0]
-        self.norm1, self.attn, self.drop_path1 = block.norm1, block.attn, block.drop_path1
-        self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        drop_rate = getattr(block.drop_path1, "drop_prob", 0.0)  # of both paths; without one they are identities
+        self.drops = drop_rate > 0
+        self.register_buffer("keep_rate", torch.tensor(1 - drop_rate), persistent=False)
         self._cached_bias: tuple[Any, Tensor] | None = None
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, h, w, C) to the same shape; `bias` comes from `bias(h, w)`."""
-        x = x + self.drop_path1(self._attention(self.norm1(x), bias))
-        x = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return x
+        x = x + self._drop_path(self._attention(self.norm1(x), bias))
+        return x + self._drop_path(self.mlp(self.norm2(x)))
+
+    def _drop_path(self, x: Tensor) -> Tensor:
+        """Drop the path of random images in training, and scale that of the others (stochastic depth)."""
+        if not (self.training and self.drops):
+            return x
+        kept = torch.bernoulli(self.keep_rate.expand(len(x), 1, 1, 1))
+        return x * (kept / self.keep_rate).to(x.dtype)
 
     def bias(self, height: int, width: int) -> Tensor:
         """Return the relative position bias plus the mask of shifted windows: (1 or windows, heads, N, N).

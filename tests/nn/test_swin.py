@@ -294,3 +294,35 @@ def test_weights_of_timm_are_loaded_by_name(swin: Any, monkeypatch: pytest.Monke
     assert loaded.source == "timm swin_tiny_patch4_window7_224.ms_in1k" and loaded.training_data == ("ImageNet-1k",)
     assert (loaded.sha256, loaded.hashed) == (hash_tensors(pretrained.state_dict()), "tensors")
     assert torch.equal(swin.patch_embed.proj.weight.float(), pretrained.patch_embed.proj.weight)
+
+
+def test_drop_path_has_timm_s_rates_and_keeps_the_mean() -> None:
+    network: Any = Swin(WIDTH, (3, 3), HEADS, WINDOW, PATCH, drop_path=0.5)
+    assert [round(1 - float(block.keep_rate), 6) for block in network.blocks()] == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    torch.manual_seed(0)
+    block, x = network.blocks()[-1], torch.ones(4000, 1, 1, 1)
+    kept = block.train()._drop_path(x)
+    assert set(kept.flatten().tolist()) == {0.0, 2.0} and abs(kept.mean() - 1) < 0.05
+    assert torch.equal(network.blocks()[0].train()._drop_path(x), x) and torch.equal(block.eval()._drop_path(x), x)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's tracer
+def test_compiled_blocks_of_one_width_and_shift_share_their_code() -> None:
+    """Though the rates of their drop paths differ; the first block of all has none."""
+    network: Any = Swin(WIDTH, (6,), (1,), WINDOW, PATCH, drop_path=0.5)
+    graphs: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for block in network.blocks():
+        block.compile(backend=backend)
+    x = torch.randn(2, 8, 8, WIDTH)
+    network.train().stage(0, x)
+    assert len(graphs) == 3
+    with torch.no_grad():
+        network.eval().stage(0, x)
+    assert len(graphs) == 5
+    torch._dynamo.reset()
