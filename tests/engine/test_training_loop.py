@@ -197,6 +197,7 @@ def test_every_process_ends_when_one_meets_a_loss_that_is_not_finite(small_root:
 
 @pytest.mark.gpu
 @needs_cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_on_cuda_no_step_but_the_first_synchronises(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, steps = Trainer._step, []
 
