@@ -104,9 +104,8 @@ def _is_mirrored(samples: TrainingSamples, row: int) -> bool:
     return not torch.equal(item.batch.image, plain.batch.image)
 
 
-@pytest.mark.parametrize("name", ["lts", "lavt", "coupalign"])
-def test_the_papers_recipes_mirror_nothing(name: str) -> None:
-    assert recipe.load(methods.recipe_file(name), [], [])[0].train.flip == 0
+def test_the_papers_recipes_mirror_nothing(method: str) -> None:
+    assert recipe.load(methods.recipe_file(method), [], [])[0].train.flip == 0
 
 
 def test_the_recipe_says_how_many_are_mirrored(small_index: Index) -> None:
