@@ -113,7 +113,7 @@ def test_a_compiled_network_can_be_copied() -> None:
 
 @pytest.mark.slow
 def test_more_blocks_than_torch_s_default_limit_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of four widths, some shifted, trained and evaluated: by default torch makes eight graphs of one function."""
+    """Blocks of four widths, some shifted, trained and evaluated; by default torch makes eight graphs of a function."""
     compile_module = nn.Module.compile
     graphs: list[Any] = []
 
