@@ -14,7 +14,7 @@ _GRAPHS_PER_MODULE = 4  # training and evaluation, each of one image or of sever
 def compile_modules(modules: Sequence[nn.Module]) -> None:
     """Compile each module in place when it is first called.
 
-    Modules of one class share their code, but a graph only where width, shift and the map's size are the same. By default
+    Modules of one class share their code, but a graph only where width, shift and map size are the same. By default
     torch makes at most 8 graphs of one code and then runs it uncompiled, without an error. Here all modules have room.
     """
     limit = _GRAPHS_PER_MODULE * len(modules)
