@@ -62,4 +62,6 @@ def _finish(started: list[subprocess.Popen[str]]) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.wait() for process in started] == [0] * len(started)
+    for process in started:
+        process.communicate()  # waits, and closes the pipes
+    assert [process.returncode for process in started] == [0] * len(started)
