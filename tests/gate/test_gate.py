@@ -116,5 +116,5 @@ def test_a_training_on_a_swapped_split_is_found(swap_splits: Callable[[str, str]
 @pytest.mark.slow
 def test_a_learning_rate_ten_times_too_high_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     factor = optim.rate_factor
-    monkeypatch.setattr(optim, "rate_factor", lambda *given: 10 * factor(*given))  # LTS learns as well with that
+    monkeypatch.setattr(optim, "rate_factor", lambda *given: 10 * factor(*given))
     assert "oIoU" in failures("coupalign", TRAINING)["coupalign, training"]
