@@ -19,6 +19,7 @@ from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
 from risbench.nn.encoders import Backbone, EncoderMethod, EncoderSettings, build_backbone, build_text_encoder
+from risbench.nn.fusion import PWAM, LanguageGate
 from risbench.nn.logits import target_probability, upsample
 from risbench.nn.panels import attention_panel
 from risbench.nn.parameters import weight_decay_groups
@@ -28,7 +29,6 @@ from risbench.recipe import Field, Fraction, PositiveFloat, PositiveInt, Probabi
 from .compilation import compile_modules
 from .convert import convert
 from .decoder import Decoder
-from .fusion import PWAM, LanguageGate
 
 
 class Settings(EncoderSettings):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from risbench import methods, recipe
 from risbench.api import Batch, Words, repeat_for_expressions
@@ -19,7 +18,6 @@ from risbench.errors import InputError
 from risbench.nn.swin import Block
 
 lavt = methods.module("lavt")
-fusion = importlib.import_module(f"{lavt.__package__}.fusion")
 decoder = importlib.import_module(f"{lavt.__package__}.decoder")
 RECIPE = methods.recipe_file("lavt")
 PIECES = 90  # word pieces of the small networks here
@@ -54,40 +52,6 @@ def array(tensor: Tensor) -> NDArray[np.float64]:
     return tensor.detach().double().numpy()
 
 
-def test_pixel_word_attention_equals_the_released_network_s(batch: Batch) -> None:
-    """Step by step: scale C^-0.5 on all channels, 1e4 (mask - 1) added to the scores, keys and values of padding 0."""
-    torch.manual_seed(0)
-    module = fusion.PWAM(12, 7, dropout=0.0).double()
-    pixels, states = torch.randn(3, 4, 5, 12).double(), torch.randn(3, 6, 7).double()
-    shown = batch.words.mask.double()[:, None]  # (B, 1, T)
-
-    def convolution(layer: Any, x: Tensor) -> Tensor:
-        return functional.conv1d(x, layer.weight[:, :, None], layer.bias)
-
-    x, words = pixels.flatten(1, 2).transpose(1, 2), states.transpose(1, 2)  # (B, C, hw), (B, D, T)
-    visual = functional.gelu(convolution(module.visual, x))
-    query = functional.instance_norm(convolution(module.query, x))
-    key, value = convolution(module.key, words) * shown, convolution(module.value, words) * shown
-    scores = query.transpose(1, 2) @ key * 12**-0.5 + (1e4 * shown - 1e4)  # (B, hw, T)
-    gathered = value @ scores.softmax(dim=2).transpose(1, 2)  # (B, C, hw)
-    language = functional.instance_norm(convolution(module.out, gathered))
-    expected = functional.gelu(convolution(module.project, visual * language)).transpose(1, 2).view(3, 4, 5, 12)
-    assert torch.allclose(module(pixels, states, batch.words.mask), expected, rtol=0, atol=1e-12)
-
-
-def test_the_attention_that_is_shown_is_the_one_that_gathers_words(batch: Batch) -> None:
-    torch.manual_seed(0)
-    module = fusion.PWAM(12, 7, dropout=0.0).double()
-    pixels, states = torch.randn(3, 4, 5, 12).double(), torch.randn(3, 6, 7).double()
-    gathered: list[Tensor] = []
-    module.out.register_forward_pre_hook(lambda _, inputs: gathered.append(inputs[0]))  # (B, hw, C)
-    module(pixels, states, batch.words.mask)
-    attention = module.attention(pixels, states, batch.words.mask)
-    assert attention.shape == (3, 4, 5, 6) and attention.var(dim=(1, 2)).max() > 1e-4
-    assert torch.allclose(attention.flatten(1, 2) @ module.value(states), gathered[0], rtol=0, atol=1e-12)
-    assert not attention[(~batch.words.mask)[:, None, None].expand(attention.shape)].any()
-
-
 @pytest.mark.parametrize("variants", [("tiny",), ("resnet101",)])
 def test_a_word_is_shown_where_it_is_attended_to_in_each_stage(batch: Batch, variants: tuple[str, ...]) -> None:
     small = ["text_width=64", "text_layers=1", "text_heads=2", "pretrained=false", "decoder_channels=8"]
@@ -111,23 +75,6 @@ def test_a_word_is_shown_where_it_is_attended_to_in_each_stage(batch: Batch, var
 def test_without_a_word_the_attention_asks_for_one(batch: Batch) -> None:
     with pytest.raises(InputError, match="with --word"):
         build().explain(batch, [])
-
-
-def test_instance_norm_equals_torch_s_over_positions() -> None:
-    x = 3 * torch.randn(2, 20, 6).double() + 1
-    expected = functional.instance_norm(x.transpose(1, 2)).transpose(1, 2)
-    assert torch.allclose(fusion.instance_norm(x), expected, rtol=0, atol=1e-12)
-    half = fusion.instance_norm(x.bfloat16())  # computed in full precision, rounded once
-    assert half.dtype == torch.bfloat16
-    assert torch.equal(half, fusion.instance_norm(x.bfloat16().float()).bfloat16())
-
-
-def test_the_gate_adds_a_part_of_the_fused_features() -> None:
-    gate = fusion.LanguageGate(5).double()
-    pixels, fused = torch.randn(2, 2, 3, 3, 5).double()
-    inner, outer = array(gate.inner.weight), array(gate.outer.weight)
-    share = np.tanh(np.maximum(array(fused) @ inner.T, 0) @ outer.T)
-    assert np.allclose(array(gate(pixels, fused)), array(pixels) + share * array(fused), rtol=0, atol=1e-12)
 
 
 def test_gates_start_open_a_little() -> None:
