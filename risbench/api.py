@@ -99,6 +99,7 @@ class Converted(NamedTuple):
     epoch: int | None = None  # as the file counts epochs
     needless: Mapping[str, int] = {}  # entries that are not needed, counted by kind
     left: Sequence[str] = ()  # names of unknown entries
+    notes: Sequence[str] = ()  # what to know about the weights; said before all else
 
 
 class Method(nn.Module, ABC):

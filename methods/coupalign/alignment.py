@@ -116,12 +116,6 @@ def _logit_over_uniform(weights: Tensor, masks: Tensor) -> Tensor:
     return inside - outside + math.log(weights.shape[1] - 1)
 
 
-def mean_of_words(words: Tensor, mask: Tensor) -> Tensor:
-    """Return L_g, the mean of the words without padding: (B, T, D) and (B, T) to (B, D)."""
-    present = mask[:, :, None].to(words.dtype)
-    return (words * present).sum(dim=1) / present.sum(dim=1)
-
-
 def _standardise(x: Tensor) -> Tensor:
     """Give the channels mean 0 and variance 1, so that only the gate sets the scale."""
     return functional.layer_norm(x, x.shape[-1:])

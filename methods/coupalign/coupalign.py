@@ -27,7 +27,9 @@ from risbench.nn.encoders import (
     build_backbone,
     build_text_encoder,
     check_heads,
+    check_taps,
 )
+from risbench.nn.fusion import mean_of_words
 from risbench.nn.logits import target_probability, two_logits, upsample
 from risbench.nn.panels import attention_panel
 from risbench.nn.parameters import weight_decay_groups
@@ -44,7 +46,7 @@ from risbench.recipe import (
     validate_section,
 )
 
-from .alignment import SMA, WPA, Proposals, mean_of_words
+from .alignment import SMA, WPA, Proposals
 from .coherence import incoherence
 from .contrast import pixel_contrast, prototype_contrast
 from .generator import FPN, Attention, MaskGenerator
@@ -277,11 +279,7 @@ def _check(settings: Settings) -> None:
     """Raise InputError for settings that do not fit together."""
     check_heads("alignment_width", settings.alignment_width, "alignment_heads", settings.alignment_heads)
     check_heads("mask_width", settings.mask_width, "mask_heads", settings.mask_heads)
-    if settings.text_taps != sorted(set(settings.text_taps)) or settings.text_taps[-1] != settings.text_layers:
-        raise InputError(
-            f"model.text_taps={settings.text_taps} must rise and end with the last of {settings.text_layers} layers "
-            "(model.text_layers)."
-        )
+    check_taps(settings.text_taps, settings.text_layers)
     if settings.masks == 1:
         raise InputError("model.masks=1 leaves the sentence nothing to choose: give at least 2, or 0 for none.")
     if settings.mask_width % 4:

@@ -23,7 +23,7 @@ from risbench.nn.fusion import PWAM, LanguageGate
 from risbench.nn.logits import target_probability, upsample
 from risbench.nn.panels import attention_panel
 from risbench.nn.parameters import weight_decay_groups
-from risbench.nn.segmentation import ASPPDeconvolution
+from risbench.nn.segmentation import ASPPDeconvolution, soft_dice
 from risbench.recipe import Field, Fraction, PositiveFloat, PositiveInt, Probability, Recipe, validate_section
 
 from .compilation import compile_modules
@@ -165,13 +165,8 @@ class Model(EncoderMethod):
 
 
 def dice(probability: Tensor, mask: Tensor) -> Tensor:
-    """Soft Dice loss, averaged over classes and expressions (our reading): (B, 2, H, W) and (B, H, W) of 0 or 1.
-
-    1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1) with sums over positions; the 1 keeps it defined when both sums are 0.
-    """
-    truth = torch.stack((1 - mask, mask), dim=1)  # (B, 2, H, W)
-    overlap, total = (probability * truth).sum(dim=(2, 3)), (probability + truth).sum(dim=(2, 3))  # (B, 2)
-    return (1 - (2 * overlap + 1) / (total + 1)).mean()
+    """Soft Dice loss, averaged over classes and expressions (our reading): (B, 2, H, W) and (B, H, W) of 0 or 1."""
+    return soft_dice(probability, torch.stack((1 - mask, mask), dim=1))
 
 
 def _build_segmentation(settings: Settings) -> ASPPDeconvolution | None:

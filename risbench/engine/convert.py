@@ -65,7 +65,8 @@ def convert_checkpoint(
         training_seconds=None,
     )
     checkpoint.save(target.resolve(), model, tokenizer, settings, facts)
-    return [f"{target}: {_description(model, facts)}", *wrappers, *_remarks(training_dataset, converted, unused)]
+    lines = [*converted.notes, f"{target}: {_description(model, facts)}", *wrappers]
+    return [*lines, *_remarks(training_dataset, converted, unused)]
 
 
 def _check_converts(cls: type[Method], method: str) -> None:

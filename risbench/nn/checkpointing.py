@@ -24,12 +24,12 @@ def _forward_and_recomputation(
     block: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the contexts of a block's first and second computation."""
-    return nullcontext(), _frozen_statistics(block)
+    return nullcontext(), frozen_statistics(block)
 
 
 @contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Let the second computation count this batch in copies: the first one has already done so."""
+def frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Let a second computation count its batch in copies of the running statistics: a first one has already done so."""
     statistics = [
         (norm, name, buffer)
         for norm in block.modules()

@@ -112,3 +112,11 @@ def check_heads(width_key: str, width: int, heads_key: str, heads: int) -> None:
         raise InputError(
             f"model.{heads_key}: {heads} heads cannot share {width} channels (model.{width_key}). Give divisors."
         )
+
+
+def check_taps(taps: Sequence[int], layers: int) -> None:
+    """Raise InputError when the layers of BERT that stages are joined behind do not rise to the last one."""
+    if list(taps) != sorted(set(taps)) or taps[-1] != layers:
+        raise InputError(
+            f"model.text_taps={list(taps)} must rise and end with the last of {layers} layers (model.text_layers)."
+        )

@@ -82,6 +82,12 @@ class LanguageGate(nn.Module):
         return features + torch.tanh(self.outer(self.activation(self.inner(fused)))) * fused
 
 
+def mean_of_words(words: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the words without padding: (B, T, D) and (B, T) to (B, D)."""
+    present = mask[:, :, None].to(words.dtype)
+    return (words * present).sum(dim=1) / present.sum(dim=1)
+
+
 def instance_norm(x: Tensor, mask: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """Normalise each channel over the positions, without parameters, in float32 or better: (B, N, C) to (B, N, C).
 

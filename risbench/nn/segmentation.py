@@ -52,3 +52,12 @@ def area_average(mask: Tensor, size: tuple[int, int]) -> Tensor:
 def summed_bce(logits: Tensor, truth: Tensor) -> Tensor:
     """Binary cross-entropy, summed over positions (LTS, eq. 11 and 12), averaged over the batch: both (B, h, w)."""
     return functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(logits)
+
+
+def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
+    """Soft Dice loss of masks, averaged: both (..., H, W), to a scalar.
+
+    1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1) with sums over positions; the 1 keeps it defined when both sums are 0.
+    """
+    overlap, total = (probability * truth).sum(dim=(-2, -1)), (probability + truth).sum(dim=(-2, -1))
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()
