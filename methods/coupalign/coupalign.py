@@ -31,6 +31,7 @@ from risbench.nn.encoders import (
 )
 from risbench.nn.fusion import mean_of_words
 from risbench.nn.logits import target_probability, two_logits, upsample
+from risbench.nn.mask_grounding import GroundingSettings, MaskGrounding, build_grounding, ground_words
 from risbench.nn.panels import attention_panel
 from risbench.nn.parameters import weight_decay_groups
 from risbench.nn.segmentation import area_average
@@ -55,7 +56,7 @@ _MASK_PANELS = 6  # mask proposals that `explain` shows
 _CONTRASTS = {"pairs": pixel_contrast, "prototype": prototype_contrast}
 
 
-class Settings(EncoderSettings):
+class Settings(EncoderSettings, GroundingSettings):
     """[model] of recipe.toml, which explains every key."""
 
     text_taps: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
@@ -177,10 +178,11 @@ class Model(EncoderMethod):
 
     schema = Settings
 
-    def __init__(self, network: CoupAlign, head: Head, settings: Settings) -> None:
+    def __init__(self, network: CoupAlign, head: Head, grounding: MaskGrounding | None, settings: Settings) -> None:
         super().__init__()
         self.network = network
         self.head = head
+        self.grounding = grounding
         self.settings = settings
         self.register_buffer("class_weights", torch.tensor(settings.class_weights), persistent=False)
         if head.generator is None and network.alignments:
@@ -197,14 +199,18 @@ class Model(EncoderMethod):
         backbone, text = build_backbone(settings), build_text_encoder(settings, len(tokenizer))
         network = CoupAlign(backbone, text, settings.text_taps, _build_alignments(settings, backbone.widths))
         head = _build_head(settings, backbone.widths)
-        return cls(network.to(memory_format=torch.channels_last), head.to(memory_format=torch.channels_last), settings)
+        grounding = build_grounding(
+            settings, tokenizer, settings.text_width, backbone.widths[-1], settings.text_dropout
+        )
+        layout = torch.channels_last
+        return cls(network.to(memory_format=layout), head.to(memory_format=layout), grounding, settings)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy on the network input, with class weights; contrast of pixels; incoherence of the masks."""
         assert batch.mask is not None
         settings = self.settings
-        first = repeat_for_expressions(self.encode_image(batch), batch.image_index)[0]
-        features, logits, masks = self.head(self.network(first, batch.words))
+        (first,) = self.encode_image(batch)
+        features, logits, masks = self.head(self.network(first[batch.image_index], batch.words))
         logits = upsample(logits, batch.mask.shape[1:], align_corners=False)  # (B, 2, H, W)
         weights = cast(Tensor, self.class_weights).to(logits.dtype)
         segmentation = functional.cross_entropy(logits, batch.mask.long(), weights)
@@ -217,6 +223,10 @@ class Model(EncoderMethod):
         if masks is not None and settings.mask_coherence:
             terms["incoherence"] = incoherence(batch.image, batch.image_index, masks.sigmoid())
             terms["total"] = terms["total"] + settings.mask_coherence * terms["incoherence"]
+        if self.grounding is not None:
+            encoders = (self.network.backbone, self.network.text)
+            terms["grounding"] = ground_words(self.grounding, *encoders, first, batch)
+            terms["total"] = terms["total"] + settings.grounding * terms["grounding"]
         return terms
 
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
@@ -236,7 +246,9 @@ class Model(EncoderMethod):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return two groups: biases, normalisations, gates, queries and position biases have no weight decay."""
-        return weight_decay_groups(self, lambda name, p: p.ndim < 2 or name.endswith(("queries", "bias_table")))
+        return weight_decay_groups(
+            self, lambda name, p: p.ndim < 2 or name.endswith(("queries", "bias_table", "kinds"))
+        )
 
     def _mask_panels(self, encoded: EncoderOutput) -> list[Panel]:
         """Return the proposals with the highest weights for the first expression of a batch."""

@@ -21,6 +21,7 @@ from risbench.nn.bert import Bert
 from risbench.nn.encoders import Backbone, EncoderMethod, EncoderSettings, build_backbone, build_text_encoder
 from risbench.nn.fusion import PWAM, LanguageGate
 from risbench.nn.logits import target_probability, upsample
+from risbench.nn.mask_grounding import GroundingSettings, MaskGrounding, build_grounding, ground_words
 from risbench.nn.panels import attention_panel
 from risbench.nn.parameters import weight_decay_groups
 from risbench.nn.segmentation import ASPPDeconvolution, soft_dice
@@ -31,7 +32,7 @@ from .convert import convert
 from .decoder import Decoder
 
 
-class Settings(EncoderSettings):
+class Settings(EncoderSettings, GroundingSettings):
     """[model] of recipe.toml, which explains every key."""
 
     text_layers_trained: PositiveInt
@@ -98,9 +99,11 @@ class Model(EncoderMethod):
 
     schema = Settings
 
-    def __init__(self, network: LAVT, settings: Settings) -> None:
+    def __init__(self, network: LAVT, grounding: MaskGrounding | None, settings: Settings) -> None:
         super().__init__()
         self.network = network
+        self.grounding = grounding
+        self.grounding_weight = settings.grounding
         self.objective = settings.loss
         self.register_buffer("class_weights", torch.tensor(settings.class_weights), persistent=False)
         self.frozen = {"network.gates.3.": "the decoder reads the last stage's map before its gate"}
@@ -119,7 +122,10 @@ class Model(EncoderMethod):
         network = LAVT(backbone, text, decoder, settings.fusion_dropout)
         if settings.compile:
             compile_modules([*backbone.blocks(), *network.fusions, *network.gates, decoder])
-        return cls(network.to(memory_format=torch.channels_last), settings)
+        grounding = build_grounding(
+            settings, tokenizer, settings.text_width, backbone.widths[-1], settings.text_dropout
+        )
+        return cls(network.to(memory_format=torch.channels_last), grounding, settings)
 
     @classmethod
     def convert(cls, content: dict[str, Any]) -> Converted:
@@ -131,17 +137,19 @@ class Model(EncoderMethod):
         return upsample(self.network(features[0], words), self.input_size(features[0]), align_corners=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy with class weights, or Dice, on the network input."""
+        """Cross-entropy with class weights, or Dice, on the network input; mask grounding, if the recipe has it."""
         assert batch.mask is not None
-        logits = self.logits(
-            repeat_for_expressions(self.encode_image(batch), batch.image_index), batch.words
-        )  # (B, 2, H, W)
+        features = self.encode_image(batch)
+        logits = self.logits(repeat_for_expressions(features, batch.image_index), batch.words)  # (B, 2, H, W)
         if self.objective == "dice":
             total = dice(logits.softmax(dim=1), batch.mask)
         else:
             weights = cast(Tensor, self.class_weights).to(logits.dtype)
             total = functional.cross_entropy(logits, batch.mask.long(), weights)
-        return {"total": total, self.objective: total}
+        if self.grounding is None:
+            return {"total": total, self.objective: total}
+        hidden = ground_words(self.grounding, self.network.backbone, self.network.text, features[0], batch)
+        return {"total": total + self.grounding_weight * hidden, self.objective: total, "grounding": hidden}
 
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
         """Predict the target's probability on the network input; it is above 0.5 where the target is the argmax."""

@@ -6,7 +6,7 @@ B expressions, T words, D text width, C channels, h w the grid of a map.
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,13 @@ class CAM(nn.Module):
         return fused, cast(Tensor, self.mixer(torch.cat((*branches, fused), dim=-1)))
 
 
+class Pixels(NamedTuple):
+    """What words read of a map, (B, hw, D) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
 class WordFusion(nn.Module):
     """PWAM with the roles exchanged: each word gathers pixels, and the result modulates it."""
 
@@ -81,14 +88,18 @@ class WordFusion(nn.Module):
         self.out = nn.Linear(text_width, text_width)
         self.project = nn.Linear(text_width, text_width)
 
-    def forward(self, words: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
-        """Words (B, T, D), their mask (B, T) and pixels (B, h, w, C) to (B, T, D); padding gives no number of use."""
-        flat = pixels.flatten(1, 2)  # (B, hw, C)
+    def forward(self, words: Tensor, pixels: Pixels, mask: Tensor) -> Tensor:
+        """Words (B, T, D), their mask (B, T) and pixels (B, hw, D) to (B, T, D); padding gives no number of use."""
         queries, counted = self.query(words), None if self.released_mask else mask
         if self.released_mask:
             queries = queries * (_ADDED * ~mask[:, :, None]).to(queries.dtype)
         gathered = functional.scaled_dot_product_attention(  # one head; scale D^-0.5
-            queries[:, None], instance_norm(self.key(flat))[:, None], instance_norm(self.value(flat))[:, None]
+            queries[:, None], pixels.keys[:, None], pixels.values[:, None]
         )[:, 0]  # (B, T, D)
         vision = instance_norm(self.out(gathered), counted)
         return functional.gelu(self.project(functional.gelu(self.visual(words)) * vision))
+
+    def project_pixels(self, pixels: Tensor) -> Pixels:
+        """Return keys and values of a map, normalised over the positions: (I, h, w, C) to (I, hw, D) each."""
+        flat = pixels.flatten(1, 2)  # (I, hw, C)
+        return Pixels(instance_norm(self.key(flat)), instance_norm(self.value(flat)))

@@ -103,11 +103,12 @@ class MaskDecoder(nn.Module):
         query, place = (p.expand(len(features), 1, -1) for p in (self.query, self.place))  # (B, 1, D)
         masks, attentions = [self._mask(query, features)], []
         for number, layer in enumerate(self.layers):
-            size = encoded[number % SCALES].shape[2:]
+            height, width = encoded[number % SCALES].shape[2:]
             keys, values = memories[number % SCALES]
-            hidden = hidden_pixels(masks[-1], (size[0], size[1]))
+            hidden = hidden_pixels(masks[-1], (height, width))
             if explain:
-                attentions.append(cast(MaskLayer, layer).attention(query, place, keys, hidden).unflatten(1, size))
+                attention = cast(MaskLayer, layer).attention(query, place, keys, hidden)  # (B, N)
+                attentions.append(attention.view(-1, height, width))
             query = layer(query, place, keys, values, hidden)
             masks.append(self._mask(query, features))
         return Decoded(torch.stack(masks, dim=1), features, self.norm(query)[:, 0]), attentions

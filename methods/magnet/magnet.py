@@ -31,7 +31,7 @@ from risbench.nn.encoders import (
 )
 from risbench.nn.fusion import LanguageGate
 from risbench.nn.logits import upsample
-from risbench.nn.mask_grounding import GroundingSettings, MaskGrounding, build_grounding, wordless_maps
+from risbench.nn.mask_grounding import GroundingSettings, Hidden, MaskGrounding, build_grounding, wordless_maps
 from risbench.nn.panels import attention_panel
 from risbench.nn.parameters import weight_decay_groups
 from risbench.recipe import (
@@ -45,7 +45,7 @@ from risbench.recipe import (
     validate_section,
 )
 
-from .alignment import CAM, SIDES, WordFusion
+from .alignment import CAM, SIDES, Pixels, WordFusion
 from .convert import convert
 from .decoder import SCALES, Decoded, MaskDecoder
 from .losses import alignment_loss, mask_losses
@@ -129,18 +129,22 @@ class MagNet(nn.Module):
                 x = self.gates[stage](x, fused)
         return Encoded(maps, states)
 
-    def encode_words(self, maps: Sequence[Tensor], words: Words) -> Tensor:
-        """Run the text encoder alone, which reads four maps (B, h, w, C): (B, T, D)."""
+    def encode_words(self, maps: Sequence[Tensor], image_index: Tensor, words: Words) -> Tensor:
+        """Run the text encoder alone, which reads four maps (I, h, w, C) of each expression's image: (B, T, D)."""
         states = self.text.embed(words)
-        for stage, pixels in enumerate(maps):
-            states = self._read_pixels(stage, self._run_text(stage, states, words.mask), pixels, words.mask)
+        for stage, (x, fusion) in enumerate(zip(maps, self.word_fusions, strict=True)):
+            states = self._run_text(stage, states, words.mask)
+            keys, values = cast(WordFusion, fusion).project_pixels(x)
+            pixels = Pixels(keys[image_index], values[image_index])
+            states = self.word_gates[stage](states, fusion(states, pixels, words.mask))
         return states
 
     def _run_text(self, stage: int, states: Tensor, mask: Tensor) -> Tensor:
         return self.text.run_layers(states, mask, self.taps[stage - 1] if stage else 0, self.taps[stage])
 
-    def _read_pixels(self, stage: int, states: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
-        return cast(Tensor, self.word_gates[stage](states, self.word_fusions[stage](states, pixels, mask)))
+    def _read_pixels(self, stage: int, states: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        fusion = cast(WordFusion, self.word_fusions[stage])
+        return cast(Tensor, self.word_gates[stage](states, fusion(states, fusion.project_pixels(x), mask)))
 
 
 class Model(EncoderMethod):
@@ -220,25 +224,25 @@ class Model(EncoderMethod):
         """Return two groups: biases, normalisations, queries, embeddings of scales, position biases have no decay."""
         return weight_decay_groups(self, lambda name, p: p.ndim < 2 or name.endswith(_UNDECAYED))
 
-    def _grounding_loss(self, grounding: MaskGrounding, per_image: Tensor, batch: Batch) -> Tensor:
-        """Hide words from the text encoder, which reads pixels that have read none, and predict them."""
+    def _grounding_loss(self, grounding: MaskGrounding, first: Tensor, batch: Batch) -> Tensor:
+        """Hide words, and predict them; `first` is of the images (I, H/4, W/4, C1)."""
         assert batch.mask is not None
-        hidden = grounding.hide(batch.words)
-        maps = [pixels[batch.image_index] for pixels in wordless_maps(self.network.backbone, per_image)]
-        states = self.network.encode_words(maps, hidden.words)
-        embeddings = self.network.text.embeddings.word_embeddings.weight
-        return cast(Tensor, grounding(states, maps[-1], batch.mask, hidden, embeddings))
+        inputs = self._grounding_inputs(first, batch.image_index, hidden := grounding.hide(batch.words))
+        return cast(Tensor, grounding(*inputs, batch.mask, hidden, self.network.text.word_embeddings))
+
+    def _grounding_inputs(self, first: Tensor, image_index: Tensor, hidden: Hidden) -> tuple[Tensor, Tensor]:
+        """Return states of words, some hidden, which read pixels that have read no words, and the pixels."""
+        maps = wordless_maps(self.network.backbone, first)
+        return self.network.encode_words(maps, image_index, hidden.words), maps[-1][image_index]
 
     def _word_panel(self, first: Tensor, words: Words, tokens: Sequence[int]) -> Panel:
-        """Return the predicted mask of the first expression, with guesses for a word that is hidden, in the title."""
+        """Return the predicted mask of the only expression, with guesses for a word that is hidden, in the title."""
         if self.grounding is None:
             raise InputError("This MagNet has no mask grounding (model.grounding=0): leave --word out.")
         probability = self.predict_from((first,), words).probability
         hidden = self.grounding.hide_at(words, tokens)
-        maps = wordless_maps(self.network.backbone, first)
-        states = self.network.encode_words(maps, hidden.words)
-        embeddings = self.network.text.embeddings.word_embeddings.weight
-        logits = self.grounding.logits(states, maps[-1], probability, hidden, embeddings)[0]  # (T, V)
+        inputs = self._grounding_inputs(first, torch.zeros_like(words.ids[:, 0]), hidden)
+        logits = self.grounding.logits(*inputs, probability, hidden, self.network.text.word_embeddings)[0]  # (T, V)
         guesses = [self.grounding.guesses(logits[position], _GUESSES) for position in tokens]
         listed = "; ".join(", ".join(f"{piece} {100 * share:.0f} %" for piece, share in each) for each in guesses)
         return Panel(f"this mask for the hidden word: {listed}", probability[0].float())
@@ -247,10 +251,10 @@ class Model(EncoderMethod):
 def _build_decoder(settings: Settings, widths: Sequence[int]) -> MaskDecoder:
     """Build pixel decoder and mask decoder for maps of some widths, the finest first."""
     channels = settings.decoder_channels
-    sizes = (settings.pixel_layers, settings.pixel_heads, settings.pixel_points, settings.pixel_hidden)
-    pixels = DeformableEncoder(widths[::-1], channels, *sizes)
-    sizes = (settings.decoder_layers, settings.decoder_heads, settings.decoder_hidden)
-    return MaskDecoder(pixels, channels, *sizes, settings.prior)
+    points = (settings.pixel_heads, settings.pixel_points)
+    pixels = DeformableEncoder(widths[::-1], channels, settings.pixel_layers, *points, settings.pixel_hidden)
+    layers, heads = settings.decoder_layers, settings.decoder_heads
+    return MaskDecoder(pixels, channels, layers, heads, settings.decoder_hidden, settings.prior)
 
 
 def _check(settings: Settings) -> None:

@@ -40,6 +40,11 @@ class Bert(BertModel):  # type: ignore[no-untyped-call]
         )
         super().__init__(config, add_pooling_layer=False)
 
+    @property
+    def word_embeddings(self) -> Tensor:
+        """The embeddings of the word pieces, (V, width)."""
+        return self.embeddings.word_embeddings.weight
+
     def hidden_states(self, words: Words) -> Tensor:
         """Return the last hidden states: (B, T, width). Transformers' forward would wait for the mask on the CPU."""
         return self.run_layers(self.embed(words), words.mask, 0, len(self.encoder.layer))

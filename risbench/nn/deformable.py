@@ -138,7 +138,7 @@ class DeformableEncoder(nn.Module):
         grid = Grid.build(sizes, states)
         for layer in self.layers:
             states = layer(states, encodings, grid)
-        parts = states.split(grid.areas, dim=1)
+        parts = torch.split(states, grid.areas, dim=1)
         return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from risbench.api import Words
+from risbench.api import Batch, Words
 from risbench.errors import InputError
+from risbench.nn.bert import Bert
 from risbench.nn.checkpointing import frozen_statistics
 from risbench.nn.deformable import sine_positions
 from risbench.nn.encoders import Backbone, check_heads
@@ -148,6 +149,18 @@ def build_grounding(
         raise InputError(f"model.text_width={text_width} does not fit sine encodings: give a multiple of 4.")
     sizes = (settings.grounding_layers, settings.grounding_heads, dropout, settings.grounding_probability)
     return MaskGrounding(vocabulary, text_width, width, *sizes)
+
+
+def ground_words(grounding: MaskGrounding, backbone: Backbone, text: Bert, first: Tensor, batch: Batch) -> Tensor:
+    """Hide words from a text encoder that reads no pixels, and return the loss of predicting them.
+
+    `first` is the first stage's map of each image (I, h, w, C1), which has read no words.
+    """
+    assert batch.mask is not None
+    hidden = grounding.hide(batch.words)
+    pixels = wordless_maps(backbone, first)[-1][batch.image_index]  # (B, h, w, C)
+    states = text.hidden_states(hidden.words)  # (B, T, D)
+    return cast(Tensor, grounding(states, pixels, batch.mask, hidden, text.word_embeddings))
 
 
 def wordless_maps(backbone: Backbone, first: Tensor) -> list[Tensor]:
