@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from risbench import methods, recipe
 from risbench.api import Batch, Words, repeat_for_expressions
+from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
+from risbench.nn.fusion import mean_of_words
 
 coupalign = methods.module("coupalign")
 alignment, generator = (
@@ -39,6 +41,7 @@ PARAMETERS = {  # at full size, with a vocabulary of PIECES
     "hidden-pixels": 188_343_738,
     "one-layer": 183_056_058,
     "whole-attention": 188_343_738,
+    "mask-grounding": 0,
 }
 
 
@@ -46,7 +49,8 @@ def build(*overrides: str, variants: tuple[str, ...] = ("tiny",)) -> Any:
     """A network, by default the small one from scratch, always the same one."""
     settings, _ = recipe.load(RECIPE, variants, [f"model.{override}" for override in overrides])
     torch.manual_seed(0)
-    return methods.load("coupalign").build(settings, range(PIECES))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(PIECES - 4))]
+    return methods.load("coupalign").build(settings, WordPieceTokenizer(vocabulary, settings.text.max_tokens))
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_maps_words_and_masks_have_the_shapes_of_the_readme(batch: Batch) -> Non
 def test_the_sentence_is_the_mean_of_its_words_without_padding() -> None:
     words, mask = torch.randn(2, 5, 3), torch.arange(5) < torch.tensor([[5], [2]])
     expected = torch.stack((words[0].mean(dim=0), words[1, :2].mean(dim=0)))
-    assert torch.allclose(alignment.mean_of_words(words, mask), expected, atol=1e-6)
+    assert torch.allclose(mean_of_words(words, mask), expected, atol=1e-6)
 
 
 def test_the_order_of_the_queries_changes_nothing(batch: Batch) -> None:

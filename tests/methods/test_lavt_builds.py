@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from risbench import methods, recipe
 from risbench.api import Batch, Words
+from risbench.data.text import WordPieceTokenizer
 from risbench.errors import InputError
 from risbench.nn.bert import Bert
 from risbench.nn.swin import Swin
@@ -24,7 +25,8 @@ BERT = 108_891_648  # as measured in the authors' network, without its pooler
 def build(variants: Sequence[str], *overrides: str, pieces: int = PIECES) -> Any:
     settings, _ = recipe.load(RECIPE, variants, overrides)
     torch.manual_seed(0)
-    return methods.load("lavt").build(settings, range(pieces))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(pieces - 4))]
+    return methods.load("lavt").build(settings, WordPieceTokenizer(vocabulary, settings.text.max_tokens))
 
 
 def on_meta(*variants: str) -> Any:

@@ -27,7 +27,7 @@ SHAPES = {  # numbers, rows, columns, rows that risbench fills
     "coupalign-supplement-1": (30, 5, 6, 2),
     "coupalign-supplement-2": (14, 3, 6, 2),
     "coupalign-supplement-3": (36, 6, 6, 6),
-    "magnet": (8, 8, 1, 8),
+    "magnet": (17, 17, 1, 17),
     "lavt": (126, 18, 7, 18),
     "leaders": (171, 23, 9, 7),
 }
