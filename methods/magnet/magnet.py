@@ -8,6 +8,7 @@ B expressions, I images, T words, D text width, C channels, H W the network inpu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, Self, cast
 
@@ -52,6 +53,8 @@ from .losses import alignment_loss, mask_losses
 
 _GUESSES = 3  # that `explain` shows
 _LAST_WORDS = ("network.word_fusions.3.", "network.word_gates.3.")
+# Biases of what is normalised over positions, or of all keys alike: gradients of rounding alone.
+_INERT = re.compile(r"network\.(fusions\..*\.key|word_fusions\.\d\.(key|value|out))\.bias")
 _UNDECAYED = ("bias_table", "embedding", "query", "place", "kinds")  # ends of the names of what is no weight matrix
 
 
@@ -162,6 +165,8 @@ class Model(EncoderMethod):
         self.frozen = {"network.decoder.class_embedding.": "the class of a single query decides nothing"}
         if not settings.grounding and not settings.alignment:
             self.frozen |= dict.fromkeys(_LAST_WORDS, "without their losses nothing reads the words after stage 4")
+        inert = (name for name, _ in self.named_parameters() if _INERT.fullmatch(name))
+        self.frozen |= dict.fromkeys(inert, "the normalisation or the softmax behind it leaves nothing of this bias")
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not name.startswith(tuple(self.frozen)))
 

@@ -31,6 +31,7 @@ OWN = {
     "": ["image.size=160", "train.lr=3e-3"],
     "lavt": ["image.size=160", "train.lr=2e-3", "train.warmup=10", "model.class_weights=[0.9, 1.1]"],
     "coupalign": ["image.size=160", "train.lr=2e-3", "train.warmup=10", "model.class_weights=[0.9, 1.1]"],
+    "magnet": ["image.size=128", "train.lr=2e-3", "train.warmup=10", "train.flip=0"],
 }
 
 

@@ -41,7 +41,7 @@ PARAMETERS = {  # at full size, with a vocabulary of PIECES
     "hidden-pixels": 188_343_738,
     "one-layer": 183_056_058,
     "whole-attention": 188_343_738,
-    "mask-grounding": 0,
+    "mask-grounding": 211_019_028,
 }
 
 

@@ -84,8 +84,8 @@ def weights(key: str, shape: tuple[int, ...]) -> Tensor:
     values = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF).standard_normal(shape).astype(np.float32)
     if key.endswith("weight") and len(shape) == 1:
         return torch.from_numpy(1 + np.float32(0.1) * values)
-    scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) >= 2 else 0.1
-    return torch.from_numpy(values * np.float32(scale))
+    scale = np.float32(np.sqrt(np.prod(shape[1:]))) if len(shape) >= 2 else None
+    return torch.from_numpy(np.float32(0.1) * values if scale is None else values / scale)
 
 
 @cache
