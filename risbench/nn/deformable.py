@@ -139,7 +139,7 @@ class DeformableEncoder(nn.Module):
         for layer in self.layers:
             states = layer(states, encodings, grid)
         parts = torch.split(states, grid.areas, dim=1)
-        return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+        return [part.mT.reshape(len(part), -1, *size) for part, size in zip(parts, sizes, strict=True)]
 
 
 def _centres(height: int, width: int, device: torch.device) -> Tensor:

@@ -172,7 +172,7 @@ def test_every_term_is_logged_and_weighted(batch: Batch) -> None:
     terms = model.loss(batch)
     weights = {"cross-entropy": 2, "dice": 3, "alignment": 0.5, "grounding": 0.25}
     assert set(terms) == {"total", *weights}
-    assert torch.allclose(terms["total"], sum(w * terms[name] for name, w in weights.items()), rtol=1e-5)  # type: ignore[arg-type]
+    assert torch.allclose(terms["total"], sum(w * terms[name] for name, w in weights.items()), rtol=1e-5)
 
 
 def test_the_masks_are_trained_on_whole_expressions_and_only_grounding_hides_words(batch: Batch) -> None:
