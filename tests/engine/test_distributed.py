@@ -115,7 +115,7 @@ def where(small_root: Path) -> list[str]:
     return ["--dataset", str(small_root / "small.toml"), "--data-root", str(small_root)]
 
 
-@pytest.fixture(scope="module", params=["lts", "lavt", "coupalign"])
+@pytest.fixture(scope="module", params=["lts", "lavt", "coupalign", "magnet"])
 def trained_by_two(
     where: list[str],
     short_training: list[str],
