@@ -25,16 +25,16 @@ class Grid(NamedTuple):
 
     sizes: list[tuple[int, int]]  # height and width of each map
     areas: list[int]
-    extents: Tensor  # width and height of each map, (L, 2)
-    places: Tensor  # x and y of each cell's centre, in [0, 1], (N, 2)
+    steps: Tensor  # width and height of a cell of each map, (L, 2), where each map reaches from -1 to 1
+    centres: Tensor  # x and y of each cell's centre, in [-1, 1], (N, 2)
 
     @classmethod
     def build(cls, sizes: list[tuple[int, int]], like: Tensor) -> Grid:
         """Return the grid for tensors of one device and precision, float32 at least."""
         precise = torch.promote_types(like.dtype, torch.float32)
         extents = torch.tensor([size[::-1] for size in sizes]).to(like.device, precise, non_blocking=True)
-        places = torch.cat([_centres(*size, like.device) for size in sizes])
-        return cls(sizes, [height * width for height, width in sizes], extents, places.to(precise))
+        centres = torch.cat([_centres(*size, like.device) for size in sizes])
+        return cls(sizes, [height * width for height, width in sizes], 2 / extents, (2 * centres - 1).to(precise))
 
 
 class DeformableAttention(nn.Module):
@@ -53,17 +53,23 @@ class DeformableAttention(nn.Module):
         """Queries and values (B, N, D) of the cells of a grid to (B, N, D)."""
         count, length, _ = queries.shape
         precise = torch.promote_types(queries.dtype, torch.float32)
-        shape = (count, length, self.heads, self.scales, self.points)
-        shifts = self.offsets(queries).to(precise).view(*shape, 2) / grid.extents[:, None]
-        shares = self.weights(queries).to(precise).view(*shape[:3], -1).softmax(dim=-1).view(shape)
-        points = 2 * (grid.places[:, None, None, None] + shifts) - 1  # (B, N, heads, L, P, 2) in [-1, 1]
-        maps = (
-            self.value(values).to(precise).view(count, length, self.heads, -1).permute(0, 2, 3, 1)
-        )  # (B, heads, d, N)
-        scales = zip(maps.split(grid.areas, dim=3), points.unbind(dim=3), shares.unbind(dim=3), grid.sizes, strict=True)
+        shape = (count, self.heads, self.scales, self.points, length)
+        points = self._points(self.offsets(queries).to(precise), grid).view(*shape, 2)
+        logits = self.weights(queries).to(precise).mT.reshape(count, self.heads, -1, length)  # (B, heads, L P, N)
+        shares = logits.softmax(dim=2).view(shape)
+        maps = self.value(values).to(precise).mT.reshape(count, self.heads, -1, length)  # (B, heads, d, N)
+        scales = zip(maps.split(grid.areas, dim=3), points.unbind(dim=2), shares.unbind(dim=2), grid.sizes, strict=True)
         read = torch.stack([_read_points(part.unflatten(3, size), *where) for part, *where, size in scales]).sum(dim=0)
-        output: Tensor = self.out(read.transpose(1, 2).to(values.dtype))
+        output: Tensor = self.out(read.mT.to(values.dtype))  # of (B, D, N)
         return output
+
+    def _points(self, offsets: Tensor, grid: Grid) -> Tensor:
+        """Return x and y, in [-1, 1], of offsets in cells: (B, N, heads L P 2) to (B, heads, L, P, N, 2)."""
+        shape = (len(grid.centres), self.heads, self.scales, self.points, 2)
+        centres = grid.centres[:, None, None, None].expand(shape).flatten(1)  # (N, heads L P 2)
+        steps = grid.steps[:, None].expand(shape[1:]).flatten()
+        points = torch.addcmul(centres, offsets, steps)
+        return points.view(len(offsets), *shape).permute(0, 2, 3, 4, 1, 5).contiguous()
 
     def _initialise(self) -> None:
         """Look in as many directions as there are heads, point by point further away, with equal weights."""
@@ -83,14 +89,14 @@ class DeformableAttention(nn.Module):
 
 
 def _read_points(values: Tensor, points: Tensor, shares: Tensor) -> Tensor:
-    """Sample a map (B, heads, d, h, w) at points (B, N, heads, P, 2) that weigh (B, N, heads, P), to (B, heads d, N).
+    """Sample a map (B, heads, d, h, w) at points (B, heads, P, N, 2) that weigh (B, heads, P, N), to (B, heads d, N).
 
     Bilinear; outside of the map there is 0.
     """
-    flat = points.transpose(1, 2).flatten(0, 1)  # (B heads, N, P, 2)
-    sampled = functional.grid_sample(values.flatten(0, 1), flat, "bilinear", "zeros", align_corners=False)
-    weighted = sampled * shares.transpose(1, 2).flatten(0, 1)[:, None]  # (B heads, d, N, P)
-    return weighted.sum(dim=3).view(len(values), -1, points.shape[1])
+    at = points.flatten(0, 1)  # (B heads, P, N, 2)
+    sampled = functional.grid_sample(values.flatten(0, 1), at, "bilinear", "zeros", align_corners=False)
+    weighted = sampled * shares.flatten(0, 1)[:, None]  # (B heads, d, P, N)
+    return weighted.sum(dim=2).view(len(values), -1, points.shape[3])
 
 
 class DeformableLayer(nn.Module):
