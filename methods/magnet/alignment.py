@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from risbench.nn.fusion import PWAM, instance_norm
+from risbench.nn.parameters import initialise_without_biases
 
 SIDES = (1, 2, 3, 6)  # of the pyramid's grids
 _ADDED = -10_000.0  # what BERT adds to the attention to padding; the released code takes it for a mask
@@ -56,6 +57,7 @@ class CAM(nn.Module):
             if sides
             else nn.LayerNorm(width)
         )
+        initialise_without_biases(self)
 
     def forward(self, pixels: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, h, w, C), words (B, T, D), mask (B, T) to what the gate reads, and the decoder: (B, h, w, C)."""

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from risbench.nn.parameters import initialise_without_biases
+
 _GROUPS = 32  # of the group normalisation, if the channels are four times as many
 
 
@@ -124,6 +126,7 @@ class DeformableEncoder(nn.Module):
         """`widths` are the channels of the maps, the coarsest first."""
         super().__init__()
         self.projections = nn.ModuleList(nn.Linear(width, channels) for width in widths)  # 1x1 convolutions
+        initialise_without_biases(self.projections)
         groups = math.gcd(_GROUPS, channels // 4)
         self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in widths)
         self.scale_embedding = nn.Parameter(torch.randn(len(widths), channels))
