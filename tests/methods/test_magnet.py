@@ -119,7 +119,7 @@ def test_each_layer_predicts_and_reads_the_next_of_three_scales(batch: Batch) ->
     model = build("decoder_layers=7").eval()
     encoded = model.network.encode(model.encode_image(batch)[0][batch.image_index], batch.words, last_words=False)
     decoded = model.network.decoder(encoded.maps)
-    assert decoded.masks.shape == (3, 8, 16, 16) and decoded.features.shape == (3, 16, 16, 16)
+    assert decoded.masks.shape == (3, 8, 16, 16) and decoded.features.shape == (3, 32, 16, 16)
     attentions = model.network.decoder.attention(encoded.maps)
     assert [tuple(x.shape[1:]) for x in attentions] == [(2, 2), (4, 4), (8, 8), (2, 2), (4, 4), (8, 8), (2, 2)]
     assert all(torch.allclose(x.sum(dim=(1, 2)), torch.ones(3)) for x in attentions)

@@ -138,9 +138,9 @@ def test_variants_train_and_predict_on_the_small_network(variant: str, batch: Ba
         ("text_taps=[1, 2, 3]", "text_taps"),
         ("text_taps=[1, 3, 2, 4]", "text_taps=.1, 3, 2, 4. must rise"),
         ("width=6", "width=6 cannot be shared by four grids"),
-        ("decoder_channels=6", "decoder_channels=6 does not fit sine"),
-        ("pixel_heads=3", "pixel_heads: 3 heads cannot share 16"),
-        ("decoder_heads=5", "decoder_heads: 5 heads cannot share 16"),
+        ("pixel_heads=2; decoder_channels=6", "decoder_channels=6 does not fit sine"),
+        ("pixel_heads=3", "pixel_heads: 3 heads cannot share 32"),
+        ("decoder_heads=5", "decoder_heads: 5 heads cannot share 32"),
         ("decoder_layers=2", "decoder_layers = 2"),
         ("grounding_heads=3", "grounding_heads: 3 heads cannot share 32"),
         ("grounding_probability=0", "grounding_probability = 0"),
@@ -151,7 +151,7 @@ def test_variants_train_and_predict_on_the_small_network(variant: str, batch: Ba
 )
 def test_a_setting_that_makes_no_network_is_one_sentence(override: str, match: str) -> None:
     with pytest.raises(InputError, match=match) as error:
-        build(override)
+        build(*override.split("; "))
     assert "\n" not in str(error.value)
 
 
