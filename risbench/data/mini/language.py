@@ -116,21 +116,31 @@ class Phrase(NamedTuple):
 def express(dice: Dice, picture: Picture, kind: str) -> Expression | None:
     """Write an expression of this kind that refers to the target alone; None if every attempt fails."""
     for _ in range(ATTEMPTS):
-        attempt = _KINDS[kind](dice, picture)
-        if attempt and evaluate(attempt.program, picture.things) == [picture.target]:
+        attempt = try_once(dice, picture, kind)
+        if attempt:
             return Expression(kind, attempt.program, _vary_typing(dice, attempt.words))
     return None
+
+
+def try_once(dice: Dice, picture: Picture, kind: str) -> Attempt | None:
+    """Make one attempt; None unless it refers to the target alone."""
+    attempt = _KINDS[kind](dice, picture)
+    return attempt if attempt and evaluate(attempt.program, picture.things) == [picture.target] else None
 
 
 def _vary_typing(dice: Dice, words: str) -> str:
     """Vary article, capital and full stop, as people type."""
     words = words.replace(" ,", ",")
-    words = f"the {words}" if dice.chance(40) else words
+    return vary_ends(dice, f"the {words}" if dice.chance(40) else words)
+
+
+def vary_ends(dice: Dice, words: str) -> str:
+    """Vary capital and full stop, as people type."""
     words = words.capitalize() if dice.chance(12) else words
     return words + dice.pick(".!") if dice.chance(6) else words
 
 
-def _choose_attributes(dice: Dice, thing: Thing) -> tuple[str, ...]:
+def choose_attributes(dice: Dice, thing: Thing) -> tuple[str, ...]:
     """Choose attributes to name an object by; the pattern `plain` is rarely named."""
     keys = dice.pick(ATTRIBUTE_SETS)
     if thing.pattern == "plain" and dice.chance(85):
@@ -138,7 +148,7 @@ def _choose_attributes(dice: Dice, thing: Thing) -> tuple[str, ...]:
     return keys or ("shape",)
 
 
-def _describe_set(dice: Dice, thing: Thing, keys: tuple[str, ...], nouns: tuple[str, ...] = GENERIC_NOUNS) -> Phrase:
+def describe_set(dice: Dice, thing: Thing, keys: tuple[str, ...], nouns: tuple[str, ...] = GENERIC_NOUNS) -> Phrase:
     """Describe the set of all objects that share these attributes with `thing`."""
     program: Program = ["all"]
     for key in keys:
@@ -151,21 +161,21 @@ def _describe_set(dice: Dice, thing: Thing, keys: tuple[str, ...], nouns: tuple[
 def _describe_group(dice: Dice, picture: Picture, least: int, all_percent: int = 1) -> Phrase | None:
     """Describe a set of `least` objects or more with the target; in `all_percent` of 100 cases, all objects."""
     thing = picture.things[picture.target]
-    keys = () if dice.chance(all_percent) else _choose_attributes(dice, thing)
-    phrase = _describe_set(dice, thing, keys, (*GENERIC_NOUNS, "one") if keys else GENERIC_NOUNS)
+    keys = () if dice.chance(all_percent) else choose_attributes(dice, thing)
+    phrase = describe_set(dice, thing, keys, (*GENERIC_NOUNS, "one") if keys else GENERIC_NOUNS)
     return phrase if len(evaluate(phrase.program, picture.things)) >= least else None
 
 
 def _attribute(dice: Dice, picture: Picture) -> Attempt:
     thing = picture.things[picture.target]
-    keys = _choose_attributes(dice, thing)
+    keys = choose_attributes(dice, thing)
     if len(keys) == 1 or dice.chance(75):
-        phrase = _describe_set(dice, thing, keys, (*GENERIC_NOUNS, "one"))
+        phrase = describe_set(dice, thing, keys, (*GENERIC_NOUNS, "one"))
         return Attempt(phrase.program, phrase.noun)
     late = keys[0]  # named after the noun
     value = getattr(thing, late)
     tail = f"with {PATTERN_NOUNS[value]}" if value in PATTERN_NOUNS else f"that is {value}"
-    phrase = _describe_set(dice, thing, keys[1:])
+    phrase = describe_set(dice, thing, keys[1:])
     return Attempt(["filter", late, value, phrase.program], f"{phrase.noun} {tail}")
 
 
@@ -234,7 +244,7 @@ def _ordinal(dice: Dice, picture: Picture) -> Attempt | None:
 
 def _relation(dice: Dice, picture: Picture) -> Attempt | None:
     anchor = dice.pick(_other_members(picture, ["all"]))
-    phrase = _describe_set(dice, picture.things[anchor], _choose_attributes(dice, picture.things[anchor]))
+    phrase = describe_set(dice, picture.things[anchor], choose_attributes(dice, picture.things[anchor]))
     if evaluate(phrase.program, picture.things) != [anchor]:
         return None
     return _related(dice, picture, Attempt(phrase.program, phrase.noun))
@@ -275,8 +285,8 @@ def _lacking_attribute(dice: Dice, picture: Picture) -> Attempt | None:
     """Name the object of a group that lacks an attribute of another."""
     key = dice.pick(("colour", "colour", "colour", "shape", "pattern"))
     thing = picture.things[picture.target]
-    keys = tuple(name for name in _choose_attributes(dice, thing) if name != key)
-    group = _describe_set(dice, thing, keys)
+    keys = tuple(name for name in choose_attributes(dice, thing) if name != key)
+    group = describe_set(dice, thing, keys)
     others = _other_members(picture, group.program)
     if not keys or not others:
         return None

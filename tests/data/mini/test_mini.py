@@ -20,9 +20,11 @@ from PIL import Image
 from risbench import datasets
 from risbench.data import rle, source
 from risbench.data.mini import make as mini
+from risbench.data.mini import writing
 from risbench.data.mini.language import NOUNS, SHARES
 from risbench.data.mini.program import referent
 from risbench.data.mini.scene import COLOURS, FAMILIES, Thing
+from risbench.data.mini.writing import Layout
 from risbench.data.rle import Mask
 from risbench.errors import InputError
 
@@ -98,8 +100,8 @@ def share(hits: list[bool]) -> float:
 
 def test_the_contents_have_the_hashes_of_the_card(made: Made) -> None:
     pins = datasets.load("mini").sha256
-    assert mini.annotations_sha256(made.root) == pins["annotations"]
-    assert mini.pixels_sha256(made.root) == pins["pixels"]
+    assert writing.annotations_sha256(mini.LAYOUT, made.root) == pins["annotations"]
+    assert writing.pixels_sha256(mini.LAYOUT, made.root) == pins["pixels"]
 
 
 def test_card_states_counts_and_shares_of_kinds(made: Made) -> None:
@@ -271,7 +273,8 @@ def test_a_seed_repeats_its_data_set_and_another_seed_makes_another(tmp_path: Pa
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         mini._generate(tmp_path / name, seed, FEW)
     hashes = [
-        (mini.annotations_sha256(tmp_path / n), mini.pixels_sha256(tmp_path / n)) for n in ("one", "two", "other")
+        (writing.annotations_sha256(mini.LAYOUT, tmp_path / n), writing.pixels_sha256(mini.LAYOUT, tmp_path / n))
+        for n in ("one", "two", "other")
     ]
     assert hashes[0] == hashes[1]
     assert hashes[0][0] != hashes[2][0] and hashes[0][1] != hashes[2][1]
@@ -288,16 +291,18 @@ def test_several_threads_may_make_it_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: mini._generate(tmp_path / "shared", 3, FEW), range(4)))
     mini._generate(tmp_path / "alone", 3, FEW)
-    assert mini.pixels_sha256(tmp_path / "shared") == mini.pixels_sha256(tmp_path / "alone")
+    assert writing.pixels_sha256(mini.LAYOUT, tmp_path / "shared") == writing.pixels_sha256(
+        mini.LAYOUT, tmp_path / "alone"
+    )
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["images", "mini"]
 
 
 def test_interrupted_run_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(draft: Path, folder: Path) -> None:
+    def interrupt(layout: Layout, draft: Path, folder: Path) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mini, "_move_into_place", interrupt)
+        patch.setattr(writing, "move_into_place", interrupt)
         mini._generate(tmp_path, 3, FEW)
     assert list(tmp_path.iterdir()) == []
     mini._generate(tmp_path, 3, FEW)
