@@ -35,7 +35,7 @@ def data_list() -> None:
 
 @app.command("make")
 def data_make(
-    dataset: Annotated[str, typer.Argument(help="A generated data set: mini.")], data_root: Root = ""
+    dataset: Annotated[str, typer.Argument(help="A generated data set: mini, mini-gres.")], data_root: Root = ""
 ) -> None:
     """Generate a data set (default: into the cache)."""
     from risbench import datasets

@@ -257,5 +257,17 @@ def _measured_as_published(run: Record) -> bool:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    order = ("mini", "refcoco", "refcoco+", "refcocog", "refcocog-google", "grefcoco", "train", "val", "testA", "testB")
+    order = (
+        "mini",
+        "mini-gres",
+        "refcoco",
+        "refcoco+",
+        "refcocog",
+        "refcocog-google",
+        "grefcoco",
+        "train",
+        "val",
+        "testA",
+        "testB",
+    )
     return (order.index(name) if name in order else len(order), name)

@@ -169,7 +169,7 @@ def cards(small_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_card_in_a_named_folder_is_known_by_its_name(cards: Path) -> None:
-    assert datasets.names() == sorted([*REFER, "mini", "small"])
+    assert datasets.names() == sorted([*REFER, "mini", "mini-gres", "small"])
     assert datasets.load("small") == datasets.load(str(cards / "small.toml"))
     assert datasets.load("refcoco").title == "RefCOCO"
 
