@@ -101,6 +101,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the values of the keys that recipes of an older risbench lack."""
+        return {name: deepcopy(f.default) for name, f in cls.model_fields.items() if not f.is_required()}
+
 
 S = TypeVar("S", bound=Section)
 
@@ -181,17 +186,17 @@ class Train(Section):
         """Read recipes from before 0.3."""
         return _with_micro_batch(values)
 
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Return the values of the keys that recipes of an older risbench lack."""
-        return {name: deepcopy(f.default) for name, f in cls.model_fields.items() if not f.is_required()}
-
 
 class Predict(Section):
     """How probabilities become masks."""
 
     threshold: Probability = Field(description="foreground is probability > threshold")
     images_per_batch: _Images
+    # Recipes of older checkpoints lack the next key.
+    no_target_below: Fraction = Field(
+        default=0.0,
+        description="no-target is a largest probability below this; 0: the method answers, or an empty mask",
+    )
 
 
 class Recipe(Section):
@@ -215,6 +220,8 @@ def load(
     known = _variant_tables(tables, path)
     if isinstance(tables.get("train"), dict):  # of an older risbench, it lacks keys that may be set
         tables["train"] = Train.defaults() | _with_micro_batch(tables["train"])
+    if isinstance(tables.get("predict"), dict):
+        tables["predict"] = Predict.defaults() | tables["predict"]
     applied = list(dict.fromkeys(variants))
     if default_variant in known and FULL not in applied:
         applied = [default_variant, *(name for name in applied if name != default_variant)]

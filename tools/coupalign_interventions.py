@@ -194,7 +194,7 @@ def changed_output(align: Any, change: Change) -> Iterator[None]:
 
 
 def _add(counts: dict[str, list[bytes]], name: str, predictor: Predictor, item: Item) -> None:
-    masks, _ = predict_masks(predictor, item)
+    masks, *_ = predict_masks(predictor, item)
     counts.setdefault(name, []).extend(rle.encode(mask.cpu().numpy()) for mask in masks)
 
 

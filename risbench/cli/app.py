@@ -106,7 +106,7 @@ def run(
 
         refuse_options(context, "--method reference", ["overrides", "variant", "checkpoint", "init", "resume"])
         job, seeds = job_from_options({**options_by_name, "method": ""}), parse_seeds(seed)
-        names = options.reference_names(method)
+        names = options.reference_names(method, job.protocols)
         if dry_run:
             _print_descriptions(describe_references(names, job, seeds, runs), as_json)
         else:
@@ -191,8 +191,9 @@ def segment(
     from risbench.engine.segment import draw_segmentation
 
     picture = output or (None if mask else Path("segment.png"))
-    share = draw_segmentation(Path(checkpoint), image, expression, picture, explain, word, method, mask)
-    print(f"{', '.join(str(path) for path in (picture, mask) if path)}: {100 * share:.1f} % of the image")
+    share, answer = draw_segmentation(Path(checkpoint), image, expression, picture, explain, word, method, mask)
+    written = ", ".join(str(path) for path in (picture, mask) if path)
+    print(f"{written}: {100 * share:.1f} % of the image{answer and ', ' + answer}")
 
 
 @app.command()

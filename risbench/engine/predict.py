@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from risbench.data.index import Index
 from risbench.data.loader import EvaluationSamples, Item
 from risbench.data.split import Split
 from risbench.engine import distributed, sanity
+from risbench.errors import InputError
 from risbench.recipe import Image, Recipe
 from risbench.scoring import prediction_parts, predictions_file
 from risbench.scoring.prediction_parts import PredictionParts
@@ -152,10 +153,17 @@ def measure_speed(predictor: Predictor, index: Index, split: Split, seconds: flo
     return count / (time.perf_counter() - start)
 
 
-def predict_masks(
-    predictor: Predictor, item: Item, expressions: Sequence[str] = ()
-) -> tuple[list[Tensor], list[tuple[int, int] | None]]:
-    """Return the mask (H, W, bool, on the CPU) of each expression at its scored size, and its peak in that size.
+class Masks(NamedTuple):
+    """The predictions of a batch on the CPU, one entry for each expression."""
+
+    masks: list[Tensor]  # (H, W, bool) at the scored size
+    peaks: list[tuple[int, int] | None]  # row and column in that size
+    largest: list[float]  # largest probability of the method's map
+    no_target: list[float] | None  # the method's probability that nothing in the image is meant; None: it gives none
+
+
+def predict_masks(predictor: Predictor, item: Item, expressions: Sequence[str] = ()) -> Masks:
+    """Predict a batch, and cut the probabilities to masks.
 
     Raises InputError, which names the expression of `expressions`, for a prediction that is none.
     """
@@ -164,18 +172,49 @@ def predict_masks(
         prediction = predictor.model.predict(batch)
     method = type(predictor.model).__module__.rpartition(".")[2]
     sanity.check_shapes(prediction, len(item.positions), method)
+    _refuse_two_answers(predictor, prediction, method)
     probability = prediction.probability
     frames = [frame._replace(size=predictor.score_half.size(frame.size)) for frame in item.frames]
     order = item.batch.image_index.argsort(stable=True)  # (B,) the expressions image by image
     cut_masks = _cut_masks(predictor, probability[order.to(probability.device)], item.batch.image_index, frames)
     cells = (peak_of(probability) if prediction.peak is None else prediction.peak).to(probability.device)  # (B, 2)
-    cells, ranges, *cut_masks = _on_cpu([cells.long(), sanity.ranges(probability), *cut_masks])
+    ranges, no_target = sanity.ranges(probability).double(), _double(prediction.no_target, probability)
+    cells, ranges, no_target, *cut_masks = _on_cpu([cells.long(), ranges, no_target, *cut_masks])
     sanity.check_values(ranges, cells, tuple(probability.shape[1:]), method, expressions)
+    sanity.check_no_target(no_target, method, expressions)
     masks: list[Tensor] = [torch.empty(0)] * len(item.positions)
     for row, mask in zip(order.tolist(), (mask for image_masks in cut_masks for mask in image_masks), strict=True):
         masks[row] = mask
-    peaked = prediction._replace(peak=cells)
-    return masks, scaled_peaks(peaked, [frames[image] for image in item.batch.image_index.tolist()])
+    peaks = scaled_peaks(prediction._replace(peak=cells), [frames[image] for image in item.batch.image_index.tolist()])
+    largest = ranges[:, 1].clamp(0, 1).float().tolist()  # in float32, as it is stored
+    return Masks(masks, peaks, largest, None if prediction.no_target is None else no_target.clamp(0, 1).tolist())
+
+
+def _double(no_target: Tensor | None, probability: Tensor) -> Tensor:
+    """Return no-target answers (B,) in float64 on the device of the probabilities; (0,) if there are none."""
+    if no_target is None:
+        return probability.new_zeros(0, dtype=torch.float64)
+    return no_target.to(probability.device).double()
+
+
+def _refuse_two_answers(predictor: Predictor, prediction: Prediction, method: str) -> None:
+    below = predictor.recipe.predict.no_target_below
+    if below and prediction.no_target is not None:
+        raise InputError(
+            f"{method} answers itself whether there is a target, so predict.no_target_below={below:g} has no effect: "
+            "leave it out, or set it to 0."
+        )
+
+
+def no_target_answers(predictor: Predictor, predicted: Masks) -> list[bool] | None:
+    """Answer for each expression whether it has no target: by the method, or by predict.no_target_below.
+
+    None if neither answers: then an empty mask means no target.
+    """
+    if predicted.no_target is not None:
+        return [probability > 0.5 for probability in predicted.no_target]
+    below = predictor.recipe.predict.no_target_below
+    return [largest < below for largest in predicted.largest] if below else None
 
 
 def _cut_masks(predictor: Predictor, probability: Tensor, image_index: Tensor, frames: Sequence[Frame]) -> list[Tensor]:
@@ -204,11 +243,13 @@ def scaled_peaks(prediction: Prediction, frames: Sequence[Frame]) -> list[tuple[
 
 def _predict_batch(predictor: Predictor, item: Item, split: Split, header: Header) -> Predictions:
     texts = split.texts(str(predictor.input_half.text))
-    masks, peaks = predict_masks(predictor, item, [texts[position] for position in item.positions])
+    predicted = predict_masks(predictor, item, [texts[position] for position in item.positions])
     return Predictions.build(
         header,
         split.sent_id[item.positions].tolist(),
-        [(mask.shape[0], mask.shape[1]) for mask in masks],
-        [rle.encode(mask.numpy()) for mask in masks],
-        peaks,
+        [(mask.shape[0], mask.shape[1]) for mask in predicted.masks],
+        [rle.encode(mask.numpy()) for mask in predicted.masks],
+        predicted.peaks,
+        no_target_answers(predictor, predicted),
+        predicted.largest,
     )

@@ -22,6 +22,8 @@ def check_prediction(
     probability, peak = prediction.probability, prediction.peak
     cells = None if peak is None else peak.cpu()
     check_values(ranges(probability).cpu(), cells, tuple(probability.shape[1:]), method, expressions)
+    if prediction.no_target is not None:
+        check_no_target(prediction.no_target.cpu(), method, expressions)
 
 
 def check_shapes(prediction: Prediction, num_expressions: int, method: str) -> None:
@@ -42,6 +44,12 @@ def check_shapes(prediction: Prediction, num_expressions: int, method: str) -> N
         peak.is_floating_point() or peak.is_complex() or tuple(peak.shape) != (num_expressions, 2)
     ):
         raise _no_cells(method, shape[1:])
+    no_target = prediction.no_target
+    if no_target is not None and (not no_target.is_floating_point() or tuple(no_target.shape) != (num_expressions,)):
+        raise InputError(
+            f"{method} gives no-target answers {tuple(no_target.shape)} of {no_target.dtype} for {num_expressions} "
+            "expressions. Return floating-point numbers (B,) as no_target from predict_from, one for each expression."
+        )
 
 
 def ranges(probability: Tensor) -> Tensor:
@@ -55,11 +63,24 @@ def check_values(
     """Refuse ranges (B, 2) of numbers that are no probabilities, and peaks (B, 2) off the grid; both lie on the CPU."""
     for row, (lowest, highest) in enumerate(ranges.tolist()):
         if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):
-            which = repr(expressions[row]) if expressions else f"expression {row + 1} of a batch"
-            raise _wrong_probability(method, which, lowest, highest)
+            raise _wrong_probability(method, _which(row, expressions), lowest, highest)
     cells = [] if peak is None else peak.tolist()
     if not all(0 <= row < grid[0] and 0 <= column < grid[1] for row, column in cells):
         raise _no_cells(method, grid)
+
+
+def check_no_target(no_target: Tensor, method: str, expressions: Sequence[str] = ()) -> None:
+    """Refuse no-target answers (B,) that are no probabilities; they lie on the CPU."""
+    for row, number in enumerate(no_target.tolist()):
+        if not -ROUNDING <= number <= 1 + ROUNDING:
+            raise InputError(
+                f"{method} gives {number:g} as the probability that {_which(row, expressions)} has no target. Return "
+                "numbers from 0 to 1 as no_target from predict_from, such as those of a sigmoid."
+            )
+
+
+def _which(row: int, expressions: Sequence[str]) -> str:
+    return repr(expressions[row]) if expressions else f"expression {row + 1} of a batch"
 
 
 def _wrong_probability(method: str, which: str, lowest: float, highest: float) -> InputError:

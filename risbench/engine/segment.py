@@ -25,7 +25,7 @@ from risbench.data.rle import Mask
 from risbench.data.text import Vocabulary
 from risbench.engine import distributed, predict
 from risbench.engine.checkpoint import Checkpoint
-from risbench.engine.predict import Predictor
+from risbench.engine.predict import Masks, Predictor
 from risbench.errors import InputError
 from risbench.scoring import protocol
 
@@ -44,8 +44,10 @@ def draw_segmentation(
     word: str = "",
     method: str = "",
     mask_output: Path | None = None,
-) -> float:
+) -> tuple[float, str]:
     """Draw the image, the mask and the peak to `output`; return the share of the image that the mask covers.
+
+    Beside it stands the no-target answer in words, or "" where there is none; the mask is drawn whatever it is.
 
     `explain` adds the maps behind the mask, those of one word of the expression if `word` is not empty. `method` is the
     name or the folder of the checkpoint's method, if it is not known by name. `mask_output` is a PNG of the size of the
@@ -62,16 +64,28 @@ def draw_segmentation(
     picture = pictures.read_photo(image)
     item = _item(predictor, picture, expression)
     with torch.inference_mode():
-        masks, peaks = predict.predict_masks(predictor, item, [expression])
+        predicted = predict.predict_masks(predictor, item, [expression])
         panels = explanation_panels(predictor, item, tokens) if explain else []
-    mask = masks[0].cpu().numpy()
+    mask, answer = predicted.masks[0].numpy(), _no_target_words(predictor, predicted)
     title = f"{expression}   (word: {word})" if word else expression
     if mask_output:
         with files.replacing(mask_output) as new:
             PIL.fromarray(mask.astype(np.uint8) * 255).save(new, format="PNG")
     if output:
-        _save(_figure(picture, mask, peaks[0], title, panels), output)
-    return float(mask.mean())
+        _save(_figure(picture, mask, predicted.peaks[0], title, panels, answer), output)
+    return float(mask.mean()), answer
+
+
+def _no_target_words(predictor: Predictor, predicted: Masks) -> str:
+    """Return the no-target answer of one expression in words: "nothing here is meant: 0.93", or "" without one."""
+    if predicted.no_target is not None:
+        return f"nothing here is meant: {predicted.no_target[0]:.2f}"
+    below = predictor.recipe.predict.no_target_below
+    if not below:
+        return ""
+    if predicted.largest[0] < below:
+        return f"nothing here is meant: the largest probability {predicted.largest[0]:.2f} is below {below:g}"
+    return f"something here is meant: the largest probability {predicted.largest[0]:.2f} is not below {below:g}"
 
 
 def explanation_panels(predictor: Predictor, item: Item, tokens: Sequence[int]) -> list[Panel]:
@@ -126,7 +140,12 @@ def _item(predictor: Predictor, picture: PIL.Image, expression: str) -> Item:
 
 
 def _figure(
-    picture: PIL.Image, mask: Mask, peak: tuple[int, int] | None, title: str, panels: Sequence[Panel]
+    picture: PIL.Image,
+    mask: Mask,
+    peak: tuple[int, int] | None,
+    title: str,
+    panels: Sequence[Panel],
+    answer: str = "",
 ) -> Figure:
     columns = 3 if panels else 2
     rows = math.ceil((2 + len(panels)) / columns)
@@ -137,6 +156,7 @@ def _figure(
         axis.axis("off")
     axes.flat[0].imshow(picture)
     _draw_mask(axes.flat[1], picture, mask, peak)
+    axes.flat[1].set_title(answer, parse_math=False)
     for axis, panel in zip(axes.flat[2:], panels, strict=False):  # the last row may not be full
         axis.imshow(picture.convert("L"), cmap="gray", vmin=-255, vmax=255)  # pale, to be visible under dark colours
         axis.imshow(panel.values.cpu().numpy(), cmap=_HEAT, vmin=0, vmax=float(panel.values.max()), alpha=0.6)

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from risbench import methods, recipe
-from risbench.api import Method, Words, repeat_for_expressions
+from risbench.api import Method, Prediction, Words, repeat_for_expressions
 from risbench.data import pretrained
 from risbench.engine import checkpoint, sanity
 from risbench.engine.checkpoint import Checkpoint, Facts
@@ -259,8 +259,9 @@ def _seed(case: Case) -> str:
 
 
 @demand(
-    "A prediction is one map of probabilities for each expression, and its peaks are cells of that map.",
-    "Return Prediction(probability (B, h, w) in [0, 1], peak (B, 2) or None).",
+    "A prediction is one map of probabilities for each expression, its peaks are cells of that map, and its no-target"
+    " answers probabilities (B,).",
+    "Return Prediction(probability (B, h, w) in [0, 1], peak (B, 2) or None, no_target (B,) in [0, 1] or None).",
     is_basic=True,
 )
 def _prediction(case: Case) -> str:
@@ -273,11 +274,11 @@ def _prediction(case: Case) -> str:
     "Use no statistics of the batch in evaluation mode, and image_index to find the image of each expression.",
 )
 def _alone(case: Case) -> str:
-    together = case.predict(case.batch).probability
+    together = case.predict(case.batch)
     for number, expression in enumerate(case.expressions):
-        alone = case.predict(case.one(number)).probability[0]
-        if not torch.allclose(alone, together[number], atol=TOLERANCE):
-            return f"{expression!r} differs by {float((alone - together[number]).abs().max()):.2g}"
+        alone, expected = case.predict(case.one(number)), _one(together, number)
+        if not _are_close(alone, expected):
+            return f"{expression!r} differs by {_difference(alone, expected):.2g}"
     return ""
 
 
@@ -287,8 +288,7 @@ def _alone(case: Case) -> str:
 )
 def _padding(case: Case) -> str:
     wider = Words(*(torch.cat((part, torch.zeros_like(part[:, :3])), dim=1) for part in case.batch.words))
-    difference = case.predict(case.batch._replace(words=wider)).probability - case.predict(case.batch).probability
-    largest = float(difference.abs().max())
+    largest = _difference(case.predict(case.batch._replace(words=wider)), case.predict(case.batch))
     return f"predictions differ by {largest:.2g}" if largest > TOLERANCE else ""
 
 
@@ -301,10 +301,10 @@ def _encode_image(case: Case) -> str:
     with torch.inference_mode():
         features, reversed_features = case.evaluated.encode_image(case.batch), case.evaluated.encode_image(other)
         repeated = repeat_for_expressions(features, case.batch.image_index)
-        probability = case.evaluated.predict_from(repeated, case.batch.words).probability
+        prediction = case.evaluated.predict_from(repeated, case.batch.words)
     if not all(torch.equal(*pair) for pair in zip(features, reversed_features, strict=True)):
         return "other words give other features"
-    same = torch.equal(probability, case.predict(case.batch).probability)
+    same = _difference(prediction, case.predict(case.batch)) == 0
     return "" if same else "predict gives another probability than the two in a row"
 
 
@@ -335,8 +335,8 @@ def _checkpoint(case: Case) -> str:
         checkpoint.save(Path(folder) / "best", case.evaluated, case.tokenizer, case.recipe, facts)
         model, tokenizer = Checkpoint(Path(folder) / "best").model()
     with torch.inference_mode():
-        again = model.eval().predict(case.batch._replace(words=tokenizer(case.expressions))).probability
-    return "" if torch.equal(again, case.predict(case.batch).probability) else "the probabilities differ"
+        again = model.eval().predict(case.batch._replace(words=tokenizer(case.expressions)))
+    return "" if _difference(again, case.predict(case.batch)) == 0 else "the probabilities differ"
 
 
 @demand(
@@ -360,6 +360,30 @@ def _explain(case: Case) -> str:
         if not panels or not all(title.strip() and "\n" not in title for title, _ in panels):
             return "a map without a title of one line, or no map"
     return "" if torch.equal(case.predict(batch).probability, before) else "the prediction after it is another one"
+
+
+def _one(prediction: Prediction, number: int) -> Prediction:
+    """Return the prediction of one expression of a batch."""
+    rows = slice(number, number + 1)
+    no_target = prediction.no_target
+    return Prediction(prediction.probability[rows], no_target=None if no_target is None else no_target[rows])
+
+
+def _are_close(one: Prediction, other: Prediction) -> bool:
+    if (one.no_target is None) != (other.no_target is None):
+        return False
+    pairs = [(one.probability, other.probability), (one.no_target, other.no_target)]
+    return all(torch.allclose(a, b, atol=TOLERANCE) for a, b in pairs if a is not None and b is not None)
+
+
+def _difference(one: Prediction, other: Prediction) -> float:
+    """Return the largest difference of the probabilities, those of no-target included; inf if only one has these."""
+    largest = float((one.probability - other.probability).abs().max())
+    if one.no_target is None and other.no_target is None:
+        return largest
+    if one.no_target is None or other.no_target is None:
+        return float("inf")
+    return max(largest, float((one.no_target - other.no_target).abs().max()))
 
 
 def _wrong_terms(terms: dict[str, torch.Tensor]) -> str:

@@ -50,6 +50,9 @@ def _fit(run: Run) -> None:
     if run.fabric.is_global_zero:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         progress.print_line(f"{run.folder.name}: {len(rows)} training expressions, {parameters:,} parameters")
+    if run.settings.predict.no_target_below:  # a method with its own answer is refused now, not after an epoch
+        predictor = run.predictor(model, tokenizer, run.protocols[0])
+        predict.measure_speed(predictor, run.index, run.index.split("val"), seconds=0)
     trainer = Trainer(
         model=model,
         tokenizer=tokenizer,

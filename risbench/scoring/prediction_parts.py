@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,7 @@ class PredictionParts:
 
 
 def _join(header: Header, parts: Sequence[Predictions]) -> Predictions:
-    no_target = [np.full(len(part), -1, np.int8) if part.no_target is None else part.no_target for part in parts]
+    no_target = _joined([part.no_target for part in parts], parts, np.int8(-1))
     return Predictions(
         header,
         np.concatenate([part.sent_id for part in parts]),
@@ -147,5 +148,14 @@ def _join(header: Header, parts: Sequence[Predictions]) -> Predictions:
         [counts for part in parts for counts in part.counts],
         np.concatenate([part.peak_row for part in parts]),
         np.concatenate([part.peak_col for part in parts]),
-        None if all(part.no_target is None for part in parts) else np.concatenate(no_target),
+        no_target,
+        _joined([part.largest_probability for part in parts], parts, np.float32(np.nan)),
     )
+
+
+def _joined(columns: Sequence[Any], parts: Sequence[Predictions], unknown: np.generic) -> Any:
+    """Join an optional column, with `unknown` where a part lacks it; None if every part does."""
+    if all(column is None for column in columns):
+        return None
+    filled = [np.full(len(p), unknown) if column is None else column for column, p in zip(columns, parts, strict=True)]
+    return np.concatenate(filled)

@@ -60,6 +60,7 @@ class Predictions:
     peak_row: NDArray[np.int32]  # -1: no peak
     peak_col: NDArray[np.int32]
     no_target: NDArray[np.int8] | None = None  # 1 no target, 0 a target, -1 an empty mask means no target; None: all -1
+    largest_probability: NDArray[np.float32] | None = None  # of the method's map; NaN or None: not known
 
     @classmethod
     def build(
@@ -70,12 +71,14 @@ class Predictions:
         counts: Sequence[bytes],
         peaks: Sequence[tuple[int, int] | None],
         no_target: Sequence[bool | None] | None = None,
+        largest_probability: Sequence[float] | None = None,
     ) -> Predictions:
         """Build the columns from one entry for each expression."""
         height, width = np.array(sizes, np.int32).reshape(-1, 2).T
         row, column = np.array([(-1, -1) if peak is None else peak for peak in peaks], np.int32).reshape(-1, 2).T
         flags = None if no_target is None else np.array([-1 if flag is None else flag for flag in no_target], np.int8)
-        return cls(header, np.array(sent_ids, np.int64), height, width, list(counts), row, column, flags)
+        largest = None if largest_probability is None else np.array(largest_probability, np.float32)
+        return cls(header, np.array(sent_ids, np.int64), height, width, list(counts), row, column, flags, largest)
 
     def __len__(self) -> int:
         return len(self.sent_id)
@@ -91,6 +94,7 @@ class Predictions:
             self.peak_row[rows],
             self.peak_col[rows],
             None if self.no_target is None else self.no_target[rows],
+            None if self.largest_probability is None else self.largest_probability[rows],
         )
 
     def in_order_of(self, split: Split, selected: Split | None = None) -> Predictions:

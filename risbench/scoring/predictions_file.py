@@ -2,7 +2,8 @@
 
 Parquet holds sent_id, height, width, counts (COCO compressed RLE) and a nullable peak (row and column, in pixels of
 that size). Its metadata holds the header. JSON Lines holds the same columns without the header. A method that predicts
-whether there is a target writes a nullable `no_target`; where it is null, an empty mask means no target.
+whether there is a target writes a nullable `no_target`; where it is null, an empty mask means no target. The nullable
+`largest_probability` of a method's map lets scoring.no_target choose a threshold; nothing else reads it.
 
 How much is read is bounded (`parquet`, LINE_LIMIT): a file of a few kilobytes can stand for more than any memory holds.
 """
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
 PEAK = ("peak_row", "peak_col")
 _HEADER, _HEADER_HASH = b"risbench", b"risbench sha256"  # metadata
 NO_TARGET = pa.field("no_target", pa.bool_())  # only in files that predict it
+LARGEST = pa.field("largest_probability", pa.float32())  # files of other programs, and from before 0.3, may lack it
 LINE_LIMIT = parquet.MAX_TEXT + 2**20  # bytes of a line of JSON Lines
 
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -77,6 +79,7 @@ class Line(BaseModel):
     segmentation: Segmentation
     peak: Pair | None = None
     no_target: bool | None = None
+    largest_probability: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 def read(path: Path) -> Predictions:
@@ -101,6 +104,9 @@ def write(path: Path, predictions: Predictions) -> None:
     no_target = predictions.no_target
     if no_target is not None and (no_target >= 0).any():
         table = table.append_column(NO_TARGET, pa.array(no_target == 1, mask=no_target < 0))
+    largest = predictions.largest_probability
+    if largest is not None:
+        table = table.append_column(LARGEST, pa.array(largest, mask=np.isnan(largest)))
     if predictions.header:
         text = predictions.header.model_dump_json()
         table = table.replace_schema_metadata({_HEADER: text, _HEADER_HASH: _sha256(text.encode())})
@@ -152,7 +158,7 @@ def _refuse_other_kinds(path: Path, start: bytes) -> None:
 
 
 def _read_parquet(path: Path) -> Any:
-    table = parquet.read(path, [*SCHEMA.names, NO_TARGET.name])
+    table = parquet.read(path, [*SCHEMA.names, NO_TARGET.name, LARGEST.name])
     if "counts" not in table.column_names and "intersection" in parquet.column_names(path):
         raise InputError(f"{path} holds the rows of a run, no masks: give the file of this name in predictions/.")
     return table
@@ -201,15 +207,15 @@ def _refuse_single_object(path: Path) -> None:
 
 
 def _table(lines: Iterable[Line]) -> Any:
-    columns: tuple[list[Any], ...] = tuple([] for _ in (*SCHEMA.names, NO_TARGET.name))
+    schema = pa.schema([*(field.with_nullable(True) for field in SCHEMA), NO_TARGET, LARGEST])
+    columns: tuple[list[Any], ...] = tuple([] for _ in schema)
     for row, line in enumerate(lines):
         if row == parquet.MAX_ROWS:
             raise InputError(f"More than {parquet.MAX_ROWS:,} predictions are not read: give those of one split.")
         mask, peak = line.segmentation, line.peak or (None, None)
-        values = (line.sent_id, *mask.size, mask.counts, *peak, line.no_target)
+        values = (line.sent_id, *mask.size, mask.counts, *peak, line.no_target, line.largest_probability)
         for column, value in zip(columns, values, strict=True):
             column.append(value)
-    schema = pa.schema([*(field.with_nullable(True) for field in SCHEMA), NO_TARGET])
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
@@ -250,13 +256,23 @@ def _from_table(table: Any, header: Header | None) -> Predictions:
     for entry in zip(sent_id, counts, height, width, strict=True):
         _check_mask(*entry)
     row, column = _peaks(sent_id, height, width, *(columns[name] for name in PEAK))
-    return Predictions(header, sent_id, height, width, counts, row, column, _no_target(_column(table, NO_TARGET)))
+    no_target, largest = _no_target(_column(table, NO_TARGET)), _largest(sent_id, _column(table, LARGEST))
+    return Predictions(header, sent_id, height, width, counts, row, column, no_target, largest)
 
 
 def _no_target(column: Any) -> NDArray[np.int8] | None:
     """Return the column with -1 for null; None if every row is null."""
     flags = column.cast(pa.int8()).fill_null(-1).to_numpy(zero_copy_only=False)
     return None if (flags < 0).all() else flags
+
+
+def _largest(sent_id: Any, column: Any) -> NDArray[np.float32] | None:
+    """Return the column with NaN for null; None if every row is null. Raises InputError for other numbers."""
+    is_null = column.is_null().to_numpy(zero_copy_only=False)
+    numbers = np.array(column.fill_null(0).to_numpy(zero_copy_only=False), np.float32)
+    cure = "Give a number from 0 to 1, or none."
+    refuse_expressions("largest_probability is no probability", sent_id[~((numbers >= 0) & (numbers <= 1))], cure)
+    return None if is_null.all() else np.where(is_null, np.float32(np.nan), numbers)
 
 
 def _column(table: Any, field: Any) -> Any:
@@ -282,6 +298,8 @@ def _is_compatible(arrow_type: Any, field: Any) -> bool:
         return str(arrow_type).removeprefix("large_").removesuffix("_view") in ("string", "binary")
     if field.name == NO_TARGET.name:
         return bool(pa.types.is_boolean(arrow_type) or pa.types.is_null(arrow_type))
+    if field.name == LARGEST.name:
+        return bool(pa.types.is_floating(arrow_type) or pa.types.is_null(arrow_type))
     if field.name in PEAK and (pa.types.is_floating(arrow_type) or pa.types.is_null(arrow_type)):
         return True  # pandas stores nullable integers as floats
     return bool(pa.types.is_integer(arrow_type))

@@ -174,7 +174,7 @@ def test_a_batch_waits_for_its_device_once(
 
     monkeypatch.setattr(predict, "_on_cpu", copy)
     for made in (prediction, prediction._replace(peak=None)):
-        masks, peaks = predict.predict_masks(under(made, train, "original"), item)
+        masks, peaks, *_ = predict.predict_masks(under(made, train, "original"), item)
         assert copied.pop() == {"meta"} and copied == []
         sizes = [small_index.image_size(int(train.image_id[position])) for position in item.positions]
         assert [tuple(mask.shape) for mask in masks] == sizes and len(peaks) == len(sizes)
@@ -185,7 +185,7 @@ def test_expressions_in_another_order_than_their_images_keep_their_masks(small_i
     predictor = under(Prediction(probability), train)
     item = predictor.samples(small_index, train)[[0, 1, 9, 8]]
     mixed = item._replace(batch=item.batch._replace(image_index=torch.tensor([1, 0, 1, 0])))
-    masks, _ = predict.predict_masks(predictor, mixed)
+    masks, *_ = predict.predict_masks(predictor, mixed)
     assert torch.equal(torch.stack(masks), probability > 0.5)
 
 
@@ -200,7 +200,7 @@ def test_masks_are_cut_at_the_threshold_at_the_size_of_the_image(
         areas = {}
         for threshold in (0.02, 0.05, 0.98):
             inputs = predictor.input_half.model_copy(update={"threshold": threshold})
-            masks, peaks = predict.predict_masks(replace(predictor, input_half=inputs), item)
+            masks, peaks, *_ = predict.predict_masks(replace(predictor, input_half=inputs), item)
             assert [tuple(mask.shape) for mask in masks] == sizes
             areas[threshold] = sum(int(mask.sum()) for mask in masks)
     assert areas[0.02] > areas[0.05] > areas[0.98] == 0
@@ -227,7 +227,7 @@ def test_under_lavt_a_prediction_at_480_is_not_resampled(small_index: Index, tra
     predictor = under(Prediction(probability, torch.tensor([[7, 470], [479, 0]])), train)
     item = predictor.samples(small_index, train)[[0, 1]]
     assert item.batch.image.shape == (1, 3, 480, 480)
-    masks, peaks = predict.predict_masks(predictor, item)
+    masks, peaks, *_ = predict.predict_masks(predictor, item)
     assert torch.equal(torch.stack(masks), probability > 0.5) and not masks[0][3, 5]
     assert peaks == [(7, 470), (479, 0)]
 
@@ -235,7 +235,7 @@ def test_under_lavt_a_prediction_at_480_is_not_resampled(small_index: Index, tra
 def test_under_lavt_a_coarser_prediction_is_sampled_once_to_480(small_index: Index, train: Split) -> None:
     probability = torch.rand(2, 120, 120, generator=torch.Generator().manual_seed(0))
     predictor = under(Prediction(probability), train)
-    masks, peaks = predict.predict_masks(predictor, predictor.samples(small_index, train)[[0, 1]])
+    masks, peaks, *_ = predict.predict_masks(predictor, predictor.samples(small_index, train)[[0, 1]])
     sampled = functional.interpolate(probability[None], (480, 480), mode="bilinear", align_corners=False)[0]
     clear = (sampled - 0.5).abs() > 1e-4
     assert torch.equal(torch.stack(masks)[clear], (sampled > 0.5)[clear])
@@ -256,7 +256,7 @@ def test_under_simrec_a_mask_is_cut_before_it_is_enlarged(small_index: Index, tr
     predictor = under(Prediction(probability), train, "simrec")
     item = predictor.samples(small_index, train)[[0]]
     larger = item._replace(frames=[item.frames[0]._replace(size=(624, 832))])  # twice the network's 312 x 416
-    masks, _ = predict.predict_masks(predictor, larger)
+    masks, *_ = predict.predict_masks(predictor, larger)
     rows, columns = masks[0].nonzero().T
     assert (rows.unique().tolist(), columns.unique().tolist()) == ([295, 296, 297, 298], [399, 400, 401, 402])
 
@@ -308,7 +308,7 @@ def test_the_stored_mask_is_the_predicted_one(
     predictions = predict.predict_split(lower, small_index, train, header(lower), tmp_path / "file.parquet", "")
     item = predictor.samples(small_index, train)[loader.evaluation_batches(train, 1)[0]]
     with torch.inference_mode():
-        masks, _ = predict.predict_masks(lower, item)
+        masks, *_ = predict.predict_masks(lower, item)
     for row, mask in zip(item.positions, masks, strict=True):
         size = (int(predictions.height[row]), int(predictions.width[row]))
         assert (rle.decode(predictions.counts[row], size) == mask.numpy()).all()

@@ -52,7 +52,7 @@ def shown(values: Tensor, size: tuple[int, int], geometry: str) -> tuple[Tensor,
     batch = Batch(torch.zeros(1, 3, 64, 64), torch.tensor([0]), WORDS(["cup"]), None)
     item = Item(batch, [0], [images.fit_to_input(size, settings.image)])
     [panel] = segment.explanation_panels(predictor, item, [0])
-    [mask], _ = predict.predict_masks(predictor, item)
+    [mask], *_ = predict.predict_masks(predictor, item)
     assert panel.title == "of [0]"
     return panel.values, mask
 

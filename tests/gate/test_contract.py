@@ -235,6 +235,45 @@ def test_a_demand_on_the_recipe_finds_a_variant_that_does_not_resolve(tmp_path: 
     assert [verdict.state for verdict in verdicts] == ["failed", *["not examined"] * (len(verdicts) - 1)]
 
 
+@pytest.mark.parametrize(
+    ("name", "answer", "says"),
+    [
+        ("_prediction", "words.mask", r"it gives no-target answers \(6, 8\) of torch.bool for 6 expressions"),
+        ("_prediction", "features[0].mean(dim=(1, 2, 3)) + 7", "as the probability that 'the red box' has no target"),
+        ("_alone", "(words.ids.sum(dim=1) / words.ids.sum()).float()", "'the red box' differs by"),
+        ("_alone", "None if len(words.ids) == 1 else torch.zeros(len(words.ids))", "'the red box' differs by inf"),
+        ("_padding", "torch.full((len(words.ids),), 1 / words.ids.shape[1])", "predictions differ by 0.034"),
+        ("_encode_image", "torch.rand(len(words.ids))", "predict gives another probability than the two in a row"),
+        ("_checkpoint", "torch.full((len(words.ids),), float(self.seen))", "the probabilities differ"),
+    ],
+)
+def test_a_no_target_answer_meets_the_demands_of_a_mask(tmp_path: Path, name: str, answer: str, says: str) -> None:
+    code = f"""
+        class Model(Model):
+            seen = 0
+
+            def loss(self, batch):
+                self.seen = 1
+                return super().loss(batch)
+
+            def predict_from(self, features, words):
+                return super().predict_from(features, words)._replace(no_target={answer})
+        """
+    [broken] = [demand for demand in contract.DEMANDS if demand.check.__name__ == name]
+    problem = contract.find_problem(broken, Case(str(write_broken(tmp_path, code))))
+    assert re.search(says, problem), problem
+
+
+def test_a_method_that_answers_no_target_meets_the_contract(tmp_path: Path) -> None:
+    code = """
+        class Model(Model):
+            def predict_from(self, features, words):
+                prediction = super().predict_from(features, words)
+                return prediction._replace(no_target=1 - prediction.probability.amax(dim=(1, 2)))
+        """
+    assert [verdict.problem for verdict in contract.examine(str(write_broken(tmp_path, code))) if verdict.problem] == []
+
+
 def test_every_demand_has_a_method_that_breaks_it() -> None:
     assert {demand.check.__name__ for demand in contract.DEMANDS} == {"_recipe", *BROKEN}
 

@@ -195,3 +195,17 @@ def test_files_of_the_user_in_the_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="file cannot be written"):
         opened(tmp_path / "file")
+
+
+def test_the_answers_of_several_processes_are_gathered_in_order(tmp_path: Path) -> None:
+    """Two processes: each adds its batches to a part of its own, and the main process joins them."""
+    ours, other = (opened(tmp_path / "parts", batches=([1], [2], [3], [4])) for _ in range(2))
+    for number in range(4):
+        answers, largest = np.array([number % 3 == 0], np.int8), np.array([number / 8], np.float32)
+        answered = replace(some(number + 1), no_target=answers, largest_probability=largest)
+        (other if number % 2 else ours).add(number, answered)
+    ours.store()
+    other.store()
+    merged = ours.merge(tmp_path / "val.parquet")
+    assert merged.no_target is not None and merged.no_target.tolist() == [1, 0, 0, 1]
+    assert merged.largest_probability is not None and merged.largest_probability.tolist() == [0, 0.125, 0.25, 0.375]

@@ -298,3 +298,26 @@ def test_json_lines_may_hold_no_target_flags(tmp_path: Path) -> None:
         predictions_file.read(lines(path, line(1, no_target="yes")))
     with pytest.raises(InputError, match="Column 'no_target' is no column of bool: it holds int64"):
         predictions_file.read(parquet(tmp_path / "val.parquet", columns(no_target=[0, 1])))
+
+
+def test_largest_probabilities_come_back_as_they_were_written(tmp_path: Path) -> None:
+    largest = np.array([0.25, np.nan, 1], np.float32)
+    predictions_file.write(tmp_path / "val.parquet", replace(some(1, 2, 3), largest_probability=largest))
+    again = predictions_file.read(tmp_path / "val.parquet").largest_probability
+    assert again is not None and again.dtype == np.float32 and np.array_equal(again, largest, equal_nan=True)
+    predictions_file.write(tmp_path / "old.parquet", some(1, 2, 3))
+    assert predictions_file.read(tmp_path / "old.parquet").largest_probability is None
+    path = lines(tmp_path / "val.jsonl", line(1, largest_probability=0.5), line(2), line(3, largest_probability=1))
+    read = predictions_file.read(path).largest_probability
+    assert read is not None and np.array_equal(read, np.array([0.5, np.nan, 1], np.float32), equal_nan=True)
+
+
+def test_largest_probabilities_that_are_none_are_refused(tmp_path: Path) -> None:
+    for value in (1.5, -0.1):
+        with pytest.raises(InputError, match="line 1: largest_probability: Input should be"):
+            predictions_file.read(lines(tmp_path / "val.jsonl", line(1, largest_probability=value)))
+        wrong = parquet(tmp_path / "val.parquet", columns(largest_probability=[0.5, value]))
+        with pytest.raises(InputError, match=r"largest_probability is no probability: sent_id \d+ \(1 in all\)"):
+            predictions_file.read(wrong)
+    with pytest.raises(InputError, match="Column 'largest_probability' is no column of float: it holds string"):
+        predictions_file.read(parquet(tmp_path / "val.parquet", columns(largest_probability=["a", "b"])))

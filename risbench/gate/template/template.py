@@ -117,5 +117,5 @@ class Model(Method):
         return {"total": functional.binary_cross_entropy_with_logits(logits, truth)}
 
     def predict_from(self, features: tuple[Tensor, ...], words: Words) -> Prediction:
-        """Predict the probability of every cell (B, H/4, W/4)."""
+        """Predict the probability of every cell (B, H/4, W/4); `no_target` (B,) is for networks that answer it."""
         return Prediction(self.network(features[0], words).sigmoid())
