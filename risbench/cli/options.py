@@ -111,11 +111,12 @@ def table_format(path: Path, format_: str) -> str:
     return _TABLE_FORMATS[path.suffix.lower()]
 
 
-def reference_names(method: str) -> list[str]:
-    """Return the references that --method reference[/A,B] names, by default all."""
-    from risbench.scoring import references
+def reference_names(method: str, protocols: Iterable[str]) -> list[str]:
+    """Return the references that --method reference[/A,B] names, by default all that these protocols tell apart."""
+    from risbench.scoring import protocol, references
 
-    return comma_separated(method.partition("/")[2]) or references.names()
+    no_target_rule = any(protocol.load(name).score.no_target != "refused" for name in protocols)
+    return comma_separated(method.partition("/")[2]) or references.names(no_target_rule)
 
 
 def record_folders(folders: list[Path] | None) -> list[Path]:

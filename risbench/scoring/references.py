@@ -1,10 +1,11 @@
 """Floors and ceilings: predictions without learning, for comparison with a method.
 
-Floors do not read the expression: the whole image, the largest object, a random object. A ceiling (oracle) is the
-ground truth itself, seen through the grid of a network's output. The object references choose among the annotated
-objects of an image; if its annotations are incomplete, they have fewer candidates and score higher than they should.
-All predict at the size at which the protocol scores: objects are resized as ground truths are, and an oracle uses the
-protocol's ground truth.
+Floors do not read the expression: the whole image, the largest object, a random object. Two more are floors of the
+no-target answer: one that always answers no-target, with an empty mask, and one that never does, with the whole image.
+A ceiling (oracle) is the ground truth itself, seen through the grid of a network's output. The object references choose
+among the annotated objects of an image; if its annotations are incomplete, they have fewer candidates and score higher
+than they should. All predict at the size at which the protocol scores: objects are resized as ground truths are, and an
+oracle uses the protocol's ground truth.
 """
 
 from __future__ import annotations
@@ -32,12 +33,17 @@ MaskAndPeak = tuple[bytes, Peak]
 Floats = NDArray[np.float64]
 
 _ORIGINAL = protocols.load("original")
+_NO_TARGET_ANSWERS = {"always-no-target": True, "never-no-target": False}
 _ORACLE = re.compile(r"oracle-([1-9][0-9]{0,3})")
 
 
-def names() -> list[str]:
-    """Return the names of the references, with oracles for grids of 104 x 104 (416 / 4) and 120 x 120 (480 / 4)."""
-    return ["whole-image", "largest-object", "random-object", "oracle-104", "oracle-120"]
+def names(no_target_rule: bool = True) -> list[str]:
+    """Return the names of the references, with oracles for grids of 104 x 104 (416 / 4) and 120 x 120 (480 / 4).
+
+    Without the rule for expressions without a target, those that are floors of this answer alone are left out.
+    """
+    floors = ["whole-image", "largest-object", "random-object", *(_NO_TARGET_ANSWERS if no_target_rule else ())]
+    return [*floors, "oracle-104", "oracle-120"]
 
 
 def check_name(name: str) -> None:
@@ -66,7 +72,9 @@ def predict(name: str, index: Index, split: str, seed: int = 0, protocol: Protoc
     )
     sizes = [score_half.size(image_size) for image_size in image_sizes]
     masks, peaks = [mask for mask, _ in predicted], [peak for _, peak in predicted]
-    return Predictions.build(header, selected.sent_id.tolist(), sizes, masks, peaks)
+    answer = _NO_TARGET_ANSWERS.get(name)
+    answers = None if answer is None else [answer] * len(selected)
+    return Predictions.build(header, selected.sent_id.tolist(), sizes, masks, peaks, answers)
 
 
 def permute_within_images(predictions: Predictions, split: Split, seed: int = 0) -> Predictions:
@@ -102,7 +110,9 @@ def _predict_expression(
     oracle = _ORACLE.fullmatch(name)
     if oracle:
         return _oracle(score_half.ground_truth_mask(index, ann_id, image_size), size, int(oracle[1]))
-    objects = [] if name == "whole-image" else index.candidates(image_id)
+    if name == "always-no-target":
+        return rle.from_counts([size[0] * size[1]], size), (size[0] // 2, size[1] // 2)
+    objects = [] if name in ("whole-image", "never-no-target") else index.candidates(image_id)
     if not objects:
         return _whole_image(size)
     if name == "largest-object":

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from risbench import datasets
+from risbench.cli import options
 from risbench.data import index, rle
 from risbench.data.index import Index
 from risbench.data.split import Split
@@ -233,3 +234,24 @@ def test_a_permuted_oracle_falls(small_index: Index) -> None:
     dealt = references.permute_within_images(oracle, small_index.split("testA"))
     before, after = (score_predictions(p, small_index, "testA", ORIGINAL).summary["mIoU"] for p in (oracle, dealt))
     assert after < 0.7 * before
+
+
+def test_floors_of_the_no_target_answer(sets_index: Index) -> None:
+    """One of four expressions has no target; the whole image has an IoU below 1 with every target."""
+    rule = protocol.load("grefcoco")
+    always, never, whole = (
+        score_predictions(references.predict(name, sets_index, "val", protocol=rule), sets_index, "val", rule).summary
+        for name in ("always-no-target", "never-no-target", "whole-image")
+    )
+    assert (always["N-acc"], always["T-acc"], always["gIoU"], always["cIoU"]) == (100, 0, 25, 0)
+    assert (never["N-acc"], never["T-acc"]) == (0, 100)
+    assert 0 < never["gIoU"] == whole["gIoU"] < 75
+    stated = [references.predict(name, sets_index, "val").no_target for name in ("always-no-target", "never-no-target")]
+    assert [flags is not None and flags.tolist() for flags in stated] == [[1] * 4, [0] * 4]
+
+
+def test_these_floors_are_among_all_references_only_under_a_no_target_rule() -> None:
+    assert options.reference_names("reference", ["original", "lavt"]) == references.names(no_target_rule=False)
+    assert {*references.names()} - {*references.names(no_target_rule=False)} == {"always-no-target", "never-no-target"}
+    assert options.reference_names("reference", ["original", "gsva"]) == references.names()
+    assert options.reference_names("reference/never-no-target", ["original"]) == ["never-no-target"]
