@@ -110,6 +110,36 @@ def export(
     print(output)
 
 
+@app.command("no-target")
+def choose_no_target(
+    file: Annotated[Path, typer.Argument(help="Predictions of val: runs/ID/predictions/val-PROTOCOL.parquet.")],
+    dataset: Dataset = "mini-gres",
+    protocol: Annotated[str, typer.Option(help="The protocol of the predictions.")] = "grefcoco",
+    data_root: Root = "",
+    partial: Partial = False,
+    as_json: Json = False,
+) -> None:
+    """Choose predict.no_target_below on val: the largest probability below which an answer is no-target."""
+    from risbench.data.source import open_index
+    from risbench.render import Cell
+    from risbench.scoring import no_target, predictions_file
+    from risbench.scoring.protocol import load as load_protocol
+
+    chosen, predictions = load_protocol(protocol), predictions_file.read(file)
+    choice = no_target.choose_threshold(predictions, open_index(dataset, data_root, "", partial), chosen)
+    if as_json:
+        print(json.dumps(choice._asdict()))
+        return
+    for label, values in (("without a threshold", choice.without), ("with it", choice.with_threshold)):
+        print(f"{label:20} " + "  ".join(f"{name} {Cell(value).text}" for name, value in values.items()))
+    better = f"predict.{no_target.KEY}={choice.below:g}"
+    print(
+        better
+        if choice.below
+        else f"No threshold has a higher gIoU on {no_target.SPLIT}: leave predict.{no_target.KEY} 0."
+    )
+
+
 @app.command("table")
 def print_table(
     context: typer.Context,

@@ -144,11 +144,17 @@ def _absent(dice: Dice, picture: Picture, shapes: Sequence[str]) -> Attempt:
     thing = _pick(dice, picture, shapes)
     keys = dice.pick((("shape",), ("colour", "shape"), ("colour", "shape"), ("colour", "shape"), ("pattern", "shape")))
     key = dice.pick(keys)
-    thing = thing._replace(**{key: dice.pick(_values(key, picture, shapes, nearby=dice.chance(70)))})
+    thing = _changed(thing, key, dice.pick(_values(key, picture, shapes, nearby=dice.chance(70))))
     if "pattern" in keys and thing.pattern not in PATTERNS:
         thing = thing._replace(pattern=dice.pick(PATTERNS))
     phrase = describe_set(dice, thing, keys)
     return Attempt(phrase.program, _any(dice, phrase))
+
+
+def _changed(thing: Thing, key: str, value: str) -> Thing:
+    """Return an object with another shape, colour or pattern."""
+    values = {"shape": thing.shape, "colour": thing.colour, "pattern": thing.pattern} | {key: value}
+    return thing._replace(shape=values["shape"], colour=values["colour"], pattern=values["pattern"])
 
 
 def _values(key: str, picture: Picture, shapes: Sequence[str], nearby: bool) -> list[str]:

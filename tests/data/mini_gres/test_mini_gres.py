@@ -160,7 +160,7 @@ def test_every_image_has_refs_for_one_object_for_several_and_for_none(made: Made
 
 def test_test_splits_refer_to_one_family_of_classes_each(made: Made) -> None:
     families = {category["id"]: category["supercategory"] for category in made.instances["categories"]}
-    referred = defaultdict(set)
+    referred: defaultdict[str, set[str]] = defaultdict(set)
     for ref in made.refs:
         referred[ref["split"]] |= {families[category] for category in ref["category_id"] if category >= 0}
     assert referred == {"train": set(FAMILIES), "val": set(FAMILIES), "testA": {"round"}, "testB": {"angular"}}
