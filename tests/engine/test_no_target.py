@@ -14,6 +14,7 @@ from torch import Tensor
 from risbench import methods, recipe
 from risbench.api import Batch, Method, Prediction
 from risbench.data.index import Index
+from risbench.data.loader import Item
 from risbench.data.text import WordTokenizer
 from risbench.engine import distributed, predict, sanity, segment
 from risbench.engine.predict import Predictor
@@ -129,10 +130,10 @@ def test_rounding_is_no_defect_and_half_precision_keeps_its_answer() -> None:
     assert predict.no_target_answers(made, predict.predict_masks(made, item)) == [True, False]
 
 
-def predict_item(made: Predictor, expressions: list[str]) -> predict.Item:
+def predict_item(made: Predictor, expressions: list[str]) -> Item:
     one = segment._item(made, PIL.new("RGB", (40, 20)), expressions[0])
     batch = one.batch._replace(image_index=torch.zeros(2, dtype=torch.int64), words=made.tokenizer(expressions))
-    return predict.Item(batch, [0, 1], one.frames)
+    return Item(batch, [0, 1], one.frames)
 
 
 @pytest.mark.parametrize(
