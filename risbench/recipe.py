@@ -192,11 +192,7 @@ class Predict(Section):
 
     threshold: Probability = Field(description="foreground is probability > threshold")
     images_per_batch: _Images
-    # Recipes of older checkpoints lack the next key.
-    no_target_below: Fraction = Field(
-        default=0.0,
-        description="no-target is a largest probability below this; 0: the method answers, or an empty mask",
-    )
+    no_target_below: Fraction = Field(default=0.0, description="no-target is a largest probability below this; 0: off")
 
 
 class Recipe(Section):
