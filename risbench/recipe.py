@@ -36,6 +36,7 @@ from risbench.errors import InputError, unknown
 
 __all__ = [  # pydantic's names are for the [model] of a method, which may import risbench but not pydantic
     "FULL",
+    "REMARKS",
     "Field",
     "Fraction",
     "Image",
@@ -71,6 +72,8 @@ _COMPUTATION_KEYS = {  # where and how a run is computed, which changes no setti
     "model.compile",
 }
 
+REMARKS = ("train.licence", "train.gated")  # about weights, which change no result
+
 _EXAMPLES = {  # of keys that are empty by default, as they are written
     "train.rates": '{"network.text." = 0.1}',
     "train.pretraining": '["COCO"]',
@@ -85,9 +88,10 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 _GreyLevel = Annotated[int, Field(ge=0, le=255)]
 
 _LARGEST_SIDE = 4096  # pixels; the field's networks read 320 to 1,024
+_MOST_EPOCHS = 1_000_000
 _Expressions = Annotated[int, Field(gt=0, le=65_536)]
 _Images = Annotated[int, Field(gt=0, le=4096)]
-_Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
+_Epochs = Annotated[int, Field(gt=0, le=_MOST_EPOCHS)]
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -147,7 +151,7 @@ class Train(Section):
     pretraining: list[str] = Field(
         description="data that weights were trained on whose names do not say it, such as a file's; empty: unknown"
     )
-    epochs: _Epochs
+    epochs: int = Field(ge=0, le=_MOST_EPOCHS, description="0: pretrained weights are evaluated as they are, zero-shot")
     batch_size: _Expressions = Field(description="expressions per optimiser step, over all processes")
     micro_batch: _Expressions = Field(description="most expressions that one process computes at once")
     per_image: _Expressions = Field(description="expressions of one image in a row, which share its features")
@@ -174,6 +178,8 @@ class Train(Section):
     matmul: Literal["highest", "high", "medium"] = Field(
         default="highest", description="precision of float32 matrix products on CUDA: high is TF32"
     )
+    licence: str = Field(default="", description="remark on the licence of the pretrained weights; empty: none")
+    gated: bool = Field(default=False, description="whether the hub asks for acceptance before it gives the weights")
 
     @model_validator(mode="before")
     @classmethod
@@ -202,6 +208,11 @@ class Recipe(Section):
     image: Image
     train: Train
     predict: Predict
+
+    @property
+    def trains(self) -> bool:
+        """Whether a run trains; otherwise it evaluates pretrained weights as they are."""
+        return self.train.epochs > 0
 
 
 def load(
@@ -311,14 +322,14 @@ def _short(value: Any) -> str:
 def differences(stored: Mapping[str, Any], settings: Recipe) -> dict[str, Any]:
     """Return the values of a stored recipe that differ from `settings`, by `section.key`.
 
-    Only keys that both have are compared, without those that change no setting of the method (workers, precision, ...).
+    Only keys that both have are compared, without those that change no setting of the method (workers, remarks, ...).
     """
     different = {}
     for section, known in settings.model_dump().items():
         values = stored.get(section)
         for key, value in values.items() if isinstance(values, Mapping) else ():
             name = f"{section}.{key}"
-            if key in known and value != known[key] and name not in _COMPUTATION_KEYS:
+            if key in known and value != known[key] and name not in {*_COMPUTATION_KEYS, *REMARKS}:
                 different[name] = value
     return different
 

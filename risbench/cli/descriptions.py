@@ -35,7 +35,7 @@ def _parts(run: Description) -> Iterator[tuple[str, str]]:
     if run["limit"]:
         yield "limit", f"the first {run['limit']} images of every split; results are marked as partial"
     yield "folder", f"{run['folder']} ({'continued' if run['resumed'] else 'new'})"
-    if training:
+    if training or run["seconds"] is not None:
         yield "time", _time(run)
 
 
