@@ -15,8 +15,8 @@ from torch.nn import functional
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from risbench.api import Batch, Prediction, Words
-from risbench.data.byte_pairs import BytePairTokenizer
 from risbench.errors import InputError
+from risbench.nn.byte_pairs import BytePairTokenizer
 from risbench.nn.encoders import check_heads
 from risbench.nn.hub import HubMethod, HubSettings
 from risbench.recipe import Field, NonNegativeInt, PositiveInt, Recipe, validate_section
@@ -85,7 +85,8 @@ class Model(HubMethod):
         """Build the network with the numbers of [model]."""
         settings = validate_section(Settings, recipe.model, "model")
         _check(settings)
-        config = CLIPSegConfig(
+        make_config: Any = CLIPSegConfig  # whose signature lacks what every configuration takes
+        config = make_config(
             vision_config={
                 "hidden_size": settings.width,
                 "num_hidden_layers": settings.layers,
@@ -159,8 +160,8 @@ def _check(settings: Settings) -> None:
             f"model.position_size={settings.position_size} cannot be filled by patches of {settings.patch} pixels "
             "(model.patch): give a multiple."
         )
-    if settings.refined and (settings.patch % 16 or settings.decoder_width % 2):
+    if settings.refined and (settings.patch != 16 or settings.decoder_width % 2):
         raise InputError(
-            f"model.refined=true up-samples by the square of a quarter of model.patch={settings.patch} and halves "
-            f"model.decoder_width={settings.decoder_width}: give a patch of 16 and an even width, or model.refined=false."
+            "model.refined=true is a decoder for patches of 16 pixels and an even width, and these are "
+            f"model.patch={settings.patch} and model.decoder_width={settings.decoder_width}: give model.refined=false."
         )

@@ -1,4 +1,4 @@
-"""SAM 3, "Segment Anything with Concepts" (Meta, 2025), from transformers, zero-shot: the best instance of the expression.
+"""SAM 3, "Segment Anything with Concepts" (Meta, 2025), from transformers, zero-shot: the best instance of a sentence.
 
 The network looks for all instances of a noun phrase; whether there is any is a score of its own. README.md says what
 is read from it for a referring expression.
@@ -16,8 +16,8 @@ import transformers
 from torch import Tensor
 
 from risbench.api import Batch, Prediction, Words
-from risbench.data.byte_pairs import BytePairTokenizer
 from risbench.errors import InputError
+from risbench.nn.byte_pairs import BytePairTokenizer
 from risbench.nn.encoders import check_heads
 from risbench.nn.hub import HubMethod, HubSettings
 from risbench.recipe import NonNegativeInt, PositiveInt, Recipe, validate_section
@@ -208,7 +208,9 @@ def _build_network(settings: Settings, side: int, tokenizer: BytePairTokenizer) 
 def _check(settings: Settings) -> None:
     """Raise InputError for settings that do not fit together."""
     for part in ("", "text_", "detector_"):
-        check_heads(f"{part}width", getattr(settings, f"{part}width"), f"{part}heads", getattr(settings, f"{part}heads"))
+        check_heads(
+            f"{part}width", getattr(settings, f"{part}width"), f"{part}heads", getattr(settings, f"{part}heads")
+        )
     if settings.detector_width % 4 or settings.width // settings.heads % 4:
         raise InputError(
             f"model.detector_width={settings.detector_width} and each of model.heads={settings.heads} of "

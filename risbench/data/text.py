@@ -193,8 +193,8 @@ class WordPieceTokenizer:
     def places(self, expression: str, word: str) -> list[int]:
         """Return the positions in a row of ids of the pieces of every occurrence of a word; never [CLS] or [SEP]."""
         word_numbers, words = self._split(expression)
-        occurrences = occurrences(words, self._split(word)[1], word)
-        positions = [position for position, number in enumerate(word_numbers) if number in occurrences]
+        chosen = occurrences(words, self._split(word)[1], word)
+        positions = [position for position, number in enumerate(word_numbers) if number in chosen]
         return cut_positions(positions, self.max_tokens, word)
 
     def known_words(self, expression: str) -> dict[str, bool]:

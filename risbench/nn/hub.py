@@ -13,16 +13,15 @@ import torch
 from huggingface_hub import snapshot_download
 
 from risbench.api import Method, Pretrained
-from risbench.data import byte_pairs
-from risbench.data.byte_pairs import BytePairTokenizer
 from risbench.data.pretrained import from_scratch
 from risbench.errors import InputError, first_sentence
-from risbench.nn import weights
+from risbench.nn import byte_pairs, weights
+from risbench.nn.byte_pairs import BytePairTokenizer
 from risbench.recipe import PositiveInt, Recipe, Section, validate_section
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 _SIZES = "config.json"
-_NEEDED = f"a folder with {_SIZES}, {' or '.join(WEIGHTS)}, and {byte_pairs.FILES[0]} or {' and '.join(byte_pairs.FILES[2:])}"
+_NEEDED = f"a folder with {_SIZES}, {' or '.join(WEIGHTS)}, and {byte_pairs.NEEDED}"
 
 
 class HubSettings(Section):
@@ -69,8 +68,8 @@ class HubMethod(Method):
         height, width = image.shape[2:]
         if height != width:
             raise InputError(
-                f"{type(self.network).__name__} reads square images, and this one is {height} x {width}: set image.size, "
-                "which makes every input square."
+                f"{type(self.network).__name__} reads square images, and this one is {height} x {width}: set "
+                "image.size, which makes every input square."
             )
         if height % multiple:
             raise InputError(
@@ -94,8 +93,7 @@ def local_folder(source: str, gated: bool = False) -> Path:
         raise InputError(f"model.weights={source} {problem}. Give {_NEEDED}, or a name of the hub.")
     missing = [] if (folder / _SIZES).is_file() else [_SIZES]
     missing += [] if any((folder / name).is_file() for name in WEIGHTS) else [" or ".join(WEIGHTS)]
-    has_pairs = (folder / byte_pairs.FILES[0]).is_file() or all((folder / n).is_file() for n in byte_pairs.FILES[2:])
-    missing += [] if has_pairs else [byte_pairs.FILES[0]]
+    missing += [] if byte_pairs.are_in(folder) else [byte_pairs.NEEDED]
     if missing:
         raise InputError(f"model.weights={source} lacks {', '.join(missing)}. Give {_NEEDED}.")
     return folder

@@ -1,4 +1,4 @@
-"""CLIP's byte pairs (Radford et al., ICML 2021) from transformers: a start, the pieces of the lower-cased text, an end."""
+"""CLIP's byte pairs (Radford et al., ICML 2021) from transformers: start, pieces of the lower-case text, end."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
+from tokenizers import pre_tokenizers
+from transformers import CLIPTokenizer
 
 from risbench import files
 from risbench.data.text import Words, check_unicode, cut_positions, occurrences, word_spans
 from risbench.errors import InputError, first_sentence
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
 START, END = "<|startoftext|>", "<|endoftext|>"
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # that a vocabulary is read from
+NEEDED = f"{FILES[0]} (or {FILES[2]} and {FILES[3]})"
 _WORD_END = "</w>"
 _SETTINGS = "byte_pairs.json"
+
+
+def are_in(folder: Path) -> bool:
+    """Whether a folder holds the files of a vocabulary."""
+    return (folder / FILES[0]).is_file() or all((folder / name).is_file() for name in FILES[2:])
 
 
 class BytePairTokenizer:
@@ -30,10 +35,12 @@ class BytePairTokenizer:
     """
 
     def __init__(self, library: CLIPTokenizer, max_tokens: int, positions: int) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads do not survive the fork of loader processes
         self._library = library
         self.max_tokens = max_tokens
         self.positions = positions
-        self.start, self.end = (int(number) for number in library.convert_tokens_to_ids([START, END]))
+        vocabulary = library.get_vocab()
+        self.start, self.end = vocabulary[START], vocabulary[END]
         self._backend: Any = library.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -41,15 +48,13 @@ class BytePairTokenizer:
     @classmethod
     def pretrained(cls, folder: Path, max_tokens: int, positions: int) -> Self:
         """Read the vocabulary of pretrained weights. Raises InputError for a folder without one, or another kind."""
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of processes
-        from transformers import CLIPTokenizer
-
+        if not are_in(folder):  # the library would make an empty vocabulary
+            raise InputError(f"{folder} holds no byte pairs: it lacks {NEEDED}. Copy the folder again.")
         try:
             library = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # the library raises many classes
             raise InputError(
-                f"{folder} holds no byte pairs that can be read ({first_sentence(error)}). It needs {FILES[0]}, or "
-                f"{FILES[2]} and {FILES[3]}: copy the folder again."
+                f"The byte pairs in {folder} cannot be read ({first_sentence(error)}). Copy the folder again."
             ) from None
         vocabulary = library.get_vocab()
         missing = [token for token in (START, END) if token not in vocabulary]
@@ -61,10 +66,6 @@ class BytePairTokenizer:
     @classmethod
     def of_bytes(cls, max_tokens: int, positions: int) -> Self:
         """Make a vocabulary of single bytes without merges, for a network from scratch."""
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from tokenizers import pre_tokenizers
-        from transformers import CLIPTokenizer
-
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())
         pieces = [*letters, *(letter + _WORD_END for letter in letters), START, END]
         library = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[])
@@ -84,10 +85,6 @@ class BytePairTokenizer:
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = True
         return Words(ids, mask)
-
-    def num_cut(self, expressions: Sequence[str]) -> int:
-        """Return how many expressions lose tokens."""
-        return sum(len(one.ids) > self._most for one in self._backend.encode_batch(check_unicode(expressions)))
 
     def limited(self, max_tokens: int) -> Self:
         """Return a copy with another max_tokens."""
