@@ -18,7 +18,7 @@ from risbench.api import Batch, Prediction, Words
 from risbench.errors import InputError
 from risbench.nn.byte_pairs import BytePairTokenizer
 from risbench.nn.encoders import check_heads
-from risbench.nn.hub import HubMethod, HubSettings
+from risbench.nn.hub import HubMethod, HubSettings, check_patches
 from risbench.recipe import Field, NonNegativeInt, PositiveInt, Recipe, validate_section
 
 
@@ -126,7 +126,8 @@ class Model(HubMethod):
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
         """Compute the states behind the tapped layers of CLIP's image encoder: each (I, 1 + N, C)."""
         vision, taps = self.network.clip.vision_model, list(self.network.extract_layers)
-        self.check_side(batch.image, vision.embeddings.patch_size)
+        self.check_square(batch.image)
+        check_patches("image.size", batch.image.shape[-1], vision.embeddings.patch_size)
         states = vision.pre_layrnorm(vision.embeddings(batch.image))  # (I, 1 + N, C)
         tapped = []
         for number, layer in enumerate(vision.encoder.layers[: taps[-1] + 1]):  # nobody reads the later ones
@@ -155,11 +156,7 @@ def _check(settings: Settings) -> None:
         raise InputError(
             f"model.taps={settings.taps} must rise, and name layers from 0 to {settings.layers - 1} (model.layers)."
         )
-    if settings.position_size % settings.patch:
-        raise InputError(
-            f"model.position_size={settings.position_size} cannot be filled by patches of {settings.patch} pixels "
-            "(model.patch): give a multiple."
-        )
+    check_patches("model.position_size", settings.position_size, settings.patch)
     if settings.refined and (settings.patch != 16 or settings.decoder_width % 2):
         raise InputError(
             "model.refined=true is a decoder for patches of 16 pixels and an even width, and these are "

@@ -19,7 +19,7 @@ from risbench.api import Batch, Prediction, Words
 from risbench.errors import InputError
 from risbench.nn.byte_pairs import BytePairTokenizer
 from risbench.nn.encoders import check_heads
-from risbench.nn.hub import HubMethod, HubSettings
+from risbench.nn.hub import HubMethod, HubSettings, check_patches
 from risbench.recipe import NonNegativeInt, PositiveInt, Recipe, validate_section
 
 _SCALES = 3  # maps of an image that the detector reads, the coarsest last
@@ -101,6 +101,7 @@ class Model(HubMethod):
             raise InputError(_ZERO_SHOT)
         settings = validate_section(Settings, recipe.model, "model")
         _check(settings)
+        check_patches("image.size", recipe.image.size, settings.patch)
         return cls(_build_network(settings, recipe.image.size, tokenizer))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -109,12 +110,12 @@ class Model(HubMethod):
 
     def encode_image(self, batch: Batch) -> tuple[Tensor, ...]:
         """Compute three maps, the coarsest last, and its position encoding: each (I, C, H, W)."""
-        trunk = self.network.config.vision_config.backbone_config
-        self.check_side(batch.image, trunk.patch_size)
-        if batch.image.shape[-1] != trunk.image_size:
+        self.check_square(batch.image)
+        side, input_side = self.network.config.image_size, batch.image.shape[-1]
+        if input_side != side:
             raise InputError(
-                f"This SAM 3 was built for image.size={trunk.image_size}, and the input has {batch.image.shape[-1]} "
-                "pixels a side: give image.size and a protocol that leaves it to the recipe, such as original."
+                f"This SAM 3 was built for image.size={side}, and the input has {input_side} pixels a side: give "
+                "image.size and a protocol that leaves it to the recipe, such as original."
             )
         encoded = self.network.get_vision_features(batch.image)
         return *encoded.fpn_hidden_states[:_SCALES], encoded.fpn_position_encoding[_SCALES - 1]
@@ -221,8 +222,4 @@ def _check(settings: Settings) -> None:
             f"model.global_layers={settings.global_layers} must name layers from 0 to {settings.layers - 1} "
             "(model.layers)."
         )
-    if settings.position_size % settings.patch:
-        raise InputError(
-            f"model.position_size={settings.position_size} cannot be filled by patches of {settings.patch} pixels "
-            "(model.patch): give a multiple."
-        )
+    check_patches("model.position_size", settings.position_size, settings.patch)

@@ -63,18 +63,22 @@ class HubMethod(Method):
             return [from_scratch(type(self.network).__name__)]
         return [load_network(self.network, settings.weights, self.sizes, recipe.train.gated)]
 
-    def check_side(self, image: torch.Tensor, multiple: int) -> None:
-        """Raise InputError unless an input (I, 3, H, W) is square, of a side that patches fill."""
+    def check_square(self, image: torch.Tensor) -> None:
+        """Raise InputError unless an input (I, 3, H, W) is square."""
         height, width = image.shape[2:]
         if height != width:
             raise InputError(
                 f"{type(self.network).__name__} reads square images, and this one is {height} x {width}: set "
                 "image.size, which makes every input square."
             )
-        if height % multiple:
-            raise InputError(
-                f"image.size={height} cannot be filled by patches of {multiple} pixels: give a multiple of {multiple}."
-            )
+
+
+def check_patches(key: str, side: int, patch: int) -> None:
+    """Raise InputError unless patches fill a side of pixels, which a key of the recipe sets."""
+    if side % patch:
+        raise InputError(
+            f"{key}={side} cannot be filled by patches of {patch} pixels (model.patch): give a multiple of {patch}."
+        )
 
 
 def local_folder(source: str, gated: bool = False) -> Path:

@@ -101,7 +101,7 @@ def test_the_decoder_is_trained_where_its_variant_asks_for_it(
     [
         (
             ["--method", "lts", "train.epochs=0"],
-            "those of lts are parts of a network that its recipe trains for 12 epo",
+            "those of lts are parts of a network that its recipe trains for 9 epoch",
         ),
         (["--method", "clipseg", "--variant", "decoder", "train.epochs=0"], "that its recipe trains for 10 epochs"),
         (["--method", "sam3", "train.epochs=2", "train.batch_size=4"], "SAM 3 is evaluated zero-shot here, and is not"),

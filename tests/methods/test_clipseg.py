@@ -75,7 +75,7 @@ def test_neither_padding_nor_the_batch_matters() -> None:
     ("shape", "says"),
     [
         ((64, 80), "reads square images, and this one is 64 x 80: set image.size"),
-        ((72, 72), "image.size=72 cannot be filled by patches of 16 pixels: give a multiple of 16"),
+        ((72, 72), "image.size=72 cannot be filled by patches of 16 pixels .model.patch.: give a multiple of 16"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(shape: tuple[int, int], says: str) -> None:

@@ -66,7 +66,6 @@ def test_neither_padding_nor_the_batch_matters() -> None:
     ("shape", "says"),
     [
         ((112, 126), "reads square images, and this one is 112 x 126"),
-        ((120, 120), "image.size=120 cannot be filled by patches of 14 pixels"),
         ((126, 126), "was built for image.size=112, and the input has 126 pixels a side: give image.size and a protoc"),
     ],
 )
@@ -88,6 +87,7 @@ def test_a_training_is_refused_before_the_network_is_built_and_in_its_loss() -> 
     [
         ("model.global_layers=[2]", r"model.global_layers=\[2\] must name layers from 0 to 1"),
         ("model.detector_heads=5", "5 heads cannot share 32 channels"),
+        ("image.size=120", "image.size=120 cannot be filled by patches of 14 pixels"),
         ("model.position_size=50", "model.position_size=50 cannot be filled by patches of 14"),
         ("model.width=36", "must be multiples of 4"),
     ],

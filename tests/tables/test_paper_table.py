@@ -260,7 +260,7 @@ def test_a_zero_shot_row_has_a_footnote_no_difference_and_no_bold_number(monkeyp
     as_it_is: dict[str, Any] = {"recipe": {"train": {"epochs": 0}}, "training_data": ["PhraseCut"], "leaked": None}
     built = build("lts-4", record(90.0, **as_it_is))
     (cell,) = numbers(built, "measured", "RefCOCO val")
-    assert cell.startswith("90.00 [89.50, 90.50]") and "‡" not in cell and "*" not in cell
+    assert cell == "90.00¹ [89.50, 90.50]"
     assert not numbers(built, "difference", "RefCOCO val")
     assert any(note.endswith(" zero-shot; leaked unknown.") for note in built.notes)
     assert any(note.startswith("zero-shot: nothing was trained") for note in built.notes)
