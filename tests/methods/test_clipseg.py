@@ -239,3 +239,26 @@ def test_weights_that_are_not_whole_or_not_finite_are_refused(folder: Path) -> N
     with pytest.raises(InputError, match="cannot be read as CLIPSegForImageSegmentation") as error:
         load(folder)
     assert "\n" not in str(error.value)
+
+
+class _Code:
+    """Runs code where a pickle is loaded without restriction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_of_weights_is_read_without_running_code(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    model, [loaded] = load(folder)
+    assert loaded.sha256 == hashlib.sha256((folder / "pytorch_model.bin").read_bytes()).hexdigest()
+    assert torch.equal(model.network.decoder.film_mul.weight, tensors["decoder.film_mul.weight"])
+    torch.save({**tensors, "code": _Code(tmp_path / "was-run")}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be read as CLIPSegForImageSegmentation") as error:
+        load(folder)
+    assert "\n" not in str(error.value) and not (tmp_path / "was-run").exists()
