@@ -76,7 +76,7 @@ class Prediction(NamedTuple):
 
     probability: Tensor  # (B, h, w) in [0, 1]
     peak: Tensor | None = None  # (B, 2) int64: row and column of the referent on that grid
-    no_target: Tensor | None = None  # (B,) in [0, 1]: the probability that nothing in the image is meant
+    no_target: Tensor | None = None  # (B,) in [0, 1]: probability that the expression refers to nothing in the image
 
 
 class Panel(NamedTuple):

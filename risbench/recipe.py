@@ -8,9 +8,6 @@ keep its type.
 
 from __future__ import annotations
 
-import math
-import reprlib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -33,9 +30,11 @@ from pydantic_core import ErrorDetails
 
 from risbench import files
 from risbench.errors import InputError, unknown
+from risbench.overrides import EXAMPLES, Value, override, parse_override, short
 
 __all__ = [  # pydantic's names are for the [model] of a method, which may import risbench but not pydantic
     "FULL",
+    "REMARKS",
     "Field",
     "Fraction",
     "Image",
@@ -71,23 +70,17 @@ _COMPUTATION_KEYS = {  # where and how a run is computed, which changes no setti
     "model.compile",
 }
 
-_EXAMPLES = {  # of keys that are empty by default, as they are written
-    "train.rates": '{"network.text." = 0.1}',
-    "train.pretraining": '["COCO"]',
-    "train.datasets": '["refcoco", "refcoco+"]',
-}
-
-Scalar = bool | int | float | str
-Value = Scalar | list[int] | list[float] | list[str]
+REMARKS = ("train.licence", "train.gated")  # about weights, which change no result
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 _GreyLevel = Annotated[int, Field(ge=0, le=255)]
 
 _LARGEST_SIDE = 4096  # pixels; the field's networks read 320 to 1,024
+_MOST_EPOCHS = 1_000_000
 _Expressions = Annotated[int, Field(gt=0, le=65_536)]
 _Images = Annotated[int, Field(gt=0, le=4096)]
-_Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
+_Epochs = Annotated[int, Field(gt=0, le=_MOST_EPOCHS)]
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -152,7 +145,7 @@ class Train(Section):
     pretraining: list[str] = Field(
         description="data that weights were trained on whose names do not say it, such as a file's; empty: unknown"
     )
-    epochs: _Epochs
+    epochs: int = Field(ge=0, le=_MOST_EPOCHS, description="0: pretrained weights are evaluated as they are, zero-shot")
     batch_size: _Expressions = Field(description="expressions per optimiser step, over all processes")
     micro_batch: _Expressions = Field(description="most expressions that one process computes at once")
     per_image: _Expressions = Field(description="expressions of one image in a row, which share its features")
@@ -179,6 +172,8 @@ class Train(Section):
     matmul: Literal["highest", "high", "medium"] = Field(
         default="highest", description="precision of float32 matrix products on CUDA: high is TF32"
     )
+    licence: str = Field(default="", description="remark on the licence of the pretrained weights; empty: none")
+    gated: bool = Field(default=False, description="whether the hub asks for acceptance before it gives the weights")
 
     @model_validator(mode="before")
     @classmethod
@@ -204,6 +199,11 @@ class Recipe(Section):
     train: Train
     predict: Predict
 
+    @property
+    def trains(self) -> bool:
+        """Whether a run trains; otherwise it evaluates pretrained weights as they are."""
+        return self.train.epochs > 0
+
 
 def load(
     path: Path, variants: Sequence[str] = (), overrides: Sequence[str] = (), default_variant: str = ""
@@ -225,9 +225,9 @@ def load(
     for name in applied:
         if name not in known and name != FULL:
             raise unknown("variant", name, [FULL, *known], f"They are the [variant.<name>] tables of {path}.")
-        origins |= _override(tables, known.get(name, {}), f"variant {name!r} of {path}")
+        origins |= override(tables, known.get(name, {}), f"variant {name!r} of {path}")
     for assignment in overrides:
-        origins |= _override(tables, _parse_override(assignment), f"the override {_short(assignment)}")
+        origins |= override(tables, parse_override(assignment), f"the override {short(assignment)}")
     return validate(tables, str(path), origins), [name for name in applied if name != FULL]
 
 
@@ -270,7 +270,7 @@ def _variant_tables(tables: dict[str, Any], path: Path) -> dict[str, Any]:
     """Take the [variant.<name>] tables out of the tables of a recipe. Raises InputError for another kind of value."""
     variants = tables.pop("variant", {})
     if not isinstance(variants, dict):
-        raise InputError(f"{path}: variant = {_short(variants)} is no table. Write [variant.<name>.model].")
+        raise InputError(f"{path}: variant = {short(variants)} is no table. Write [variant.<name>.model].")
     for name, sections in variants.items():
         if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
             raise InputError(f"{path}: the variant {name!r} holds keys of no section. Write [variant.{name}.model].")
@@ -297,31 +297,23 @@ def _input_error(defect: ErrorDetails, path: list[str], known: Iterable[str], wh
     reason = defect["msg"].removeprefix("Value error, ")
     if path[:2] == ["train", "rates"] and len(defect["loc"]) > 2:
         key += f'["{defect["loc"][2]}"]'
-        reason += f"; write {key.partition('[')[0]} = {_EXAMPLES['train.rates']}, the prefix in quotes"
+        reason += f"; write {key.partition('[')[0]} = {EXAMPLES['train.rates']}, the prefix in quotes"
     if defect["loc"][0] == "model" and len(defect["loc"]) > 2:  # the message is about one type of several
         reason = "it must be a boolean, a finite number, a string, or a list of finite numbers or of strings"
-    return InputError(f"{where}: {key} = {_short(defect['input'])} is wrong: {reason}. Give it another value.")
-
-
-def _short(value: Any) -> str:
-    """Return the representation of a value, cut in the middle if it is long or nested deeply."""
-    shown = reprlib.Repr()
-    shown.maxstring = shown.maxother = shown.maxlong = 200
-    shown.maxlist, shown.maxlevel = 20, 3
-    return shown.repr(value)
+    return InputError(f"{where}: {key} = {short(defect['input'])} is wrong: {reason}. Give it another value.")
 
 
 def differences(stored: Mapping[str, Any], settings: Recipe) -> dict[str, Any]:
     """Return the values of a stored recipe that differ from `settings`, by `section.key`.
 
-    Only keys that both have are compared, without those that change no setting of the method (workers, precision, ...).
+    Only keys that both have are compared, without those that change no setting of the method (workers, remarks, ...).
     """
     different = {}
     for section, known in settings.model_dump().items():
         values = stored.get(section)
         for key, value in values.items() if isinstance(values, Mapping) else ():
             name = f"{section}.{key}"
-            if key in known and value != known[key] and name not in _COMPUTATION_KEYS:
+            if key in known and value != known[key] and name not in {*_COMPUTATION_KEYS, *REMARKS}:
                 different[name] = value
     return different
 
@@ -329,71 +321,3 @@ def differences(stored: Mapping[str, Any], settings: Recipe) -> dict[str, Any]:
 def dumps(recipe: Recipe) -> str:
     """Return a recipe as TOML, from which `validate` makes the same recipe."""
     return tomli_w.dumps(recipe.model_dump())
-
-
-def _override(tables: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, str]:
-    """Replace values of existing keys in place; return `where` for each of them.
-
-    Raises InputError for an unknown key or another type.
-    """
-    for section, values in changes.items():
-        if not isinstance(tables.get(section), Mapping):
-            raise unknown("recipe section", section, tables, f"It stands in {where}; write section.key=value.")
-        for key, value in values.items():
-            if (section, key) == ("train", "accumulate"):
-                raise InputError(
-                    f"{where} sets train.accumulate, which is no key any more: set train.micro_batch, the most "
-                    "expressions that one process computes at once. The batch stays what it is."
-                )
-            if key not in tables[section]:
-                known = [f"{section}.{k}" for k in tables[section]]
-                raise unknown("recipe key", f"{section}.{key}", known, f"It stands in {where}.")
-            tables[section] = {
-                **tables[section],
-                key: _checked_type(value, tables[section][key], f"{section}.{key}", where),
-            }
-    return {f"{section}.{key}": where for section, values in changes.items() for key in values}
-
-
-def _checked_type(value: Any, old: Any, key: str, where: str) -> Any:
-    """Return a value of the old one's type; an integer may stand for a float. Raises InputError otherwise."""
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not type(old):
-        raise InputError(
-            f"{where} sets {key} to {_short(value)}, which is a {type(value).__name__}; it must be a "
-            f"{type(old).__name__} like {_EXAMPLES.get(key, repr(old))}."
-        )
-    return value
-
-
-def _parse_override(assignment: str) -> dict[str, dict[str, Any]]:
-    """Turn `section.key=value` into tables; the value is TOML, or a plain string."""
-    key, equals, text = assignment.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and section and name):
-        raise InputError(
-            f"{_short(assignment)} is not an override. Write section.key=value, for example train.lr=3e-5."
-        )
-    return {section: {name: _parse_value(text, assignment)}}
-
-
-def _parse_value(text: str, assignment: str) -> Value:
-    """Parse the value of an override. Raises InputError for what cannot be stored as one value of TOML."""
-    try:
-        text.encode()
-        tables = files.parse_toml(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{_short(assignment)} is not text in UTF-8, so it cannot be stored: rename the file."
-        ) from None
-    except ValueError as error:
-        raise InputError(f"The value of {_short(assignment)} cannot be read: {error}. Give a simpler one.") from None
-    value: Value = tables["value"]
-    if len(tables) > 1:
-        raise InputError(f"{_short(assignment)} sets more than one key: write one override for each.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{_short(assignment)} is no finite number: give another value.")
-    return value

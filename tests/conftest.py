@@ -17,7 +17,7 @@ os.environ.pop("COLUMNS", None)  # a table on a terminal follows it, and it may 
 import pytest
 from PIL import Image, ImageDraw
 
-from risbench import datasets, methods
+from risbench import datasets, methods, recipe
 from risbench.cli import app
 from risbench.data import index
 from risbench.data.index import Index
@@ -295,9 +295,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test with a parameter `method` over the folders in methods/, or over the --method options."""
+    """Run every test with a parameter `method` over the folders in methods/, or over the --method options.
+
+    A parameter `trained_method` leaves out those whose recipe evaluates pretrained weights as they are.
+    """
+    names = metafunc.config.getoption("--method") or methods.names()
     if "method" in metafunc.fixturenames:
-        metafunc.parametrize("method", metafunc.config.getoption("--method") or methods.names(), scope="module")
+        metafunc.parametrize("method", names, scope="module")
+    if "trained_method" in metafunc.fixturenames:
+        trained = [name for name in names if recipe.load(methods.recipe_file(name))[0].trains]
+        metafunc.parametrize("trained_method", trained, scope="module")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

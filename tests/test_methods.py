@@ -27,6 +27,8 @@ def case(method: str) -> Case:
 
 @pytest.mark.parametrize("demand", contract.DEMANDS, ids=lambda demand: demand.check.__name__)
 def test_a_method_meets_the_contract(case: Case, demand: Demand) -> None:
+    if demand.of_training:
+        _require_training(case)
     assert contract.find_problem(demand, case) == ""
 
 
@@ -73,14 +75,16 @@ def test_a_method_imports_only_what_is_allowed(method: str) -> None:
 
 
 def test_the_loss_is_logged_by_the_paper_s_terms(case: Case) -> None:
+    _require_training(case)
     assert len(case.build().loss(case.batch)) > 1
 
 
 def test_no_gradient_is_zero_and_reasons_are_sentences(case: Case) -> None:
     frozen = case.build().frozen
+    assert all(len(reason) > 20 for reason in frozen.values())
+    _require_training(case)
     for name, gradient in case.gradients().items():
         assert name.startswith(tuple(frozen)) or (gradient is not None and gradient.any()), name
-    assert all(len(reason) > 20 for reason in frozen.values())
 
 
 def test_the_words_change_the_prediction(case: Case) -> None:
@@ -111,8 +115,11 @@ def test_all_words_have_places(case: Case) -> None:
 
 
 def test_a_shorter_tokenizer_gives_the_first_tokens(case: Case) -> None:
-    ids = case.tokenizer(case.expressions).ids
-    assert torch.equal(case.tokenizer.limited(3)(case.expressions).ids, ids[:, :3])
+    """The last one may be the end of the sentence instead, as CLIP needs it."""
+    ids, shorter = (tokenizer(case.expressions).ids for tokenizer in (case.tokenizer, case.tokenizer.limited(3)))
+    assert torch.equal(shorter[:, :2], ids[:, :2])
+    ends = ids.gather(1, (ids > 0).sum(dim=1, keepdim=True) - 1)[:, 0]
+    assert torch.equal(shorter[:, 2], ids[:, 2]) or torch.equal(shorter[:, 2], ends)
 
 
 def test_more_expressions_are_more_work(case: Case) -> None:
@@ -128,8 +135,14 @@ def test_a_step_and_a_prediction_never_wait_for_the_device(case: Case, monkeypat
     assert mask is not None
     ids = Words(words.ids.to("meta"), words.mask.to("meta"))
     batch = Batch(image.to("meta"), image_index.to("meta"), ids, mask.to("meta"))
-    torch.autograd.backward(model.loss(batch)["total"])
+    if case.trains:
+        torch.autograd.backward(model.loss(batch)["total"])
     assert len(model.eval().predict(batch).probability) == len(case.expressions)
+
+
+def _require_training(case: Case) -> None:
+    if not case.trains:
+        pytest.skip("this method is evaluated with pretrained weights alone, and refuses to train")
 
 
 def _build_without_memory(case: Case, variants: list[str]) -> Method:

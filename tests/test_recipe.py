@@ -134,7 +134,7 @@ def test_a_value_that_is_not_toml_is_a_string() -> None:
         (["model.fusion_width=3"], "model.fusion_channels"),
         (["train.epochs=many"], "'many'"),
         (["train.epochs=1.5"], "1.5"),
-        (["train.epochs=0"], "greater than 0"),
+        (["train.epochs=-1"], "greater than or equal to 0"),
         (["text.max_tokens=513"], "text.max_tokens = 513"),
         (["image.border=256"], "image.border = 256 is wrong: Input should be less than or equal to 255"),
         (["epochs=3"], "section.key=value"),

@@ -214,13 +214,14 @@ def convert(
 
 @app.command("list")
 def list_names(as_json: Json = False) -> None:
-    """List methods with their variants, and data sets."""
+    """List methods with their variants and pretrained weights, and data sets."""
     from risbench import datasets, methods, recipe
     from risbench.render import fold
     from risbench.scoring import protocol, references
 
     names: dict[str, Any] = {
         "methods": {name: recipe.variant_names(methods.recipe_file(name)) for name in methods.names()},
+        "weights": {name: descriptions.weights_of_method(name) for name in methods.names()},
         "references": [f"reference/{name}" for name in references.names()],
         "datasets": {name: datasets.load(name).title for name in datasets.names()},
         "protocols": protocol.names(),
@@ -230,6 +231,7 @@ def list_names(as_json: Json = False) -> None:
         return
     for name, variants in names["methods"].items():
         print(fold(f"method     {name}  (variants: {', '.join([recipe.FULL, *variants])})", indent=13))
+        print(fold(f"{'':11}{descriptions.weights_line(names['weights'][name])}", indent=13))
     for name in names["references"]:
         print(f"method     {name}")
     print("method     reference/oracle-N  (the ceiling of a grid of N x N, any N from 1 to 9999)")

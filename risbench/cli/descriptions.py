@@ -1,13 +1,16 @@
-"""What a dry run prints: the descriptions of runs and plans as text."""
+"""What a dry run and a list print: the descriptions of runs, plans and weights as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from risbench import methods, recipe
 from risbench.runs.duration import format_duration
 
 Description = Mapping[str, Any]
+
+_WEIGHTS = ("weights", "backbone_weights", "text_weights")  # keys of [model] that name pretrained weights
 
 
 def run_lines(runs: Sequence[Description]) -> list[str]:
@@ -35,8 +38,29 @@ def _parts(run: Description) -> Iterator[tuple[str, str]]:
     if run["limit"]:
         yield "limit", f"the first {run['limit']} images of every split; results are marked as partial"
     yield "folder", f"{run['folder']} ({'continued' if run['resumed'] else 'new'})"
-    if training:
+    if training or run["seconds"] is not None:
         yield "time", _time(run)
+
+
+def weights_of_method(name: str) -> dict[str, Any]:
+    """Return what pretrained weights a method's recipe names, by key of [model], and what they ask of their user."""
+    settings, _ = recipe.load(methods.recipe_file(name))
+    named = {key: value for key in _WEIGHTS if (value := settings.model.get(key))}
+    train = settings.train
+    remarks = {"trained_on": train.pretraining, "gated": train.gated, "licence": train.licence}
+    return {"weights": named, "zero_shot": not settings.trains, **remarks}
+
+
+def weights_line(needs: Description) -> str:
+    """Format the weights of a method for the terminal, in one line."""
+    names = ", ".join(map(str, needs["weights"].values())) or "none"
+    parts = [
+        f"weights: {names}{', gated (accept their licence on the hub first)' if needs['gated'] else ''}",
+        "evaluated as they are" if needs["zero_shot"] else "",
+        f"trained on {', '.join(needs['trained_on'])}" if needs["trained_on"] else "",
+        f"licence: {needs['licence']}" if needs["licence"] else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def plan_lines(runs: Sequence[Description]) -> list[str]:

@@ -109,7 +109,7 @@ class WordTokenizer:
 
     def places(self, expression: str, word: str) -> list[int]:
         """Return the positions of every occurrence of a word in a row of ids."""
-        return _cut_positions(_occurrences(split_words(expression), split_words(word), word), self.max_tokens, word)
+        return cut_positions(occurrences(split_words(expression), split_words(word), word), self.max_tokens, word)
 
     def known_words(self, expression: str) -> dict[str, bool]:
         """Return for each word of an expression whether the vocabulary holds it."""
@@ -151,7 +151,7 @@ class WordPieceTokenizer:
         The pieces of one character are passed in, sorted. The library would number them in another order each time, and
         it breaks ties between merges of pieces by these numbers.
         """
-        texts, library = _check_unicode(expressions), _bert_tokenizer(_SPECIAL_PIECES)
+        texts, library = check_unicode(expressions), _bert_tokenizer(_SPECIAL_PIECES)
         split_texts = (library.pre_tokenizer.pre_tokenize_str(library.normalizer.normalize_str(text)) for text in texts)
         characters = sorted({character for words in split_texts for word, _ in words for character in word})
         library.train_from_iterator(
@@ -180,7 +180,7 @@ class WordPieceTokenizer:
         """Tokenise to (B, max_tokens)."""
         ids = torch.zeros(len(expressions), self.max_tokens, dtype=torch.int64)
         mask = torch.zeros(len(expressions), self.max_tokens, dtype=torch.bool)
-        for row, encoded in enumerate(self._library.encode_batch(_check_unicode(expressions))):
+        for row, encoded in enumerate(self._library.encode_batch(check_unicode(expressions))):
             piece_ids = encoded.ids[: self.max_tokens]
             ids[row, : len(piece_ids)] = torch.tensor(piece_ids)
             mask[row, : len(piece_ids)] = True
@@ -193,22 +193,22 @@ class WordPieceTokenizer:
     def places(self, expression: str, word: str) -> list[int]:
         """Return the positions in a row of ids of the pieces of every occurrence of a word; never [CLS] or [SEP]."""
         word_numbers, words = self._split(expression)
-        occurrences = _occurrences(words, self._split(word)[1], word)
-        positions = [position for position, number in enumerate(word_numbers) if number in occurrences]
-        return _cut_positions(positions, self.max_tokens, word)
+        chosen = occurrences(words, self._split(word)[1], word)
+        positions = [position for position, number in enumerate(word_numbers) if number in chosen]
+        return cut_positions(positions, self.max_tokens, word)
 
     def known_words(self, expression: str) -> dict[str, bool]:
         """Return for each word of an expression whether the vocabulary holds its pieces; otherwise it becomes [UNK]."""
-        [encoded] = self._library.encode_batch(_check_unicode([expression]))
+        [encoded] = self._library.encode_batch(check_unicode([expression]))
         numbered = zip(encoded.word_ids, encoded.tokens, strict=True)
         unknown = {number for number, piece in numbered if piece == _UNKNOWN_PIECE}
-        words = {number: expression[start:end].lower() for number, (start, end) in _word_spans(encoded).items()}
+        words = {number: expression[start:end].lower() for number, (start, end) in word_spans(encoded).items()}
         return {word: number not in unknown for number, word in words.items() if any(map(str.isalnum, word))}
 
     def _split(self, text: str) -> tuple[list[int | None], list[str]]:
         """Return the number of each token's word, and the words, lower-case and without accents as BERT reads them."""
-        [encoded] = self._library.encode_batch(_check_unicode([text]))
-        spans = _word_spans(encoded).values()
+        [encoded] = self._library.encode_batch(check_unicode([text]))
+        spans = word_spans(encoded).values()
         return encoded.word_ids, [self._library.normalize(text[start:end]) for start, end in spans]
 
     def save(self, folder: Path) -> None:
@@ -240,7 +240,7 @@ def load(folder: Path) -> Tokenizer:
     )
 
 
-def _word_spans(encoded: Any) -> dict[int, tuple[int, int]]:
+def word_spans(encoded: Any) -> dict[int, tuple[int, int]]:
     """Return begin and end in the text of each word, by its number, from its pieces."""
     spans: dict[int, tuple[int, int]] = {}
     for number, (start, end) in zip(encoded.word_ids, encoded.offsets, strict=True):
@@ -249,7 +249,7 @@ def _word_spans(encoded: Any) -> dict[int, tuple[int, int]]:
     return spans
 
 
-def _occurrences(words: Sequence[str], parts: Sequence[str], word: str) -> list[int]:
+def occurrences(words: Sequence[str], parts: Sequence[str], word: str) -> list[int]:
     """Return the positions among `words` of every occurrence of a word that was split into `parts` (man's: man ' s)."""
     length = len(parts)
     starts = [n for n in range(len(words) - length + 1) if length and words[n : n + length] == parts]
@@ -259,7 +259,7 @@ def _occurrences(words: Sequence[str], parts: Sequence[str], word: str) -> list[
     return sorted({start + n for start in starts for n in range(length)})
 
 
-def _cut_positions(positions: Sequence[int], max_tokens: int, word: str) -> list[int]:
+def cut_positions(positions: Sequence[int], max_tokens: int, word: str) -> list[int]:
     """Drop the positions of tokens that are cut off; raises InputError if none is left."""
     kept = [position for position in positions if position < max_tokens]
     if not kept:
@@ -270,7 +270,7 @@ def _cut_positions(positions: Sequence[int], max_tokens: int, word: str) -> list
     return kept
 
 
-def _check_unicode(expressions: Iterable[str]) -> list[str]:
+def check_unicode(expressions: Iterable[str]) -> list[str]:
     """Refuse half a pair of surrogates, which a terminal passes on for bytes that are not UTF-8."""
     texts = list(expressions)
     for text in texts:

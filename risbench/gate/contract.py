@@ -38,6 +38,7 @@ class Demand:
     cure: str
     check: Callable[[Case], str]
     is_basic: bool  # without it the later ones cannot be examined
+    of_training: bool  # of a method that can be trained
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ class Verdict:
 DEMANDS: list[Demand] = []
 
 
-def demand(text: str, cure: str, is_basic: bool = False) -> Callable[[Callable[[Case], str]], Callable[[Case], str]]:
+def demand(
+    text: str, cure: str, is_basic: bool = False, of_training: bool = False
+) -> Callable[[Callable[[Case], str]], Callable[[Case], str]]:
     """Register a check as that of a demand, in the order in which they are examined."""
 
     def register(check: Callable[[Case], str]) -> Callable[[Case], str]:
-        DEMANDS.append(Demand(text, cure, check, is_basic))
+        DEMANDS.append(Demand(text, cure, check, is_basic, of_training))
         return check
 
     return register
@@ -66,8 +69,9 @@ def examine(method: str) -> Iterator[Verdict]:
     """Examine every demand on a method, by name or path. Raises InputError when there is no such method."""
     case, is_usable = Case(method), True
     for one in DEMANDS:
-        problem = find_problem(one, case) if is_usable else ""
-        yield Verdict(one, "failed" if problem else "ok" if is_usable else "not examined", problem)
+        is_examined = is_usable and (case.trains or not one.of_training)
+        problem = find_problem(one, case) if is_examined else ""
+        yield Verdict(one, "failed" if problem else "ok" if is_examined else "not examined", problem)
         is_usable = is_usable and not (problem and one.is_basic)
 
 
@@ -190,11 +194,13 @@ def _load_pretrained(case: Case) -> str:
 
 
 @demand(
-    "loss returns finite scalars by name, one of them total.",
-    'Return {"total": ...} and, if you like, the terms it is made of.',
+    "loss returns finite scalars by name, one of them total; where train.epochs is 0, it may refuse in one sentence.",
+    'Return {"total": ...} and, if you like, the terms it is made of; or raise InputError.',
     is_basic=True,
 )
 def _loss(case: Case) -> str:
+    if not case.trains:
+        return ""
     terms = case.build().loss(case.batch)
     if "total" not in terms:
         return f"the terms are {', '.join(terms) or 'none'}"
@@ -204,6 +210,7 @@ def _loss(case: Case) -> str:
 @demand(
     "Loss and gradients stay finite for an expression without a target, and for a batch of such expressions.",
     "Divide by no area that may be 0: add 1, or clamp it.",
+    of_training=True,
 )
 def _no_target(case: Case) -> str:
     assert case.batch.mask is not None
@@ -223,6 +230,7 @@ def _no_target(case: Case) -> str:
 @demand(
     "Every parameter gets a gradient, but for those whose names begin as `frozen` says, with a reason.",
     "Remove parameters that do nothing, or name them in `frozen`; processes of one training wait for all gradients.",
+    of_training=True,
 )
 def _gradients(case: Case) -> str:
     frozen, gradients = case.build().frozen, case.gradients()
@@ -237,6 +245,7 @@ def _gradients(case: Case) -> str:
 @demand(
     "parameter_groups returns each trained parameter once.",
     "Give every trained parameter to one group; freeze the others by requires_grad_(False).",
+    of_training=True,
 )
 def _groups(case: Case) -> str:
     model = case.build()
@@ -251,6 +260,7 @@ def _groups(case: Case) -> str:
 @demand(
     "Two trainings from one seed give the same weights.",
     "Draw random numbers from torch's generator alone.",
+    of_training=True,
 )
 def _seed(case: Case) -> str:
     first, second = case.trained(), case.trained()

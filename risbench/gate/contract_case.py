@@ -14,6 +14,7 @@ from torch import Tensor
 from risbench import methods, recipe
 from risbench.api import Batch, Method, Prediction, Tokenizer, Words
 from risbench.data import images
+from risbench.errors import InputError
 from risbench.recipe import Image, Recipe
 
 SMALL = "tiny"  # the variant that is examined, if the recipe has it
@@ -85,6 +86,17 @@ class Case:
                 mask=torch.stack([_mask(drawn, settings) for drawn in EXPRESSIONS]),
             )
 
+    @cached_property
+    def trains(self) -> bool:
+        """Whether the method can be trained: it may refuse if its recipe evaluates pretrained weights as they are."""
+        if self.recipe.trains:
+            return True
+        try:
+            self.build().loss(self.batch)
+        except InputError:
+            return False
+        return True
+
     def build(self, seed: int = 0) -> Method:
         """Build the network anew."""
         torch.manual_seed(seed)
@@ -94,8 +106,9 @@ class Case:
     def evaluated(self) -> Method:
         """The network in evaluation mode, with running statistics that differ from their start."""
         model = self.build()
-        with torch.no_grad():
-            model.loss(self.batch)
+        if self.trains:
+            with torch.no_grad():
+                model.loss(self.batch)
         return model.eval()
 
     def predict(self, batch: Batch) -> Prediction:

@@ -86,7 +86,7 @@ def local_folder(source: str) -> Path:
     Raises InputError, which names the file, when one of them is missing, or when the hub cannot be reached.
     """
     folder = Path(source)
-    if not folder.exists() and not folder.is_absolute() and not source.startswith((".", "~")) and source.count("/") < 2:
+    if weights.is_hub_name(source):
         return _download(source)
     if not folder.is_dir():
         problem = "is no folder" if folder.exists() else "does not exist"

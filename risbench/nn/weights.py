@@ -182,6 +182,13 @@ def is_file(source: str) -> bool:
     return Path(source).suffix in SUFFIXES or Path(source).is_absolute() or Path(source).is_file()
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether the name of a folder of weights is one of the hub: OWNER/NAME or NAME, and no folder here."""
+    path = Path(source)
+    is_path = path.exists() or path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
+    return not is_path
+
+
 def without_wrappers(tensors: Mapping[Any, Any], source: str) -> tuple[dict[str, Any], str]:
     """Return weights without what wrappers such as DataParallel add to every name, and a line that says so, or "".
 

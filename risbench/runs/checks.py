@@ -8,6 +8,7 @@ from risbench.data import loader, micro_batches
 from risbench.data.index import Index
 from risbench.errors import InputError
 from risbench.runs.inputs import check_places
+from risbench.runs.job import training_settings
 from risbench.runs.run import Run
 from risbench.scoring import protocol
 from risbench.scoring.score import check_no_target_rule
@@ -15,8 +16,10 @@ from risbench.scoring.score import check_no_target_rule
 
 def check(run: Run) -> None:
     """Raise InputError for a job that cannot be trained or evaluated."""
-    trains = not run.job.checkpoint
+    trains = run.trains
     check_places(run.stored_job)
+    if not (trains or run.job.checkpoint):
+        _check_zero_shot(run)
     if trains:
         train = run.settings.train
         micro_batches.check(train.batch_size, train.micro_batch, train.per_image)
@@ -33,6 +36,20 @@ def check(run: Run) -> None:
     _check_images(run)
     if trains:
         _check_epoch(run)
+
+
+def _check_zero_shot(run: Run) -> None:
+    """Refuse to evaluate weights as they are where the recipe trains: pretrained encoders are no whole network."""
+    trained = training_settings(run.job.model_copy(update={"overrides": []}))[0]
+    if trained.trains:
+        raise InputError(
+            f"train.epochs=0 evaluates pretrained weights as they are, and those of {run.job.method} are parts of a "
+            f"network that its recipe trains for {trained.train.epochs} epochs. Give train.epochs of 1 or more."
+        )
+    if run.job.init:
+        raise InputError(
+            "--init starts training, and train.epochs=0 trains nothing: give the folder as --checkpoint, or train."
+        )
 
 
 def _check_training_data(run: Run) -> None:

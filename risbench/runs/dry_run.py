@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,12 @@ def describe_run(
     }
     if run.job.checkpoint:
         model, _ = Checkpoint(Path(run.job.checkpoint), run.job.method).model()
+    elif run.trains:
+        description["training"], model = training, _ = _describe_training(run)
+        description |= _estimate(run, splits, records, 1 - training["finished_epochs"] / training["epochs"])
     else:
-        description["training"], model = _describe_training(run)
-        description |= _estimate(run, splits, records, description["training"])
+        model, _ = build_model(run, [], [])
+        description |= _estimate(run, splits, records, 0.0)
     return {
         **description,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -78,12 +81,11 @@ def _describe_training(run: Run) -> tuple[dict[str, Any], Any]:
     }, model
 
 
-def _estimate(run: Run, splits: list[str], records: Sequence[Record], training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the time of the remaining epochs and of the evaluation, if similar runs are recorded."""
+def _estimate(run: Run, splits: list[str], records: Sequence[Record], left: float) -> dict[str, Any]:
+    """Return the time of the share of the epochs that is left and of the evaluation, if similar runs are recorded."""
     job = run.job.model_copy(update={"splits": splits})
     whole, evaluation = (estimate_duration(job, records, trained) for trained in (False, True))
     if whole is None or evaluation is None:
         return {}
-    left = 1 - training["finished_epochs"] / training["epochs"]
     seconds = evaluation.seconds + left * (whole.seconds - evaluation.seconds)
     return {"seconds": round(seconds), "estimated_from": whole.basis}

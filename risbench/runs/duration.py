@@ -71,7 +71,7 @@ def _image_size(run: Record) -> int | None:
 
 
 def _is_timed(run: Record) -> bool:
-    timed = run.cost.get("training_seconds") and run.cost.get("expressions_per_second")
+    timed = (run.cost.get("training_seconds") or not run.is_trained) and run.cost.get("expressions_per_second")
     is_whole = not (run.control or run.limit or run.training_limit)
     return bool(timed) and is_whole and not overridden_settings(run)
 

@@ -71,11 +71,12 @@ def _places(job: Job, settings: Recipe) -> list[str]:
 
 
 def is_trained(job: Job, runs: Path) -> bool:
-    """Whether a run of the same training has finished all its epochs."""
+    """Whether a run of the same training has finished all its epochs, or has kept the weights that it evaluates."""
     settings, variants = training_settings(job)
     folder = find_folder(job, variants, settings, runs)
+    name = "last" if settings.trains else "best"
     try:
-        file = folder / "checkpoints" / "last" / "checkpoint.json" if folder else None
+        file = folder / "checkpoints" / name / "checkpoint.json" if folder else None
         last = files.parse_json(files.read_bytes(file)) if file else {}
     except (OSError, ValueError):  # no checkpoint yet, or a damaged one
         return False

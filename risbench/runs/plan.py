@@ -189,8 +189,8 @@ def _protocols(method: str, dataset: str, protocol_name: str) -> list[str]:
 
 
 def _is_trained_on_own_data(run: Record) -> bool:
-    """Whether the evaluated data set is the only data set of risbench in the training data of a run."""
-    return set(run.training_data) & set(datasets.names()) == {run.dataset}
+    """Whether the evaluated data set is the only data set of risbench in the training data of a run, if it trained."""
+    return set(run.training_data) & set(datasets.names()) == ({run.dataset} if run.is_trained else set())
 
 
 def _step(job: Job, records: Iterable[Record], runs: Path | None) -> Step:

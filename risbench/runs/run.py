@@ -63,6 +63,11 @@ class Run:
         names = self.settings.train.datasets or [self.job.dataset]
         return [self.index if name == self.job.dataset else self._open_index(name) for name in names]
 
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains; otherwise it evaluates a checkpoint, or pretrained weights as they are."""
+        return self.settings.trains and not self.job.checkpoint
+
     @cached_property
     def initial_checkpoint(self) -> Checkpoint | None:
         """The checkpoint of --init."""
@@ -75,9 +80,9 @@ class Run:
 
     def training_splits(self) -> list[tuple[Index, str]]:
         """Return the splits that training reads: every `train`, and `val` of the evaluated data set."""
-        return (
-            [] if self.job.checkpoint else [*((index, "train") for index in self.training_indices), (self.index, "val")]
-        )
+        if not self.trains:
+            return []
+        return [*((index, "train") for index in self.training_indices), (self.index, "val")]
 
     def inputs(self) -> Inputs:
         """Return what the run would begin with today; a resumed run has its recipe.toml already."""

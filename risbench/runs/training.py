@@ -15,7 +15,7 @@ from risbench.data import pretrained
 from risbench.data.index import Index
 from risbench.data.loader import TrainingSamples
 from risbench.data.split import Split
-from risbench.engine import predict
+from risbench.engine import checkpoint, distributed, predict
 from risbench.engine.checkpoint import Checkpoint, Facts
 from risbench.engine.train import Trainer, Validate
 from risbench.errors import InputError
@@ -30,13 +30,16 @@ Rows = Sequence[tuple[int, int]]  # training expressions as (number of the sourc
 
 
 def train(run: Run) -> Checkpoint:
-    """Train, and return the best checkpoint. A run with --checkpoint trains nothing and returns that checkpoint."""
+    """Train, and return the best checkpoint.
+
+    A run with --checkpoint trains nothing and returns that checkpoint. Without epochs the pretrained weights are it.
+    """
     if run.job.checkpoint:
         return Checkpoint(Path(run.job.checkpoint), run.job.method)
     if run.resumed:
         check_checkpoints(run)
     with discarding_failure(run):
-        _fit(run)
+        (_fit if run.trains else _keep_pretrained)(run)
     return Checkpoint(run.folder / "checkpoints" / "best")
 
 
@@ -65,6 +68,19 @@ def _fit(run: Run) -> None:
         fabric=run.fabric,
     )
     trainer.fit(run.resumed)
+
+
+def _keep_pretrained(run: Run) -> None:
+    """Save the pretrained weights as they are; a run that is resumed may have them already."""
+    folder = run.folder / "checkpoints" / "best"
+    if run.fabric.is_global_zero and not folder.exists():
+        torch.manual_seed(run.job.seed)
+        model, tokenizer = build_model(run, [], [])
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        weights = pretrained.describe(model.pretrained)
+        progress.print_line(f"{run.folder.name}: nothing is trained; {parameters:,} parameters, {weights}")
+        checkpoint.save(folder, model, tokenizer, run.settings, _facts(run, model))
+    distributed.barrier(run.fabric)
 
 
 def check_checkpoints(run: Run) -> None:
@@ -144,7 +160,8 @@ def training_samples(run: Run, sources: Sources, rows: Rows, tokenizer: Tokenize
 def _facts(run: Run, model: Method) -> Facts:
     """Describe the weights before the first epoch."""
     last = _last_checkpoint(run)
-    names = [*(index.card.name for index in run.training_indices), *pretrained.training_data(model.pretrained)]
+    trained_on = [index.card.name for index in run.training_indices] if run.trains else []
+    names = [*trained_on, *pretrained.training_data(model.pretrained)]
     initial_limit = run.initial_checkpoint.facts.limit if run.initial_checkpoint else 0
     return Facts(
         method=run.job.method,
@@ -152,7 +169,7 @@ def _facts(run: Run, model: Method) -> Facts:
         code=methods.code_hash(run.job.method),
         variants=run.variants,
         training_data=last.facts.training_data if last else list(dict.fromkeys(names)),
-        limit=run.job.limit or initial_limit,
+        limit=(run.job.limit or initial_limit) if run.trains else 0,
         pretrained=model.pretrained,
         seed=run.job.seed,
         epoch=0,

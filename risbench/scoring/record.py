@@ -69,6 +69,12 @@ class Record(BaseModel):
     cost: dict[str, Annotated[float | int, Field(ge=0, allow_inf_nan=False)] | None]
     created: str  # UTC
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights were trained; otherwise (train.epochs=0) they were evaluated as they are, zero-shot."""
+        train = self.recipe.get("train")
+        return not (isinstance(train, dict) and train.get("epochs") == 0)
+
     @model_validator(mode="before")
     @classmethod
     def _prose_becomes_data(cls, values: Any) -> Any:

@@ -16,11 +16,13 @@ from risbench.tables import paper_table, papers
 from risbench.tables.measured import (
     PROTOCOL_NOTES,
     TRAINING_DATA_NOTE,
+    ZERO_SHOT_NOTE,
     RunGroup,
     group_runs,
     limit_of,
     protocol_mark,
     training_data_badges,
+    zero_shot_badge,
 )
 from risbench.tables.published import headline, headlines
 
@@ -163,8 +165,13 @@ def _row(group: RunGroup, metric: str, no_target_metrics: Sequence[str], footnot
         Cell((limit_of(group.runs[0]) or "yes") if group.runs and group.runs[0].partial else ""),
         Cell("yes" if group.runs and group.runs[0].resized else ""),
         Cell(group.runs[0].control if group.runs else ""),
-        Cell("; ".join(training_data_badges(group.runs[0])) if group.runs else ""),
+        Cell("; ".join(_training(group.runs[0])) if group.runs else ""),
     )
+
+
+def _training(run: Record) -> list[str]:
+    """Return what a reader has to know of a run's training and training data."""
+    return [*filter(None, [zero_shot_badge(run)]), *training_data_badges(run)]
 
 
 def _label_cells(group: RunGroup) -> tuple[Cell, ...]:
@@ -221,6 +228,7 @@ def _legend(groups: Sequence[RunGroup], metric: str, with_interval: Sequence[str
             run.partial for run in runs
         ),
         **{note: mark in map(protocol_mark, (run.protocol for run in runs)) for mark, note in PROTOCOL_NOTES.items()},
+        ZERO_SHOT_NOTE: any(map(zero_shot_badge, runs)),
         TRAINING_DATA_NOTE: any(map(training_data_badges, runs)),
         "resized: predicted at the images' size, and brought to the size at which the protocol scores.": any(
             run.resized for run in runs

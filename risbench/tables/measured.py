@@ -23,6 +23,12 @@ TRAINING_DATA_NOTE = (
     " which is unknown where not all of the training data are known and at hand."
 )
 """Explains `training_data_badges`."""
+ZERO_SHOT, UNTRAINED = "zero-shot", "untrained"
+ZERO_SHOT_NOTE = (
+    f"{ZERO_SHOT}: nothing was trained, and pretrained weights were evaluated as they are; {UNTRAINED}: not even those"
+    " were loaded."
+)
+"""Explains the two words."""
 PROTOCOL_NOTES = {
     "†": "†: a protocol for following a training; comparable with no published number and no other protocol.",
     "§": "§: a protocol that follows a defect of its source's code; comparable only with numbers of the same code.",
@@ -51,6 +57,11 @@ class RunGroup:
         return self.method.startswith("reference/oracle")
 
     @property
+    def is_trained(self) -> bool:
+        """Whether these are no zero-shot runs; published rows are of trained networks."""
+        return all(run.is_trained for run in self.runs)
+
+    @property
     def is_comparable(self) -> bool:
         return not self.runs or is_comparable(self.runs[0])
 
@@ -59,9 +70,10 @@ class RunGroup:
         return (", ".join(self.runs[0].variants), self.runs[0].protocol) if self.runs else ("", "")
 
     def sort_key(self) -> tuple[object, ...]:
-        """Order data sets and splits as in the papers, floors and ceilings above the methods."""
+        """Order data sets and splits as in the papers: floors and ceilings, zero-shot methods, trained methods."""
         place = (_rank(self.dataset), _rank(self.split))
-        return (*place, not self.is_reference, self.is_ceiling, self.method, *self.labels(), self.remark())
+        kind = (not self.is_reference, self.is_ceiling, self.is_trained)
+        return (*place, *kind, self.method, *self.labels(), self.remark())
 
     def remark(self) -> str:
         """Return what distinguishes these runs beyond the labels, in brackets."""
@@ -71,7 +83,8 @@ class RunGroup:
         control = f"control: {first.control}" if first and first.control else ""
         resized = "resized" if first and first.resized else ""
         training = training_data_badges(first) if first else []
-        words = "; ".join(filter(None, [kind, partial, resized, control, *training, self.settings]))
+        zero_shot = zero_shot_badge(first) if first else ""
+        words = "; ".join(filter(None, [kind, zero_shot, partial, resized, control, *training, self.settings]))
         return f"({words})" if words else ""
 
     def cell(self, metric: str, with_interval: bool) -> Cell:
@@ -135,7 +148,8 @@ def _settings(run: Record) -> tuple[str, ...]:
     """Return everything beyond the label and the seed that makes two numbers incomparable, as `name=value`."""
     sections = {part: v if isinstance(v, dict) else {"": v} for part, v in run.recipe.items()}  # foreign ones are flat
     settings = {f"{part}.{key}".strip("."): v for part, values in sections.items() for key, v in values.items()}
-    settings.pop(pretrained.KEY, None)  # it is part of what the run was trained on
+    for key in (pretrained.KEY, *recipe.REMARKS):  # what the run was trained on holds the first, the others are words
+        settings.pop(key, None)
     weights = pretrained.describe(run.pretrained)
     facts = {"trained on": ", ".join(run.training_data), "weights": weights, "annotations": run.index[:8]}
     return tuple(f"{name}={value}" for name, value in {**settings, **facts}.items())
@@ -207,6 +221,13 @@ def _is_weights_path(value: object, usual: object) -> bool:
     if not isinstance(value, str) or not isinstance(usual, str):
         return False
     return not usual or "/" in value or Path(value).suffix in _WEIGHT_FILES
+
+
+def zero_shot_badge(run: Record) -> str:
+    """Return what a run evaluated if it trained nothing: pretrained weights as they are, or random ones; or ""."""
+    if run.is_trained:
+        return ""
+    return ZERO_SHOT if pretrained.are_loaded(run.pretrained) else UNTRAINED
 
 
 def training_data_badges(run: Record) -> list[str]:

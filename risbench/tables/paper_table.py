@@ -12,10 +12,12 @@ from risbench.tables.filling import Filling, Position, default_variant, fill, is
 from risbench.tables.grid import Grid, Row, dataset_grid, full_grid
 from risbench.tables.measured import (
     TRAINING_DATA_NOTE,
+    ZERO_SHOT_NOTE,
     RunGroup,
     scored_as_published,
     trained_as_published,
     training_data_badges,
+    zero_shot_badge,
 )
 from risbench.tables.papers import Paper
 from risbench.tables.published import Published
@@ -35,7 +37,9 @@ def build(paper: Paper, records: Iterable[Record], dataset: str | None = None) -
     title = paper.title if grid.numbers else f"{paper.title}. Measured on {dataset}"
     cells = [cell for row in rows for cell in row]
     numbered = [f"{mark} {text}." for text, mark in footnotes.items()]
-    training = [TRAINING_DATA_NOTE] * any(map(_training_data, filling.groups.values()))
+    runs = [run for group in filling.groups.values() for run in group.runs]
+    training = [ZERO_SHOT_NOTE] * any(map(zero_shot_badge, runs))
+    training += [TRAINING_DATA_NOTE] * any(map(training_data_badges, runs))
     notes = [*_readings(grid), *_legend(cells, grid), *training, *_state(paper, grid, filling), *numbered]
     return Table(paper.name, title, _columns(paper, grid), rows, tuple(notes))
 
@@ -114,8 +118,9 @@ def _training_data_by_column(groups: dict[str, RunGroup]) -> list[str]:
 
 
 def _training_data(group: RunGroup) -> str:
-    """Return what the training data of a group's runs mean for its result."""
-    return "; ".join(dict.fromkeys(badge for run in group.runs for badge in training_data_badges(run)))
+    """Return what training and training data of a group's runs mean for its result."""
+    badges = [badge for run in group.runs for badge in (zero_shot_badge(run), *training_data_badges(run))]
+    return "; ".join(dict.fromkeys(filter(None, badges)))
 
 
 def _footnote_mark(text: str, footnotes: dict[str, str]) -> str:
@@ -134,7 +139,7 @@ def _measured(position: Position, grid: Grid, filling: Filling, footnotes: dict[
     if position not in filling.groups:
         return Cell(remark=_NOT_MEASURED if row.configuration else "")
     group = filling.groups[position]
-    trained_otherwise = bool(grid.numbers) and not all(map(trained_as_published, group.runs))
+    trained_otherwise = bool(grid.numbers) and group.is_trained and not all(map(trained_as_published, group.runs))
     return replace(
         group.cell(row.quantity(column).metric, with_interval=True),
         mark=_DOUBLE_DAGGER if trained_otherwise else "",
@@ -161,13 +166,15 @@ def _difference(position: Position, filling: Filling) -> Cell:
 def _is_best(position: Position, grid: Grid, filling: Filling) -> bool:
     """Whether a measured value is the best of its column beyond chance.
 
-    Its interval must lie above every other number in the column. All measured numbers must have one protocol, and so
-    must the published ones; the difference from the published number must have no dagger.
+    Its interval must lie above every other number in the column, among trained or among zero-shot rows. All measured
+    numbers must have one protocol, and so must the published ones; the difference from the published number must have
+    no dagger.
     """
     row, column = position
     quantity = row.quantity(column)
     others = [x for x in grid.rows if x != row and (x.group, x.quantity(column)) == (row.group, quantity)]
-    rivals = [filling.groups[x, column] for x in others if (x, column) in filling.groups]
+    known = [filling.groups[x, column] for x in others if (x, column) in filling.groups]
+    rivals = [group for group in known if group.is_trained == filling.groups[position].is_trained]
     published = [x.published[column] for x in (row, *others) if column in x.published]
     difference = _difference(position, filling)
     comparable = not grid.numbers or (difference.value is not None and not difference.mark)

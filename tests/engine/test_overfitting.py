@@ -56,8 +56,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_every_method_learns_32_expressions_of_8_images_by_heart(method: str, root: Path, tmp_path: Path) -> None:
-    assert _learned(method, root, tmp_path) >= 90
+def test_every_method_learns_32_expressions_of_8_images_by_heart(
+    trained_method: str, root: Path, tmp_path: Path
+) -> None:
+    assert _learned(trained_method, root, tmp_path) >= 90
 
 
 def test_the_trainer_brings_the_quickest_method_to_learn_them(root: Path, tmp_path: Path) -> None:

@@ -274,6 +274,22 @@ def test_a_method_that_answers_no_target_meets_the_contract(tmp_path: Path) -> N
     assert [verdict.problem for verdict in contract.examine(str(write_broken(tmp_path, code))) if verdict.problem] == []
 
 
+@pytest.mark.parametrize(("refuses", "of_training"), [(True, "not examined"), (False, "ok")])
+def test_a_zero_shot_method_may_refuse_to_train(tmp_path: Path, refuses: bool, of_training: str) -> None:
+    code = """
+        class Model(Model):
+            def loss(self, batch):
+                raise InputError("It is evaluated as it is: give train.epochs=0.")
+    """
+    folder = write_broken(tmp_path, f"from risbench.errors import InputError\n{textwrap.dedent(code)}" * refuses)
+    file = folder / "recipe.toml"
+    text = re.sub("(?m)^epochs = .*", "epochs = 0", file.read_text(encoding="utf-8"))
+    file.write_text(text, encoding="utf-8")
+    states = {verdict.demand.text: verdict.state for verdict in contract.examine(str(folder))}
+    assert {states[demand.text] for demand in contract.DEMANDS if demand.of_training} == {of_training}
+    assert {states[demand.text] for demand in contract.DEMANDS if not demand.of_training} == {"ok"}
+
+
 def test_every_demand_has_a_method_that_breaks_it() -> None:
     assert {demand.check.__name__ for demand in contract.DEMANDS} == {"_recipe", *BROKEN}
 

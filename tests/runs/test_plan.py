@@ -98,6 +98,15 @@ def test_a_record_that_fills_no_cell_does_not_count(change: dict[str, Any]) -> N
     assert variants(make_plan("lts-2", filled, dataset="mini")) == SEVEN
 
 
+def test_a_zero_shot_record_counts_though_it_was_trained_on_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("risbench.tables.filling.overridden_settings", lambda run: [])
+    as_it_is: dict[str, Any] = {"recipe": {"train": {"epochs": 0}}}
+    filled = on_mini("fusion", **as_it_is, training_data=["PhraseCut"])
+    assert variants(make_plan("lts-2", filled, dataset="mini")) == SEVEN[1:]
+    filled = on_mini("fusion", **as_it_is, training_data=["mini"])
+    assert variants(make_plan("lts-2", filled, dataset="mini")) == SEVEN
+
+
 def test_paths_of_weights_and_workers_do_not_change_the_row() -> None:
     recipe = {"model": {"glove": "glove.6B.300d.txt", "pretrained": True}, "train": {"workers": 9, "epochs": 9}}
     assert variants(make_plan("lts-2", on_mini("fusion", recipe=recipe), dataset="mini")) == SEVEN[1:]

@@ -166,6 +166,37 @@ def test_floors_and_ceilings_stand_above_the_methods_of_their_block() -> None:
     assert shown == [(split, name) for split in ("val", "testA") for name in expected]
 
 
+def test_zero_shot_rows_stand_apart_from_trained_ones() -> None:
+    """Above them, and named so; without any pretrained weights they are called untrained."""
+    as_they_are: dict[str, Any] = {"recipe": {"train": {"epochs": 0}}, "training_data": ["PhraseCut"], "leaked": None}
+    weights = [{"part": "network", "source": "owner/name", "training_data": ["PhraseCut"]}]
+    records = [
+        record(),
+        record(method="zz", **as_they_are, pretrained=weights),
+        record(method="zz", variants=["tiny"], **{**as_they_are, "training_data": [], "leaked": 0.0}, pretrained=[]),
+        record(method="reference/whole-image", recipe={}),
+    ]
+    built = comparison_table(records)
+    assert [row["method"] for row in texts(built)] == [
+        "reference/whole-image (floor)",
+        "zz (zero-shot; leaked unknown)",
+        "zz (untrained)",
+        "lts",
+    ]
+    assert [row["training"] for row in built.as_dicts()] == ["", "zero-shot; leaked unknown", "untrained", ""]
+    assert sum(note.startswith("zero-shot: nothing was trained") for note in built.notes) == 1
+    assert not any("zero-shot" in note for note in comparison_table(records[:1]).notes)
+
+
+def test_remarks_on_licences_divide_no_rows() -> None:
+    records = [
+        record(seed=0),
+        record(seed=1, recipe={"train": {"lr": 0.001, "licence": "MIT", "gated": True}}),
+    ]
+    (row,) = texts(comparison_table(records))
+    assert row["seed"] == "0, 1" and row["method"] == "lts"
+
+
 def test_same_record_twice_is_one_row_without_spread_or_note() -> None:
     once, twice = comparison_table([record()]), comparison_table([record(), record()])
     assert twice == once

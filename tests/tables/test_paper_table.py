@@ -254,6 +254,19 @@ def test_what_overrides_make_of_a_network_fills_no_row() -> None:
         assert f"Left out, since settings of today's recipe were overridden: {words}." in built.notes
 
 
+def test_a_zero_shot_row_has_a_footnote_no_difference_and_no_bold_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And takes no bold number from a trained row. A recipe that evaluates weights as they are is not overridden."""
+    monkeypatch.setattr("risbench.tables.filling.overridden_settings", lambda run: [])
+    as_it_is: dict[str, Any] = {"recipe": {"train": {"epochs": 0}}, "training_data": ["PhraseCut"], "leaked": None}
+    built = build("lts-4", record(90.0, **as_it_is))
+    (cell,) = numbers(built, "measured", "RefCOCO val")
+    assert cell == "90.00¹ [89.50, 90.50]"
+    assert not numbers(built, "difference", "RefCOCO val")
+    assert any(note.endswith(" zero-shot; leaked unknown.") for note in built.notes)
+    assert any(note.startswith("zero-shot: nothing was trained") for note in built.notes)
+    assert not any(note.startswith("‡") for note in built.notes)
+
+
 def test_what_is_not_in_risbench_yet_is_empty_and_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("risbench.recipe.variant_names", lambda path: [])
     built = build("lts-7")
