@@ -27,6 +27,7 @@ from risbench.gate.contract_case import SMALL, Case
 from risbench.nn.weights import check_finite
 from risbench.runs.cost import count_flops
 
+Check = Callable[[Case], str]
 TOLERANCE = 1e-5  # between probabilities that should be equal
 
 
@@ -36,7 +37,7 @@ class Demand:
 
     text: str
     cure: str
-    check: Callable[[Case], str]
+    check: Check
     is_basic: bool  # without it the later ones cannot be examined
     of_training: bool  # of a method that can be trained
 
@@ -53,12 +54,10 @@ class Verdict:
 DEMANDS: list[Demand] = []
 
 
-def demand(
-    text: str, cure: str, is_basic: bool = False, of_training: bool = False
-) -> Callable[[Callable[[Case], str]], Callable[[Case], str]]:
+def demand(text: str, cure: str, is_basic: bool = False, of_training: bool = False) -> Callable[[Check], Check]:
     """Register a check as that of a demand, in the order in which they are examined."""
 
-    def register(check: Callable[[Case], str]) -> Callable[[Case], str]:
+    def register(check: Check) -> Check:
         DEMANDS.append(Demand(text, cure, check, is_basic, of_training))
         return check
 
@@ -287,7 +286,7 @@ def _alone(case: Case) -> str:
     together = case.predict(case.batch)
     for number, expression in enumerate(case.expressions):
         alone, expected = case.predict(case.one(number)), _one(together, number)
-        if not _are_close(alone, expected):
+        if not _difference(alone, expected) <= TOLERANCE:  # NaN is no agreement
             return f"{expression!r} differs by {_difference(alone, expected):.2g}"
     return ""
 
@@ -377,13 +376,6 @@ def _one(prediction: Prediction, number: int) -> Prediction:
     rows = slice(number, number + 1)
     no_target = prediction.no_target
     return Prediction(prediction.probability[rows], no_target=None if no_target is None else no_target[rows])
-
-
-def _are_close(one: Prediction, other: Prediction) -> bool:
-    if (one.no_target is None) != (other.no_target is None):
-        return False
-    pairs = [(one.probability, other.probability), (one.no_target, other.no_target)]
-    return all(torch.allclose(a, b, atol=TOLERANCE) for a, b in pairs if a is not None and b is not None)
 
 
 def _difference(one: Prediction, other: Prediction) -> float:
