@@ -112,7 +112,7 @@ def test_a_row_trains_whole_and_predicts(variant: str, batch: Batch) -> None:
     assert set(terms) == {"total", *ROWS[variant][3]} and all(term.isfinite() for term in terms.values())
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     with torch.inference_mode():
-        probability, peak = model.eval().predict(batch)
+        probability, peak, _ = model.eval().predict(batch)
     side = 8 if variant in ("fusion", *WITHOUT_SEG) else 16  # H/8 without the segmentation module, else H/4
     assert probability.shape == (3, side, side) and probability.isfinite().all()
     assert (peak is None) == (ROWS[variant][1] is None)
@@ -134,7 +134,7 @@ def test_a_size_comes_behind_tiny_too() -> None:
 def test_without_the_segmentation_module_p_mask_is_h_mask(variant: str, batch: Batch) -> None:
     model = build("tiny", variant).eval()
     heat = record_outputs(model.network.localisation)
-    probability, peak = model.predict(batch)
+    probability, peak, _ = model.predict(batch)
     assert torch.equal(probability, heat[0].sigmoid())
     for number, place in enumerate(peak):
         assert heat[0][number][tuple(place)] == heat[0][number].max()
